@@ -1,0 +1,10 @@
+//! Floor 1: reading and writing files in the formats that the field uses. Nothing here knows a
+//! device, a model or a loss.
+
+pub mod atomic; // whole-file writes that are there or not
+pub mod completions; // parquet of completions, TRL's columns
+pub mod dataset; // rows of questions, images and answers
+pub mod image; // decoding and Pillow-exact resizing
+pub mod safetensors; // sharded weights
+pub mod text; // tokenizer, chat template, BPE training
+pub mod tfevents; // TensorBoard events
