@@ -1,1 +1,195 @@
-//! ops
+//! Floor 3: the closed set of ops, the whole contract of a backend. One file per op: shapes, CPU
+//! forward and backward, backward rule, cost, cases, tolerance. The table [`OPS`] feeds tests,
+//! benches, the planner and `grpo-rt ops`. No op allocates tensors, keeps state or knows a model.
+//!
+//! Shapes are row-major matrices: `[rows, columns]`. Legend: T tokens, H hidden, N heads, D head
+//! size, V vocabulary, R rank.
+
+pub mod cpu; // vector arithmetic, matrix multiplication
+pub mod io; // what a running op sees
+pub mod real; // f32 and f64 under one name
+
+pub use io::Io;
+pub use real::Real;
+
+use crate::base::{DType, Result, Tolerance};
+use crate::mem::arena::Region;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A tensor of a tape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// Shape and element type of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorType {
+    /// Sizes, outermost first. Ops read it as rows x columns.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl TensorType {
+    /// A matrix.
+    pub fn matrix(rows: usize, cols: usize, dtype: DType) -> Self {
+        TensorType { shape: vec![rows, cols], dtype }
+    }
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// True if there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Size of the innermost dimension (1 for a scalar).
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+    /// Number of rows: all dimensions but the innermost.
+    pub fn rows(&self) -> usize {
+        self.shape[..self.shape.len().saturating_sub(1)].iter().product()
+    }
+}
+
+/// Work of one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Bytes read and written, each tensor once.
+    pub bytes: f64,
+}
+
+/// An operation with its attributes. Stateless: everything it needs is in `self` and its slots.
+pub trait Op: Send + Sync + Debug {
+    /// Name of the op's file and of its row in [`OPS`], with `_bwd…` for backward nodes.
+    fn name(&self) -> &'static str;
+
+    /// Types of the outputs that the op makes anew.
+    ///
+    /// # Errors
+    /// If the inputs do not fit together.
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>>;
+
+    /// Computes the outputs. Fresh outputs hold garbage before and must be written in full;
+    /// accumulated ones (given by [`Emit::emit_into`]) are added to.
+    fn run(&self, io: &Io);
+
+    /// Appends the nodes that turn gradients of the outputs into gradients of the inputs, and
+    /// returns one slot per input: `None` where no gradient is needed or where it went into the
+    /// parameter's own gradient. Ops without a derivative return nothing.
+    fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
+        Ok(vec![None; b.inputs.len()])
+    }
+
+    /// Work of the node, given all its input and output types. Default: one pass over its bytes.
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let size = |t: &&TensorType| (t.len() * t.dtype.size()) as f64;
+        let bytes = inputs.iter().map(size).sum::<f64>() + outputs.iter().map(size).sum::<f64>();
+        Cost { flops: 0.0, bytes }
+    }
+}
+
+/// Something that nodes can be appended to (the tape).
+pub trait Emit {
+    /// Appends a node with fresh outputs.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    fn emit(&mut self, op: Arc<dyn Op>, inputs: &[Slot]) -> Result<Vec<Slot>>;
+    /// Appends a node that updates existing slots in place.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    fn emit_into(&mut self, op: Arc<dyn Op>, inputs: &[Slot], outputs: &[Slot]) -> Result<()>;
+    /// Type of a slot.
+    fn tensor_type(&self, slot: Slot) -> &TensorType;
+}
+
+/// What an op's backward rule sees.
+pub struct Backward<'a> {
+    /// Where the nodes go.
+    pub tape: &'a mut dyn Emit,
+    /// Inputs of the forward node.
+    pub inputs: &'a [Slot],
+    /// Outputs of the forward node.
+    pub outputs: &'a [Slot],
+    /// Gradient of each output; `None` means zero.
+    pub grads: &'a [Option<Slot>],
+    /// Whether each input needs a gradient.
+    pub needs: &'a [bool],
+    /// For inputs that are trainable parameters: the slot their gradient is added to.
+    pub param_grads: &'a [Option<Slot>],
+}
+
+impl Backward<'_> {
+    /// Appends a node with one fresh output.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    pub fn emit1(&mut self, op: impl Op + 'static, inputs: &[Slot]) -> Result<Slot> {
+        Ok(self.tape.emit(Arc::new(op), inputs)?[0])
+    }
+    /// Appends a node that adds into parameter gradients.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    pub fn emit_into(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[Slot],
+        outputs: &[Slot],
+    ) -> Result<()> {
+        self.tape.emit_into(Arc::new(op), inputs, outputs)
+    }
+}
+
+/// How a test fills an input of a case.
+#[derive(Debug, Clone)]
+pub enum Fill {
+    /// Normal numbers with this standard deviation.
+    Normal(f64),
+    /// Normal numbers around 1 (norm weights).
+    NearOne(f64),
+    /// These integers.
+    Ints(Vec<i32>),
+    /// These numbers.
+    Values(Vec<f64>),
+}
+
+/// One test input set of an op, in every precision and on every backend.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Says what is special about it.
+    pub label: &'static str,
+    /// The op with its attributes.
+    pub op: Arc<dyn Op>,
+    /// Shape, filling and whether the gradient of the input is checked.
+    pub inputs: Vec<(Vec<usize>, Fill, bool)>,
+}
+
+/// A row of the op table.
+pub struct OpSpec {
+    /// Name of the op and of its file.
+    pub name: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    /// Test inputs: at least three.
+    pub cases: fn() -> Vec<Case>,
+    /// Allowed distance of the f32 form from the f64 reference.
+    pub tolerance: Tolerance,
+}
+
+/// The op table.
+pub static OPS: &[&OpSpec] = &[];
+
+/// Where a persistent tensor lives, as the tape needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamRef {
+    /// The value.
+    pub value: Region,
+    /// The gradient, if the parameter is trained.
+    pub grad: Option<Region>,
+}

@@ -1,0 +1,106 @@
+//! One block of memory for a whole run: persistent tensors (weights, adapters, gradients,
+//! optimizer) at the bottom, and above them the space that the phases of a step use in turn
+//! (KV cache and decode activations, then training activations). Records the highest byte that was
+//! ever bound, so that the planner's prediction can be checked against it.
+
+use crate::base::{DType, Error, Result};
+use crate::device::{HostArena, RawView};
+use crate::mem::plan::aligned;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A range of the arena that holds one tensor for the whole run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// Byte offset in the arena.
+    pub offset: usize,
+    /// Number of elements.
+    pub elements: usize,
+    /// Element type.
+    pub dtype: DType,
+}
+
+/// The one allocation of a run.
+#[derive(Debug)]
+pub struct Arena {
+    host: HostArena,
+    persistent: usize,
+    actual_peak: AtomicUsize,
+}
+
+impl Arena {
+    /// Reserves `bytes`; they are committed as they are touched.
+    ///
+    /// # Errors
+    /// Kind device if the reservation is refused.
+    pub fn reserve(bytes: usize) -> Result<Self> {
+        Ok(Arena {
+            host: HostArena::reserve(bytes)?,
+            persistent: 0,
+            actual_peak: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes room for a tensor that lives as long as the run, zeroed.
+    ///
+    /// # Errors
+    /// Kind device if the arena is full.
+    pub fn persist(&mut self, elements: usize, dtype: DType) -> Result<Region> {
+        let offset = self.persistent;
+        let end = offset + aligned(elements * dtype.size());
+        self.check_fits(end, "the weights, gradients and optimizer state")?;
+        self.persistent = end;
+        self.note_peak(end);
+        Ok(Region { offset, elements, dtype })
+    }
+
+    /// Where the space that the phases share begins, in bytes.
+    pub fn shared_base(&self) -> usize {
+        self.persistent
+    }
+
+    /// Refuses a plan that ends beyond the arena.
+    ///
+    /// # Errors
+    /// Kind device, naming the bytes that are missing and what to lower.
+    pub fn check_fits(&self, end: usize, what: &str) -> Result<()> {
+        if end <= self.host.capacity() {
+            return Ok(());
+        }
+        Err(Error::device(format!("the memory budget is too small for {what}"))
+            .expected(format!("at most {:.1} MiB", self.host.capacity() as f64 / 1048576.0))
+            .found(format!("{:.1} MiB", end as f64 / 1048576.0))
+            .hint("raise --memory_budget, or lower --micro_batch_tokens, --per_device_train_batch_size, --max_completion_length or --max_pixels"))
+    }
+
+    /// A view of a persistent tensor.
+    pub fn region(&self, r: Region) -> RawView {
+        self.host.view(r.offset, r.elements, r.dtype)
+    }
+
+    /// A view at any offset; counts towards the actual peak.
+    pub fn bind(&self, offset: usize, elements: usize, dtype: DType) -> RawView {
+        self.note_peak(offset + aligned(elements * dtype.size()));
+        self.host.view(offset, elements, dtype)
+    }
+
+    fn note_peak(&self, end: usize) {
+        self.actual_peak.fetch_max(end, Ordering::Relaxed);
+    }
+
+    /// The end of the highest range that was ever bound, in bytes.
+    pub fn actual_peak(&self) -> usize {
+        self.actual_peak.load(Ordering::Relaxed)
+    }
+
+    /// Copies the elements of a persistent tensor out.
+    pub fn read<T: bytemuck::Pod>(&self, r: Region) -> Vec<T> {
+        // SAFETY: `&self` and no node running; the copy ends before anybody can write.
+        unsafe { self.region(r).slice::<T>() }.to_vec()
+    }
+
+    /// Overwrites a persistent tensor. Panics if `data` has another length.
+    pub fn write<T: bytemuck::Pod>(&mut self, r: Region, data: &[T]) {
+        // SAFETY: `&mut self`: nobody else has a view in use.
+        unsafe { self.region(r).slice_mut::<T>() }.copy_from_slice(data);
+    }
+}
