@@ -9,6 +9,13 @@ pub mod cpu; // vector arithmetic, matrix multiplication
 pub mod io; // what a running op sees
 pub mod real; // f32 and f64 under one name
 
+pub mod accumulate; // sum into a gradient
+pub mod attention; // softmax(q k^T) v over key spans
+pub mod grpo_loss; // clipped surrogate with KL
+pub mod linear_logprob; // head, log-sum-exp, gather and entropy without stored logits
+pub mod matmul; // x W^T with bias and LoRA
+pub mod sample; // next tokens from logits
+
 pub use io::Io;
 pub use real::Real;
 
@@ -94,16 +101,27 @@ pub trait Op: Send + Sync + Debug {
 
 /// Something that nodes can be appended to (the tape).
 pub trait Emit {
+    /// Appends a node whose outputs are the fresh ones that the op infers, followed by the
+    /// `updated` ones, which exist already and are changed in place. Returns the fresh ones.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    fn append(&mut self, op: Arc<dyn Op>, inputs: &[Slot], updated: &[Slot]) -> Result<Vec<Slot>>;
+
     /// Appends a node with fresh outputs.
     ///
     /// # Errors
     /// If the op refuses the inputs.
-    fn emit(&mut self, op: Arc<dyn Op>, inputs: &[Slot]) -> Result<Vec<Slot>>;
+    fn emit(&mut self, op: Arc<dyn Op>, inputs: &[Slot]) -> Result<Vec<Slot>> {
+        self.append(op, inputs, &[])
+    }
     /// Appends a node that updates existing slots in place.
     ///
     /// # Errors
     /// If the op refuses the inputs.
-    fn emit_into(&mut self, op: Arc<dyn Op>, inputs: &[Slot], outputs: &[Slot]) -> Result<()>;
+    fn emit_into(&mut self, op: Arc<dyn Op>, inputs: &[Slot], outputs: &[Slot]) -> Result<()> {
+        self.append(op, inputs, outputs).map(|_| ())
+    }
     /// Type of a slot.
     fn tensor_type(&self, slot: Slot) -> &TensorType;
 }

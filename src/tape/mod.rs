@@ -1,1 +1,216 @@
-//! tape
+//! Floor 4: the tape: a list of op nodes over slots that have no memory yet. Model code appends
+//! nodes, the reverse walk appends the backward nodes, the planner gives every slot an offset,
+//! the executor binds the arena and runs. Nothing runs while a tape is built.
+
+pub mod backward; // the reverse walk
+pub mod check; // gradient check by differences
+pub mod exec; // plan, bind, run
+
+pub use exec::{Run, TapePlan};
+
+use crate::base::{DType, Error, HostTensor, Result, TensorData};
+use crate::mem::Region;
+use crate::ops::{Emit, Op, ParamRef, Slot, TensorType};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Where the bytes of a slot come from.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Planned: written by a node, given an offset by the planner.
+    Planned,
+    /// Planned, filled from the host before the first node.
+    Input(HostTensor),
+    /// Fixed in the arena: a parameter, a gradient, a KV cache.
+    Fixed(Region),
+    /// The same bytes as another slot under another shape.
+    View(Slot),
+}
+
+/// A tensor of the tape.
+#[derive(Debug, Clone)]
+pub struct SlotInfo {
+    /// Shape and element type.
+    pub ty: TensorType,
+    /// Where its bytes come from.
+    pub place: Place,
+    /// True if a gradient must flow into it.
+    pub needs_grad: bool,
+    /// True if the host reads it after the run.
+    pub keep: bool,
+    /// Name for traces.
+    pub name: Option<String>,
+}
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The op with its attributes; `None` for a view, which does nothing.
+    pub op: Option<Arc<dyn Op>>,
+    /// Slots read.
+    pub inputs: Vec<Slot>,
+    /// Slots written (fresh) or updated (accumulated).
+    pub outputs: Vec<Slot>,
+}
+
+/// The list.
+#[derive(Debug, Clone)]
+pub struct Tape {
+    float: DType,
+    slots: Vec<SlotInfo>,
+    nodes: Vec<Node>,
+    fixed: HashMap<(usize, Vec<usize>), Slot>,
+    param_grads: HashMap<Slot, Slot>,
+}
+
+impl Tape {
+    /// An empty tape that computes in `float` (F32; F64 for gradient checks).
+    pub fn new(float: DType) -> Self {
+        Tape {
+            float,
+            slots: Vec::new(),
+            nodes: Vec::new(),
+            fixed: HashMap::new(),
+            param_grads: HashMap::new(),
+        }
+    }
+
+    /// The floating-point type of the tape's activations.
+    pub fn float_type(&self) -> DType {
+        self.float
+    }
+    /// All slots, by number.
+    pub fn slots(&self) -> &[SlotInfo] {
+        &self.slots
+    }
+    /// All nodes, in the order they run.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+    /// Shape and element type of a slot.
+    pub fn ty(&self, s: Slot) -> &TensorType {
+        &self.slots[s.0 as usize].ty
+    }
+    /// Gives a slot a name for traces.
+    pub fn name(&mut self, s: Slot, name: impl Into<String>) -> Slot {
+        self.slots[s.0 as usize].name = Some(name.into());
+        s
+    }
+    /// Keeps a slot alive to the end of the run, so that the host can read it.
+    pub fn keep(&mut self, s: Slot) -> Slot {
+        let root = self.root(s);
+        self.slots[root.0 as usize].keep = true;
+        s
+    }
+    /// Asks for the gradient of an input (tests and traces; parameters ask by themselves).
+    pub fn require_grad(&mut self, s: Slot) {
+        self.slots[s.0 as usize].needs_grad = true;
+    }
+
+    fn push(&mut self, ty: TensorType, place: Place, needs_grad: bool) -> Slot {
+        let s = Slot(self.slots.len() as u32);
+        self.slots.push(SlotInfo { ty, place, needs_grad, keep: false, name: None });
+        s
+    }
+
+    /// A slot filled from the host; singles become the tape's floating-point type.
+    pub fn input(&mut self, tensor: HostTensor) -> Slot {
+        let tensor = match (tensor.data, self.float) {
+            (TensorData::F32(v), DType::F64) => HostTensor::new(
+                tensor.shape,
+                TensorData::F64(v.into_iter().map(f64::from).collect()),
+            ),
+            (data, _) => HostTensor { shape: tensor.shape, data },
+        };
+        let ty = TensorType { shape: tensor.shape.clone(), dtype: tensor.dtype() };
+        self.push(ty, Place::Input(tensor), false)
+    }
+
+    /// A slot of 32-bit integers with one column (indices).
+    pub fn indices(&mut self, values: Vec<i32>) -> Slot {
+        self.input(HostTensor::i32([values.len(), 1], values))
+    }
+
+    /// A slot at a fixed place of the arena (the same one for the same place and shape).
+    pub fn fixed(&mut self, region: Region, shape: &[usize]) -> Slot {
+        if let Some(&s) = self.fixed.get(&(region.offset, shape.to_vec())) {
+            return s;
+        }
+        let ty = TensorType { shape: shape.to_vec(), dtype: region.dtype };
+        let s = self.push(ty, Place::Fixed(region), false);
+        self.fixed.insert((region.offset, shape.to_vec()), s);
+        s
+    }
+
+    /// The slot of a parameter; it takes part in the reverse walk if it has a gradient.
+    pub fn param(&mut self, p: ParamRef, shape: &[usize]) -> Slot {
+        let s = self.fixed(p.value, shape);
+        if let Some(g) = p.grad
+            && !self.param_grads.contains_key(&s)
+        {
+            let g = self.fixed(g, shape);
+            self.param_grads.insert(s, g);
+            self.slots[s.0 as usize].needs_grad = true;
+        }
+        s
+    }
+
+    /// The same bytes under another shape.
+    ///
+    /// # Errors
+    /// If the element counts differ.
+    pub fn view(&mut self, s: Slot, shape: &[usize]) -> Result<Slot> {
+        let info = &self.slots[s.0 as usize];
+        let ty = TensorType { shape: shape.to_vec(), dtype: info.ty.dtype };
+        if ty.len() != info.ty.len() {
+            return Err(Error::internal("a view changes the number of elements")
+                .expected(format!("{:?}", info.ty.shape))
+                .found(format!("{shape:?}")));
+        }
+        let needs = info.needs_grad;
+        let v = self.push(ty, Place::View(s), needs);
+        self.nodes.push(Node { op: None, inputs: vec![s], outputs: vec![v] });
+        Ok(v)
+    }
+
+    /// Appends a node with one output.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    pub fn op(&mut self, op: impl Op + 'static, inputs: &[Slot]) -> Result<Slot> {
+        Ok(self.emit(Arc::new(op), inputs)?[0])
+    }
+
+    /// Appends a node with several outputs.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    pub fn ops(&mut self, op: impl Op + 'static, inputs: &[Slot]) -> Result<Vec<Slot>> {
+        self.emit(Arc::new(op), inputs)
+    }
+
+    /// The slot that owns the bytes of `s`.
+    pub fn root(&self, mut s: Slot) -> Slot {
+        while let Place::View(of) = self.slots[s.0 as usize].place {
+            s = of;
+        }
+        s
+    }
+}
+
+impl Emit for Tape {
+    fn append(&mut self, op: Arc<dyn Op>, inputs: &[Slot], updated: &[Slot]) -> Result<Vec<Slot>> {
+        let types: Vec<&TensorType> = inputs.iter().map(|&s| self.ty(s)).collect();
+        let inferred = op.infer(&types)?;
+        let needs = inputs.iter().any(|s| self.slots[s.0 as usize].needs_grad);
+        let fresh: Vec<Slot> =
+            inferred.into_iter().map(|ty| self.push(ty, Place::Planned, needs)).collect();
+        let outputs = fresh.iter().chain(updated).copied().collect();
+        self.nodes.push(Node { op: Some(op), inputs: inputs.to_vec(), outputs });
+        Ok(fresh)
+    }
+
+    fn tensor_type(&self, slot: Slot) -> &TensorType {
+        self.ty(slot)
+    }
+}
