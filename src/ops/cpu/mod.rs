@@ -1,2 +1,9 @@
 //! Arithmetic shared by the CPU forms of the ops: vector loops compiled for several instruction
 //! sets, elementary functions, matrix multiplication. Nothing here knows a tape or a shape rule.
+
+pub mod gemm; // matrix multiplication: public forms, blocking, threads
+mod gemm_kernels; // the register tiles of gemm, one per instruction set
+pub mod simd; // run-time choice of the instruction set
+
+pub use gemm::{Mat, gemm_f32, gemm_f32_serial, gemm_real};
+pub use simd::{Isa, vectorised};
