@@ -6,7 +6,7 @@
 //! T rows, H hidden, V vocabulary.
 
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::cpu::gemm::{Mat, gemm};
+use crate::ops::cpu::gemm::{Mat, gemm_f32};
 use crate::ops::cpu::logsumexp::{LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
 use crate::ops::cpu::vecmath::exp;
@@ -106,7 +106,7 @@ impl LinearLogprob {
 fn logits_tile(h: &[f32], w: &[f32], hidden: usize, first: usize, n: usize, tile: &mut [f32]) {
     let t = h.len() / hidden;
     let w = &w[first * hidden..(first + n) * hidden];
-    gemm(Mat::row_major(h, t, hidden), Mat::row_major(w, n, hidden).t(), tile, n, false);
+    gemm_f32(Mat::row_major(h, t, hidden), Mat::row_major(w, n, hidden).t(), tile, n, false);
 }
 
 fn tile_type(rows: usize, vocab: usize, dtype: DType) -> TensorType {
@@ -213,10 +213,10 @@ impl LinearLogprobBwd {
             });
             let dz = Mat::row_major(&*tile, t, n);
             let rows = &w[first * hidden..(first + n) * hidden];
-            gemm(dz, Mat::row_major(rows, n, hidden), dh, hidden, first > 0);
+            gemm_f32(dz, Mat::row_major(rows, n, hidden), dh, hidden, first > 0);
             if let Some(dw) = &mut dw {
                 let dw = &mut dw[first * hidden..(first + n) * hidden];
-                gemm(dz.t(), Mat::row_major(h, t, hidden), dw, hidden, true);
+                gemm_f32(dz.t(), Mat::row_major(h, t, hidden), dw, hidden, true);
             }
         }
     }

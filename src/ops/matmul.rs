@@ -7,7 +7,7 @@
 //! T tokens, K inner size, N outputs, R rank.
 
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::cpu::gemm::{Mat, gemm};
+use crate::ops::cpu::gemm::Mat;
 use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
 use std::sync::Arc;
 
@@ -41,16 +41,16 @@ impl Matmul {
         let (t, k, n) = (io.in_type(0).rows(), io.in_type(0).cols(), io.out_type(0).cols());
         let (x, w) = (Mat::row_major(io.input::<T>(0), t, k), io.input::<T>(1));
         let y = io.output::<T>(0);
-        gemm(x, Mat::row_major(w, n, k).t(), y, n, false);
+        T::gemm(x, Mat::row_major(w, n, k).t(), y, n, false);
         if let Some(l) = self.lora {
             let at = self.lora_at();
             let r = io.in_type(at).rows();
             let xl = Mat::row_major(io.input::<T>(self.lora_x(l)), t, k);
             let s = io.output::<T>(1);
-            gemm(xl, Mat::row_major(io.input::<T>(at), r, k).t(), s, r, false);
+            T::gemm(xl, Mat::row_major(io.input::<T>(at), r, k).t(), s, r, false);
             s.iter_mut().for_each(|v| *v *= T::of(l.scale));
             let b = Mat::row_major(io.input::<T>(at + 1), n, r);
-            gemm(Mat::row_major(s, t, r), b.t(), y, n, true);
+            T::gemm(Mat::row_major(s, t, r), b.t(), y, n, true);
         }
         if self.bias {
             let b = io.input::<T>(2);
@@ -153,7 +153,7 @@ impl MatmulDx {
         for (i, pair) in (0..io.num_inputs()).step_by(2).enumerate() {
             let n = io.in_type(pair).cols();
             let dy = Mat::row_major(io.input::<T>(pair), t, n);
-            gemm(dy, Mat::row_major(io.input::<T>(pair + 1), n, k), dx, k, i > 0);
+            T::gemm(dy, Mat::row_major(io.input::<T>(pair + 1), n, k), dx, k, i > 0);
         }
     }
 }
@@ -181,7 +181,7 @@ impl MatmulDs {
         let (t, n, r) = (io.in_type(0).rows(), io.in_type(0).cols(), io.out_type(0).cols());
         let ds = io.output::<T>(0);
         let dy = Mat::row_major(io.input::<T>(0), t, n);
-        gemm(dy, Mat::row_major(io.input::<T>(1), n, r), ds, r, false);
+        T::gemm(dy, Mat::row_major(io.input::<T>(1), n, r), ds, r, false);
         ds.iter_mut().for_each(|v| *v *= T::of(self.scale));
     }
 }
@@ -201,7 +201,7 @@ impl Op for MatmulDs {
 fn dw<T: Real>(io: &Io) {
     let (t, n, k) = (io.in_type(0).rows(), io.in_type(0).cols(), io.in_type(1).cols());
     let dy = Mat::row_major(io.input::<T>(0), t, n);
-    gemm(dy.t(), Mat::row_major(io.input::<T>(1), t, k), io.output::<T>(0), k, true);
+    T::gemm(dy.t(), Mat::row_major(io.input::<T>(1), t, k), io.output::<T>(0), k, true);
 }
 
 /// `dw += dyᵀ x`. Inputs: `dy[T,N]`, `x[T,K]`; updates `dw[N,K]`.

@@ -1,6 +1,7 @@
 //! f32 and f64 under one name, so that one reference serves results and gradient checks.
 
 use crate::base::DType;
+use crate::ops::cpu::gemm::{Mat, gemm_f32, gemm_real};
 use bytemuck::Pod;
 use std::fmt::Debug;
 use std::iter::Sum;
@@ -26,6 +27,8 @@ pub trait Real:
     fn of(x: f64) -> Self;
     /// Widens to a double.
     fn wide(self) -> f64;
+    /// `c (+)= a b`, each element one chain of fused multiply-adds; see `cpu::gemm`.
+    fn gemm(a: Mat<Self>, b: Mat<Self>, c: &mut [Self], ldc: usize, accumulate: bool);
 }
 
 impl Real for f32 {
@@ -36,6 +39,9 @@ impl Real for f32 {
     fn wide(self) -> f64 {
         f64::from(self)
     }
+    fn gemm(a: Mat<Self>, b: Mat<Self>, c: &mut [Self], ldc: usize, accumulate: bool) {
+        gemm_f32(a, b, c, ldc, accumulate);
+    }
 }
 
 impl Real for f64 {
@@ -45,5 +51,8 @@ impl Real for f64 {
     }
     fn wide(self) -> f64 {
         self
+    }
+    fn gemm(a: Mat<Self>, b: Mat<Self>, c: &mut [Self], ldc: usize, accumulate: bool) {
+        gemm_real(a, b, c, ldc, accumulate);
     }
 }
