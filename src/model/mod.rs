@@ -2,4 +2,7 @@
 
 pub mod config; // config.json in the layouts of transformers 4 and 5
 pub mod families; // one short file each: wiring only
+pub mod lora; // low-rank adapters: which modules, PEFT's files
+pub mod net; // layers of a model on a tape
+pub mod params; // every parameter's place in the arena
 pub mod processor; // images to patches, chats to token ids

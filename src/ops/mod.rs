@@ -12,9 +12,11 @@ pub mod real; // f32 and f64 under one name
 pub mod accumulate; // sum into a gradient
 pub mod attention; // softmax(q k^T) v over key spans
 pub mod grpo_loss; // clipped surrogate with KL
+pub mod kv_write; // new keys and values into the cache
 pub mod linear_logprob; // head, log-sum-exp, gather and entropy without stored logits
 pub mod matmul; // x W^T with bias and LoRA
 pub mod sample; // next tokens from logits
+pub mod split; // columns into equal parts
 
 pub use io::Io;
 pub use real::Real;

@@ -1,0 +1,139 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685) with PEFT's conventions: which modules carry one, how
+//! the factors start, and the two files of an adapter folder. The product itself is an argument of
+//! the matmul op.
+
+use crate::base::{Error, Philox, Result, RngDomain};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Settings of an adapter, by PEFT's names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraConfig {
+    /// Rank of the factors.
+    pub r: usize,
+    /// The product is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Dropout on the adapter's input while training.
+    pub lora_dropout: f64,
+    /// Last parts of module names (`q_proj`); language model only.
+    pub target_modules: Vec<String>,
+}
+
+/// Every linear layer of a decoder block.
+pub const ALL_LANGUAGE_LINEAR: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+impl LoraConfig {
+    /// Factor of the low-rank product.
+    pub fn scale(&self) -> f64 {
+        self.lora_alpha / self.r as f64
+    }
+
+    /// True if the module of this canonical name carries an adapter.
+    pub fn covers(&self, module: &str) -> bool {
+        module.starts_with("model.language_model.")
+            && self.target_modules.iter().any(|t| {
+                module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.'))
+            })
+    }
+
+    /// First value of the `A` factor: uniform in ±1/√inputs (PEFT: `kaiming_uniform_` with a = √5).
+    /// `B` starts at 0, so a fresh adapter changes nothing.
+    pub fn initial_a(&self, seed: u64, number: u32, inputs: usize) -> Vec<f32> {
+        let mut s = Philox::new(seed, RngDomain::Init).stream(1, number);
+        let bound = 1.0 / (inputs as f32).sqrt();
+        (0..self.r * inputs).map(|_| (2.0 * s.uniform() - 1.0) * bound).collect()
+    }
+
+    /// `adapter_config.json` as PEFT reads it.
+    pub fn to_json(&self, base_model: &str) -> Value {
+        json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "r": self.r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "target_modules": self.target_modules,
+            // PEFT matches module names anywhere; the vision tower has modules of the same names.
+            "exclude_modules": r".*visual\..*",
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "use_rslora": false,
+            "use_dora": false,
+            "modules_to_save": null,
+            "rank_pattern": {},
+            "alpha_pattern": {},
+            "layers_to_transform": null,
+            "layers_pattern": null,
+        })
+    }
+
+    /// Reads an adapter folder's `adapter_config.json`.
+    ///
+    /// # Errors
+    /// If the file is missing, or asks for something that this program does not do (DoRA, rank
+    /// patterns, biases).
+    pub fn from_dir(dir: &Path) -> Result<LoraConfig> {
+        let file = dir.join("adapter_config.json");
+        let text = std::fs::read_to_string(&file)
+            .map_err(|e| Error::io("cannot read the adapter", &file, &e))?;
+        let map: Map<String, Value> = serde_json::from_str(&text)
+            .map_err(|e| Error::data("not an adapter configuration").file(&file).found(e.to_string()))?;
+        let wrong = |key: &str, expected: &str| {
+            let found = map.get(key).unwrap_or(&Value::Null).to_string();
+            Error::data("this adapter cannot be used").file(&file).key(key).expected(expected).found(found)
+        };
+        if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            return Err(wrong("peft_type", "\"LORA\""));
+        }
+        for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
+            if map.get(key).and_then(Value::as_bool).unwrap_or(false) {
+                return Err(wrong(key, "false"));
+            }
+        }
+        for key in ["rank_pattern", "alpha_pattern"] {
+            if map.get(key).and_then(Value::as_object).is_some_and(|m| !m.is_empty()) {
+                return Err(wrong(key, "an empty object"));
+            }
+        }
+        if map.get("bias").is_some_and(|b| b != "none") {
+            return Err(wrong("bias", "\"none\""));
+        }
+        let targets = map.get("target_modules").and_then(Value::as_array);
+        let target_modules: Option<Vec<String>> =
+            targets.and_then(|a| a.iter().map(|v| v.as_str().map(str::to_string)).collect());
+        let number = |key: &str| map.get(key).and_then(Value::as_f64);
+        Ok(LoraConfig {
+            r: number("r").filter(|r| *r >= 1.0).ok_or_else(|| wrong("r", "a positive integer"))?
+                as usize,
+            lora_alpha: number("lora_alpha").ok_or_else(|| wrong("lora_alpha", "a number"))?,
+            lora_dropout: number("lora_dropout").unwrap_or(0.0),
+            target_modules: target_modules
+                .ok_or_else(|| wrong("target_modules", "a list of module names"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_whole_last_parts_in_the_language_model() {
+        let c = LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: vec!["q_proj".into(), "gate_proj".into()],
+        };
+        assert!(c.covers("model.language_model.layers.0.self_attn.q_proj"));
+        assert!(!c.covers("model.language_model.layers.0.self_attn.o_proj"));
+        assert!(!c.covers("model.visual.blocks.0.mlp.gate_proj"));
+        assert!(!c.covers("model.language_model.layers.0.mlp.notgate_proj"));
+        assert_eq!(c.scale(), 2.0);
+        assert!(c.initial_a(1, 0, 16).iter().all(|x| x.abs() <= 0.25));
+    }
+}

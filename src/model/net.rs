@@ -1,0 +1,186 @@
+//! Layers of a model on a tape. A [`Net`] looks parameters up by module name and appends op nodes;
+//! it computes nothing. Families call it to wire their blocks together.
+//!
+//! T tokens, H hidden, N query heads, M key heads, D head size, P patches.
+
+use crate::base::{HostTensor, Result};
+use crate::mem::Region;
+use crate::model::families::qwen2_5_vl::RopeTables;
+use crate::model::params::ParamStore;
+use crate::ops::add::Add;
+use crate::ops::attention::{Attention, Segment};
+use crate::ops::dropout::Dropout;
+use crate::ops::kv_write::KvWrite;
+use crate::ops::matmul::{Lora, Matmul};
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::rope::Rope;
+use crate::ops::swiglu::Swiglu;
+use crate::ops::{Emit, Slot};
+use crate::tape::Tape;
+use std::sync::Arc;
+
+/// Random masks on adapter inputs while training.
+#[derive(Debug, Clone, Copy)]
+pub struct AdapterDropout {
+    /// Probability of dropping.
+    pub p: f64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Training step.
+    pub step: u32,
+    /// `[T,2]`: (sample, token) of each row, so that masks do not depend on packing.
+    pub keys: Slot,
+}
+
+/// Keys and values of one layer's past tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerCache {
+    /// `[S, M*D]`.
+    pub k: Region,
+    /// `[S, M*D]`.
+    pub v: Region,
+    /// S.
+    pub rows: usize,
+}
+
+/// Who attends to whom in one layer, and with which rotation.
+#[derive(Debug, Clone)]
+pub struct AttentionShape {
+    /// Query heads N.
+    pub heads: usize,
+    /// Key heads M.
+    pub kv_heads: usize,
+    /// Head size D.
+    pub head_dim: usize,
+    /// Spans of every query.
+    pub segments: Arc<Vec<Segment>>,
+    /// Rotation tables `[T, D/2]`.
+    pub cos: Slot,
+    /// Rotation tables `[T, D/2]`.
+    pub sin: Slot,
+}
+
+/// Layers of one set of weights on one tape.
+pub struct Net<'a> {
+    /// Where nodes go.
+    pub tape: &'a mut Tape,
+    /// The weights.
+    pub params: &'a ParamStore,
+    /// False switches adapters off: the reference model.
+    pub adapter: bool,
+    /// Dropout on adapter inputs, if any.
+    pub dropout: Option<AdapterDropout>,
+    site: u32,
+}
+
+impl<'a> Net<'a> {
+    /// Layers of `params` on `tape`, adapters on, no dropout.
+    pub fn new(tape: &'a mut Tape, params: &'a ParamStore) -> Self {
+        Net { tape, params, adapter: true, dropout: None, site: 0 }
+    }
+
+    /// The slot of a parameter under a given shape (its own if `None`).
+    ///
+    /// # Errors
+    /// If the model has no such parameter.
+    pub fn param(&mut self, name: &str, shape: Option<&[usize]>) -> Result<Slot> {
+        let p = self.params.need(name)?;
+        Ok(self.tape.param(p.place, shape.unwrap_or(&p.shape)))
+    }
+
+    /// `x Wᵀ (+ b)` of a module, with its adapter. `[T,K]` to `[T,N]`.
+    ///
+    /// # Errors
+    /// If the model has no such module or shapes do not fit.
+    pub fn linear(&mut self, x: Slot, module: &str) -> Result<Slot> {
+        let w = self.param(&format!("{module}.weight"), None)?;
+        let mut inputs = vec![x, w];
+        let bias = self.params.get(&format!("{module}.bias")).is_some();
+        if bias {
+            inputs.push(self.param(&format!("{module}.bias"), None)?);
+        }
+        let mut lora = None;
+        if let Some(config) = self.params.lora().filter(|c| self.adapter && c.covers(module)) {
+            let scale = config.scale();
+            inputs.push(self.param(&format!("{module}.lora_A.weight"), None)?);
+            inputs.push(self.param(&format!("{module}.lora_B.weight"), None)?);
+            let own_input = self.dropout.is_some();
+            if let Some(d) = self.dropout {
+                self.site += 1;
+                let op = Dropout { p: d.p, seed: d.seed, step: d.step, site: self.site };
+                inputs.push(self.tape.op(op, &[x, d.keys])?);
+            }
+            lora = Some(Lora { scale, own_input });
+        }
+        Ok(self.tape.ops(Matmul { bias, lora }, &inputs)?[0])
+    }
+
+    /// RMS norm of a module.
+    ///
+    /// # Errors
+    /// If the model has no such module.
+    pub fn rms_norm(&mut self, x: Slot, module: &str, eps: f64) -> Result<Slot> {
+        let w = self.param(&format!("{module}.weight"), None)?;
+        Ok(self.tape.ops(RmsNorm { eps }, &[x, w])?[0])
+    }
+
+    /// `x + y`.
+    ///
+    /// # Errors
+    /// If shapes differ.
+    pub fn add(&mut self, x: Slot, y: Slot) -> Result<Slot> {
+        self.tape.op(Add, &[x, y])
+    }
+
+    /// Gated MLP: `down(silu(gate(x)) · up(x))`.
+    ///
+    /// # Errors
+    /// If the model has no such module.
+    pub fn gated_mlp(&mut self, x: Slot, module: &str) -> Result<Slot> {
+        let gate = self.linear(x, &format!("{module}.gate_proj"))?;
+        let up = self.linear(x, &format!("{module}.up_proj"))?;
+        let h = self.tape.op(Swiglu, &[gate, up])?;
+        self.linear(h, &format!("{module}.down_proj"))
+    }
+
+    /// Rotation tables as inputs of the tape.
+    pub fn rope_tables(&mut self, t: RopeTables) -> (Slot, Slot) {
+        let rows = t.cos.len() / t.half;
+        let cos = self.tape.input(HostTensor::f32([rows, t.half], t.cos));
+        let sin = self.tape.input(HostTensor::f32([rows, t.half], t.sin));
+        (cos, sin)
+    }
+
+    /// Rotates queries and keys and attends; with a cache, new keys and values are written to
+    /// their rows first and the spans name rows of the cache. `[T,N*D]`, twice `[T,M*D]` to `[T,N*D]`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn attention(
+        &mut self,
+        [q, k, v]: [Slot; 3],
+        shape: &AttentionShape,
+        cache: Option<(LayerCache, Slot)>,
+    ) -> Result<Slot> {
+        let rope = Rope { head_dim: shape.head_dim };
+        let q = self.tape.op(rope, &[q, shape.cos, shape.sin])?;
+        let mut k = self.tape.op(rope, &[k, shape.cos, shape.sin])?;
+        let mut v = v;
+        if let Some((cache, rows)) = cache {
+            let columns = shape.kv_heads * shape.head_dim;
+            for (x, region) in [(&mut k, cache.k), (&mut v, cache.v)] {
+                let slot = self.tape.fixed(region, &[cache.rows, columns]);
+                self.tape.emit_into(Arc::new(KvWrite), &[*x, rows], &[slot])?;
+                *x = slot;
+            }
+        }
+        let op = Attention {
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            scale: 1.0 / (shape.head_dim as f64).sqrt(),
+            segments: shape.segments.clone(),
+        };
+        Ok(self.tape.ops(op, &[q, k, v])?[0])
+    }
+}

@@ -1,0 +1,112 @@
+//! Cuts the columns of a matrix into equal parts: a fused query-key-value projection into its three.
+//!
+//! T rows, C columns of one part.
+
+use crate::base::{DType, Error, Result, Tolerance};
+use crate::ops::{Backward, Case, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use std::sync::Arc;
+
+/// Input: `x[T,parts*C]`; outputs: `parts` times `[T,C]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Split {
+    /// Number of parts.
+    pub parts: usize,
+}
+
+impl Split {
+    fn go<T: Real>(&self, io: &Io) {
+        let (x, c) = (io.input::<T>(0), io.out_type(0).cols());
+        for part in 0..self.parts {
+            let y = io.output::<T>(part);
+            for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c * self.parts)) {
+                y.copy_from_slice(&x[part * c..][..c]);
+            }
+        }
+    }
+}
+
+impl Op for Split {
+    fn name(&self) -> &'static str {
+        "split"
+    }
+    fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
+        if !i[0].cols().is_multiple_of(self.parts) {
+            return Err(Error::internal("split: columns do not divide")
+                .expected(format!("a multiple of {}", self.parts))
+                .found(i[0].cols().to_string()));
+        }
+        let part = TensorType::matrix(i[0].rows(), i[0].cols() / self.parts, i[0].dtype);
+        Ok(vec![part; self.parts])
+    }
+    fn run(&self, io: &Io) {
+        match io.float_type() {
+            DType::F64 => self.go::<f64>(io),
+            _ => self.go::<f32>(io),
+        }
+    }
+    fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
+        let present: Vec<bool> = b.grads.iter().map(Option::is_some).collect();
+        let grads: Vec<Slot> = b.grads.iter().flatten().copied().collect();
+        Ok(vec![Some(b.emit1(Join { present }, &grads)?)])
+    }
+}
+
+/// Inputs: gradients of the parts that have one; output `dx`, zero where a part has none.
+#[derive(Debug, Clone)]
+struct Join {
+    present: Vec<bool>,
+}
+
+impl Join {
+    fn go<T: Real>(&self, io: &Io) {
+        let (dx, c) = (io.output::<T>(0), io.in_type(0).cols());
+        let mut next = 0;
+        for (part, &present) in self.present.iter().enumerate() {
+            let g = present.then(|| io.input::<T>(next));
+            next += usize::from(present);
+            for (t, dx) in dx.chunks_exact_mut(c * self.present.len()).enumerate() {
+                let dx = &mut dx[part * c..][..c];
+                match g {
+                    Some(g) => dx.copy_from_slice(&g[t * c..][..c]),
+                    None => dx.fill(T::zero()),
+                }
+            }
+        }
+    }
+}
+
+impl Op for Join {
+    fn name(&self) -> &'static str {
+        "split_bwd"
+    }
+    fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
+        Ok(vec![TensorType::matrix(i[0].rows(), i[0].cols() * self.present.len(), i[0].dtype)])
+    }
+    fn run(&self, io: &Io) {
+        match io.float_type() {
+            DType::F64 => self.go::<f64>(io),
+            _ => self.go::<f32>(io),
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let case = |label, t: usize, c: usize, parts| Case {
+        label,
+        op: Arc::new(Split { parts }),
+        inputs: vec![(vec![t, c * parts], Fill::Normal(1.0), true)],
+    };
+    vec![
+        case("query, key, value", 5, 12, 3),
+        case("two parts", 1, 7, 2),
+        case("one part", 3, 4, 1),
+    ]
+}
+
+/// Row of the op table.
+pub static SPEC: OpSpec = OpSpec {
+    name: "split",
+    doc: "equal parts of a matrix's columns",
+    cases,
+    tolerance: Tolerance { abs: 0.0, rel: 0.0 },
+};
