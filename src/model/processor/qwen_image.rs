@@ -1,0 +1,569 @@
+//! Images of Qwen2-VL and Qwen2.5-VL to patches, equal to transformers' `Qwen2VLImageProcessor` to
+//! the bit, with torchvision's arithmetic (what AutoProcessor loads) or Pillow's. A setting of the
+//! checkpoint that would change pixels is followed or refused, never ignored.
+//!
+//! Shapes: T patches of one image (`t * h * w` of its grid), patch_dim = 3 * temporal_patch_size *
+//! patch_size², laid out channel, time, row, column.
+
+use crate::base::{Error, Result};
+use crate::io::atomic::write_atomic;
+use crate::io::image::pillow_resize::pillow_resize;
+use crate::io::image::torch_resize::torch_resize;
+use crate::io::image::{Filter, Image};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Mean of CLIP's training images, as in transformers' `OPENAI_CLIP_MEAN`.
+pub const OPENAI_CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+/// Standard deviation of CLIP's training images, as in transformers' `OPENAI_CLIP_STD`.
+pub const OPENAI_CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+/// Largest ratio of the sides that `smart_resize` accepts.
+pub const MAX_ASPECT_RATIO: f64 = 200.0;
+
+/// File of the settings in transformers 4 and in every published checkpoint.
+const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+/// File in which transformers 5 nests the settings, under `image_processor`.
+const PROCESSOR_FILE: &str = "processor_config.json";
+/// Class limits of transformers, for a config that has none: `56 * 56` and `28 * 28 * 1280`.
+const CLASS_PIXELS: (u64, u64) = (56 * 56, 28 * 28 * 1280);
+
+/// Whose arithmetic resizes and normalises.
+///
+/// Since transformers 5 the class name in a config does not choose: `Qwen2VLImageProcessor`,
+/// `..Fast` and `..Pil` all load as the torchvision class, unless `backend="pil"` is passed.
+/// Up to transformers 4.5x `Qwen2VLImageProcessor` was the Pillow class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageBackend {
+    /// `Qwen2VLImageProcessor` of transformers 5 ("fast"): 16-bit weights, rescale and normalise
+    /// fused.
+    #[default]
+    Torchvision,
+    /// `Qwen2VLImageProcessorPil` ("slow"): 22-bit weights, rescale, then normalise.
+    Pillow,
+}
+
+/// Everything that decides pixels, with the names of `preprocessor_config.json`. The default is the
+/// published Qwen2.5-VL.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageProcessorSettings {
+    /// Images with fewer pixels are enlarged.
+    pub min_pixels: u64,
+    /// Images with more pixels are made smaller.
+    pub max_pixels: u64,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Frames per patch; an image is repeated.
+    pub temporal_patch_size: usize,
+    /// Patches per side that become one token of the language model.
+    pub merge_size: usize,
+    /// Mean per channel, of rescaled pixels.
+    pub image_mean: [f64; 3],
+    /// Standard deviation per channel, of rescaled pixels.
+    pub image_std: [f64; 3],
+    /// Factor of a pixel before normalisation.
+    pub rescale_factor: f64,
+    /// Whether images are resized to whole patches and pixel limits.
+    pub do_resize: bool,
+    /// Whether pixels are multiplied by `rescale_factor`.
+    pub do_rescale: bool,
+    /// Whether mean and standard deviation are applied.
+    pub do_normalize: bool,
+    /// Resampling filter.
+    pub resample: Filter,
+}
+
+impl Default for ImageProcessorSettings {
+    fn default() -> Self {
+        ImageProcessorSettings {
+            min_pixels: 3136,
+            max_pixels: 12_845_056,
+            patch_size: 14,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            image_mean: OPENAI_CLIP_MEAN,
+            image_std: OPENAI_CLIP_STD,
+            rescale_factor: 1.0 / 255.0,
+            do_resize: true,
+            do_rescale: true,
+            do_normalize: true,
+            resample: Filter::Bicubic,
+        }
+    }
+}
+
+/// One image as the vision tower takes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProcessedImage {
+    /// `[T, patch_dim]`; neighbours that are merged into one token follow each other.
+    pub patches: Vec<f32>,
+    /// Length of a patch.
+    pub patch_dim: usize,
+    /// Patches in time (1), height and width.
+    pub grid_thw: [usize; 3],
+    /// Width and height of the image that was given.
+    pub original: (usize, usize),
+    /// Width and height that were cut into patches.
+    pub resized: (usize, usize),
+}
+
+/// Turns images into patches.
+#[derive(Debug, Clone)]
+pub struct QwenImageProcessor {
+    settings: ImageProcessorSettings,
+    backend: ImageBackend,
+    /// Normalised value of every pixel value, per channel.
+    table: [[f32; 256]; 3],
+}
+
+impl QwenImageProcessor {
+    /// A processor with torchvision's arithmetic.
+    ///
+    /// # Errors
+    /// If a size, limit or standard deviation is 0.
+    pub fn new(settings: ImageProcessorSettings) -> Result<Self> {
+        settings.check()?;
+        let backend = ImageBackend::default();
+        let table = value_table(&settings, backend);
+        Ok(QwenImageProcessor { settings, backend, table })
+    }
+
+    /// Reads the settings of a model folder as transformers 5 does: `image_processor` of
+    /// `processor_config.json` if it is there, otherwise `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// If neither file is there or a key has a value that cannot be followed.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (file, config) = read_config(dir)?;
+        let path = dir.join(file);
+        let settings = ImageProcessorSettings::from_json(&config).map_err(|e| e.file(&path))?;
+        Self::new(settings).map_err(|e| e.file(&path))
+    }
+
+    /// The same processor with other arithmetic.
+    pub fn with_backend(mut self, backend: ImageBackend) -> Self {
+        self.backend = backend;
+        self.table = value_table(&self.settings, backend);
+        self
+    }
+
+    /// The same processor with other pixel limits (`--min_pixels`, `--max_pixels`); `None` keeps
+    /// what the checkpoint says.
+    ///
+    /// # Errors
+    /// If a limit is 0.
+    pub fn with_pixel_limits(mut self, min: Option<u64>, max: Option<u64>) -> Result<Self> {
+        self.settings.min_pixels = min.unwrap_or(self.settings.min_pixels);
+        self.settings.max_pixels = max.unwrap_or(self.settings.max_pixels);
+        self.settings.check()?;
+        Ok(self)
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &ImageProcessorSettings {
+        &self.settings
+    }
+
+    /// Whose arithmetic is in force.
+    pub fn backend(&self) -> ImageBackend {
+        self.backend
+    }
+
+    /// Length of a patch.
+    pub fn patch_dim(&self) -> usize {
+        let s = &self.settings;
+        3 * s.temporal_patch_size * s.patch_size * s.patch_size
+    }
+
+    /// Tokens that an image of this grid takes in the prompt.
+    pub fn num_image_tokens(&self, grid_thw: [usize; 3]) -> usize {
+        grid_thw.iter().product::<usize>() / (self.settings.merge_size * self.settings.merge_size)
+    }
+
+    /// The grid of an image of this width and height, without touching pixels.
+    ///
+    /// # Errors
+    /// As [`QwenImageProcessor::process`].
+    pub fn grid_of(&self, width: usize, height: usize) -> Result<[usize; 3]> {
+        let (w, h) = self.resized_size(width, height)?;
+        Ok([1, h / self.settings.patch_size, w / self.settings.patch_size])
+    }
+
+    /// Resizes, normalises and cuts an image.
+    ///
+    /// # Errors
+    /// If one side is more than 200 times the other, or if `do_resize` is off and a side is no
+    /// multiple of `patch_size * merge_size`.
+    pub fn process(&self, image: &Image) -> Result<ProcessedImage> {
+        let (width, height) = self.resized_size(image.width, image.height)?;
+        let resized = if (width, height) == (image.width, image.height) {
+            Cow::Borrowed(image)
+        } else {
+            let filter = self.settings.resample;
+            Cow::Owned(match self.backend {
+                ImageBackend::Torchvision => torch_resize(image, width, height, filter)?,
+                ImageBackend::Pillow => pillow_resize(image, width, height, filter)?,
+            })
+        };
+        let patch = self.settings.patch_size;
+        Ok(ProcessedImage {
+            patches: self.cut(&resized),
+            patch_dim: self.patch_dim(),
+            grid_thw: [1, height / patch, width / patch],
+            original: (image.width, image.height),
+            resized: (width, height),
+        })
+    }
+
+    /// Width and height that are cut into patches.
+    fn resized_size(&self, width: usize, height: usize) -> Result<(usize, usize)> {
+        let s = &self.settings;
+        let factor = s.patch_size * s.merge_size;
+        if s.do_resize {
+            let (h, w) = smart_resize(height, width, factor, s.min_pixels, s.max_pixels)?;
+            return Ok((w, h));
+        }
+        if width % factor != 0 || height % factor != 0 || width == 0 || height == 0 {
+            return Err(Error::data("the image does not divide into patches")
+                .expected(format!("sides that are multiples of {factor}"))
+                .found(format!("{width} x {height}"))
+                .hint("set do_resize to true in preprocessor_config.json"));
+        }
+        Ok((width, height))
+    }
+
+    /// Patches of an image whose sides divide. Order of patches: merged blocks by row, then column;
+    /// within a block rows, then columns.
+    fn cut(&self, image: &Image) -> Vec<f32> {
+        let (p, m) = (self.settings.patch_size, self.settings.merge_size);
+        let (rows, columns) = (image.height / p, image.width / p);
+        let mut out = Vec::with_capacity(rows * columns * self.patch_dim());
+        for block_row in (0..rows).step_by(m) {
+            for block_column in (0..columns).step_by(m) {
+                for y in block_row..block_row + m {
+                    for x in block_column..block_column + m {
+                        self.push_patch(image, x * p, y * p, &mut out);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// One patch: every channel repeated `temporal_patch_size` times.
+    fn push_patch(&self, image: &Image, left: usize, top: usize, out: &mut Vec<f32>) {
+        let p = self.settings.patch_size;
+        for (channel, table) in self.table.iter().enumerate() {
+            let begin = out.len();
+            for y in top..top + p {
+                let row = &image.rgb[(y * image.width + left) * 3..][..p * 3];
+                out.extend(row.chunks_exact(3).map(|px| table[usize::from(px[channel])]));
+            }
+            for _ in 1..self.settings.temporal_patch_size {
+                out.extend_from_within(begin..begin + p * p);
+            }
+        }
+    }
+}
+
+/// Sides that are multiples of `factor`, hold between `min_pixels` and `max_pixels` pixels and keep
+/// the aspect ratio as well as that allows: `smart_resize` of transformers, with Python's rounding
+/// of halves to even. Takes and returns height, then width.
+///
+/// # Errors
+/// If a side is 0 or the aspect ratio is above 200.
+pub fn smart_resize(
+    height: usize,
+    width: usize,
+    factor: usize,
+    min_pixels: u64,
+    max_pixels: u64,
+) -> Result<(usize, usize)> {
+    let (h, w, f) = (height as f64, width as f64, factor as f64);
+    if height == 0 || width == 0 || factor == 0 {
+        return Err(Error::data("an image or patch without pixels cannot be resized")
+            .found(format!("{width} x {height}, factor {factor}")));
+    }
+    let ratio = h.max(w) / h.min(w);
+    if ratio > MAX_ASPECT_RATIO {
+        return Err(Error::data("the image is too long and thin")
+            .expected(format!("an aspect ratio of at most {MAX_ASPECT_RATIO}"))
+            .found(format!("{width} x {height}, a ratio of {ratio}"))
+            .hint("crop or pad the image, or remove its row from the data set"));
+    }
+    // Whole numbers below 2^53, as doubles; Python has integers here.
+    let (mut h_bar, mut w_bar) = ((h / f).round_ties_even() * f, (w / f).round_ties_even() * f);
+    let pixels = h_bar * w_bar;
+    if pixels > max_pixels as f64 {
+        let beta = ((h * w) / max_pixels as f64).sqrt();
+        h_bar = f.max((h / beta / f).floor() * f);
+        w_bar = f.max((w / beta / f).floor() * f);
+    } else if pixels < min_pixels as f64 {
+        let beta = (min_pixels as f64 / (h * w)).sqrt();
+        h_bar = (h * beta / f).ceil() * f;
+        w_bar = (w * beta / f).ceil() * f;
+    }
+    if h_bar < f || w_bar < f {
+        return Err(Error::data("the image is smaller than one patch")
+            .expected(format!("a min_pixels of at least {}", factor * factor))
+            .found(format!("{width} x {height} with min_pixels {min_pixels}")));
+    }
+    Ok((h_bar as usize, w_bar as usize))
+}
+
+/// Value of each of the 256 pixel values in each channel, in the order of operations of the backend.
+fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]; 3] {
+    let mut table = [[0f32; 256]; 3];
+    for (c, row) in table.iter_mut().enumerate() {
+        let (mean, std) = (s.image_mean[c] as f32, s.image_std[c] as f32);
+        // The fast class folds the factor into mean and std, as single-precision tensors times a
+        // scalar that torch first rounds to single precision.
+        let unscale = (1.0 / s.rescale_factor) as f32;
+        for (v, out) in row.iter_mut().enumerate() {
+            let x = v as f32;
+            *out = match (backend, s.do_rescale, s.do_normalize) {
+                (_, false, false) => x,
+                (_, false, true) => (x - mean) / std,
+                (ImageBackend::Torchvision, true, true) => (x - mean * unscale) / (std * unscale),
+                (ImageBackend::Torchvision, true, false) => x * s.rescale_factor as f32,
+                // numpy rescales in double precision and rounds once.
+                (ImageBackend::Pillow, true, normalize) => {
+                    let x = (v as f64 * s.rescale_factor) as f32;
+                    if normalize { (x - mean) / std } else { x }
+                }
+            };
+        }
+    }
+    table
+}
+
+fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
+    let read = |name: &str| -> Result<Option<Value>> {
+        let path = dir.join(name);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("cannot read the processor's settings", &path, &e)),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            Error::data("the processor's settings are not JSON")
+                .file(&path)
+                .line(e.line())
+                .found(e.to_string())
+        })
+    };
+    if let Some(Value::Object(mut outer)) = read(PROCESSOR_FILE)?
+        && let Some(inner) = outer.remove("image_processor")
+    {
+        return Ok((PROCESSOR_FILE, inner));
+    }
+    match read(PREPROCESSOR_FILE)? {
+        Some(config) => Ok((PREPROCESSOR_FILE, config)),
+        None => Err(Error::data("the model folder has no image processor settings")
+            .file(dir)
+            .expected(format!(
+                "{PREPROCESSOR_FILE}, or {PROCESSOR_FILE} with the key `image_processor`"
+            ))
+            .hint("copy the file from the published model into the folder")),
+    }
+}
+
+impl ImageProcessorSettings {
+    /// Reads the object of a `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// If it belongs to another image processor, or a key has a value of the wrong type.
+    pub fn from_json(config: &Value) -> Result<Self> {
+        let keys = Keys(config.as_object().ok_or_else(|| {
+            Error::data("the processor's settings are not a JSON object").found(config.to_string())
+        })?);
+        keys.check_class()?;
+        let default = Self::default();
+        let (min_pixels, max_pixels) = keys.pixel_limits()?;
+        Ok(ImageProcessorSettings {
+            min_pixels,
+            max_pixels,
+            patch_size: keys.size("patch_size", default.patch_size)?,
+            temporal_patch_size: keys.size("temporal_patch_size", default.temporal_patch_size)?,
+            merge_size: keys.size("merge_size", default.merge_size)?,
+            image_mean: keys.per_channel("image_mean", default.image_mean)?,
+            image_std: keys.per_channel("image_std", default.image_std)?,
+            rescale_factor: keys.get(
+                "rescale_factor",
+                default.rescale_factor,
+                "a number",
+                Value::as_f64,
+            )?,
+            do_resize: keys.flag("do_resize")?,
+            do_rescale: keys.flag("do_rescale")?,
+            do_normalize: keys.flag("do_normalize")?,
+            resample: keys.get(
+                "resample",
+                default.resample,
+                "1 (Lanczos), 2 (bilinear) or 3 (bicubic)",
+                |v| v.as_u64().and_then(Filter::from_pil),
+            )?,
+        })
+    }
+
+    /// The object of a `preprocessor_config.json` that transformers 4 and 5 load.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+            "do_convert_rgb": true,
+            "do_resize": self.do_resize,
+            "do_rescale": self.do_rescale,
+            "do_normalize": self.do_normalize,
+            "resample": self.resample.pil(),
+            "rescale_factor": self.rescale_factor,
+            "image_mean": self.image_mean,
+            "image_std": self.image_std,
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+            "size": { "shortest_edge": self.min_pixels, "longest_edge": self.max_pixels },
+            "patch_size": self.patch_size,
+            "temporal_patch_size": self.temporal_patch_size,
+            "merge_size": self.merge_size,
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        let bad = |key: &str, found: String| {
+            Error::usage("an image setting cannot be used")
+                .key(key)
+                .expected("a number above 0")
+                .found(found)
+        };
+        // A patch above this could only be a mistake, and its square must fit any usize.
+        const MAX_SIDE: usize = 4096;
+        for (key, n) in [
+            ("patch_size", self.patch_size),
+            ("temporal_patch_size", self.temporal_patch_size),
+            ("merge_size", self.merge_size),
+        ] {
+            if n == 0 || n > MAX_SIDE {
+                return Err(bad(key, n.to_string()).expected(format!("1 to {MAX_SIDE}")));
+            }
+        }
+        for (key, n) in [("min_pixels", self.min_pixels), ("max_pixels", self.max_pixels)] {
+            if n == 0 {
+                return Err(bad(key, n.to_string()));
+            }
+        }
+        let usable = |x: f64| x != 0.0 && x.is_finite();
+        if !self.image_std.iter().all(|&x| usable(x)) {
+            return Err(bad("image_std", format!("{:?}", self.image_std)));
+        }
+        if !usable(self.rescale_factor) {
+            return Err(bad("rescale_factor", self.rescale_factor.to_string()));
+        }
+        Ok(())
+    }
+}
+
+/// Writes `preprocessor_config.json` for a freshly made model.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_config(dir: impl AsRef<Path>, settings: &ImageProcessorSettings) -> Result<()> {
+    let text = serde_json::to_string_pretty(&settings.to_json())
+        .map_err(|e| Error::internal(format!("cannot write the processor's settings: {e}")))?;
+    write_atomic(dir.as_ref().join(PREPROCESSOR_FILE), (text + "\n").as_bytes())
+}
+
+/// Typed access to the keys of the settings; `null` counts as absent, as in transformers.
+struct Keys<'a>(&'a Map<String, Value>);
+
+impl Keys<'_> {
+    fn get<T>(
+        &self,
+        key: &str,
+        default: T,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(v) => read(v).ok_or_else(|| wrong(key, expected, v)),
+        }
+    }
+
+    fn size(&self, key: &str, default: usize) -> Result<usize> {
+        self.get(key, default, "a whole number", |v| usize::try_from(v.as_u64()?).ok())
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        self.get(key, true, "true or false", Value::as_bool)
+    }
+
+    /// Three numbers, or one for all channels.
+    fn per_channel(&self, key: &str, default: [f64; 3]) -> Result<[f64; 3]> {
+        self.get(key, default, "three numbers", |v| match v {
+            Value::Array(list) => {
+                let list: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
+                list?.try_into().ok()
+            }
+            one => one.as_f64().map(|x| [x; 3]),
+        })
+    }
+
+    /// `min_pixels` and `max_pixels` win over `size.shortest_edge` and `size.longest_edge`; early
+    /// configs have the first names inside `size`.
+    fn pixel_limits(&self) -> Result<(u64, u64)> {
+        let empty = Map::new();
+        let size = match self.0.get("size") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(size)) => Some(size),
+            Some(v) => return Err(wrong("size", "shortest_edge and longest_edge", v)),
+        };
+        let inner = Keys(size.unwrap_or(&empty));
+        let limit = |name: &str, edge: &str, class: u64| -> Result<u64> {
+            let number =
+                |k: &Keys, key: &str| k.get(key, None, "a whole number", |v| v.as_u64().map(Some));
+            for found in [number(self, name)?, number(&inner, name)?, number(&inner, edge)?] {
+                if let Some(n) = found {
+                    return Ok(n);
+                }
+            }
+            match size {
+                // transformers replaces its own limits by what `size` says, and then misses one.
+                Some(_) => Err(Error::data("the size has no pixel limit")
+                    .key("size")
+                    .expected(format!("`{edge}` or `{name}`"))),
+                None => Ok(class),
+            }
+        };
+        Ok((
+            limit("min_pixels", "shortest_edge", CLASS_PIXELS.0)?,
+            limit("max_pixels", "longest_edge", CLASS_PIXELS.1)?,
+        ))
+    }
+
+    fn check_class(&self) -> Result<()> {
+        const CLASSES: [&str; 4] = [
+            "Qwen2VLImageProcessor",
+            "Qwen2VLImageProcessorFast",
+            "Qwen2VLImageProcessorPil",
+            "Qwen2_5_VLImageProcessor",
+        ];
+        match self.0.get("image_processor_type") {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::String(s)) if CLASSES.contains(&s.as_str()) => Ok(()),
+            Some(v) => Err(wrong("image_processor_type", &CLASSES.join(", "), v)
+                .hint("the model folder is of another family than Qwen2-VL or Qwen2.5-VL")),
+        }
+    }
+}
+
+fn wrong(key: &str, expected: &str, found: &Value) -> Error {
+    Error::data("an image processor setting cannot be followed")
+        .key(key)
+        .expected(expected)
+        .found(found.to_string())
+}
+
+#[cfg(test)]
+#[path = "qwen_image_tests.rs"]
+mod tests;
