@@ -53,6 +53,11 @@ impl Arena {
         Ok(Region { offset, elements, dtype })
     }
 
+    /// Reserved bytes.
+    pub fn capacity(&self) -> usize {
+        self.host.capacity()
+    }
+
     /// Where the space that the phases share begins, in bytes.
     pub fn shared_base(&self) -> usize {
         self.persistent

@@ -6,3 +6,5 @@ pub mod lora; // low-rank adapters: which modules, PEFT's files
 pub mod net; // layers of a model on a tape
 pub mod params; // every parameter's place in the arena
 pub mod processor; // images to patches, chats to token ids
+pub mod prompt; // a chat as the decoder reads it
+pub mod vlm; // a model: configuration, parameters, folder

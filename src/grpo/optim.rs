@@ -1,0 +1,86 @@
+//! The optimizer step as a tape: norm of all gradients, clip coefficient, AdamW on every trained
+//! parameter (Loshchilov and Hutter, arXiv 1711.05101; torch's form), and zeroing.
+
+use crate::base::{DType, Result};
+use crate::mem::Arena;
+use crate::model::params::{Param, ParamStore};
+use crate::ops::adamw::AdamW;
+use crate::ops::grad_norm::GradNorm;
+use crate::ops::zero::Zero;
+use crate::ops::{Emit, Slot};
+use crate::tape::Tape;
+use std::sync::Arc;
+
+/// Settings that do not change over a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub epsilon: f64,
+    /// Decoupled decay of matrices; vectors (biases, norms) are not decayed.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together; 0 does not clip.
+    pub max_grad_norm: f64,
+}
+
+fn slot(tape: &mut Tape, p: &Param, region: crate::mem::Region) -> Slot {
+    tape.fixed(region, &[1, p.len()])
+}
+
+/// Sets all gradients to zero.
+///
+/// # Errors
+/// None that a correct program can meet.
+pub fn zero_gradients(params: &ParamStore, arena: &Arena) -> Result<()> {
+    let mut tape = Tape::new(DType::F32);
+    for p in params.trained() {
+        if let Some(g) = p.place.grad {
+            let g = slot(&mut tape, p, g);
+            tape.emit_into(Arc::new(Zero), &[], &[g])?;
+        }
+    }
+    let plan = tape.plan();
+    tape.run(&plan, arena, arena.shared_base())?;
+    Ok(())
+}
+
+/// One AdamW step, number `step` counted from 1. Returns the norm of the gradients before clipping.
+///
+/// # Errors
+/// None that a correct program can meet.
+pub fn optimizer_step(
+    params: &ParamStore,
+    arena: &Arena,
+    s: &OptimizerSettings,
+    learning_rate: f64,
+    step: usize,
+) -> Result<f64> {
+    let mut tape = Tape::new(DType::F32);
+    let grads: Vec<Slot> = params
+        .trained()
+        .filter_map(|p| p.place.grad.map(|g| (p, g)))
+        .map(|(p, g)| slot(&mut tape, p, g))
+        .collect();
+    let clip = tape.op(GradNorm { max_norm: s.max_grad_norm }, &grads)?;
+    tape.keep(clip);
+    for (p, g) in params.trained().zip(&grads) {
+        let Some([m, v]) = p.moments else { continue };
+        let value = slot(&mut tape, p, p.place.value);
+        let (m, v) = (slot(&mut tape, p, m), slot(&mut tape, p, v));
+        let op = AdamW {
+            lr: learning_rate,
+            beta1: s.beta1,
+            beta2: s.beta2,
+            eps: s.epsilon,
+            weight_decay: if p.shape.len() > 1 { s.weight_decay } else { 0.0 },
+            step: step as u32,
+        };
+        tape.emit_into(Arc::new(op), &[*g, clip], &[value, m, v])?;
+    }
+    let plan = tape.plan();
+    let run = tape.run(&plan, arena, arena.shared_base())?;
+    Ok(f64::from(run.f32(clip)[0]))
+}

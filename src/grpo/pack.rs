@@ -1,0 +1,146 @@
+//! Groups of completions to one decoder pass. A prompt is forwarded once for its whole group: each
+//! completion's segment sees the prompt's keys and its own. Nothing is padded.
+
+use crate::base::HostTensor;
+use crate::model::families::qwen2_5_vl::net::TextInput;
+use crate::model::prompt::{Prompt, stack_images};
+use crate::ops::attention::{Segment, Span};
+use std::sync::Arc;
+
+/// A completion with what the loss needs of it.
+#[derive(Debug, Clone)]
+pub struct TrainCompletion {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Log-probability of each token when it was sampled; empty where there is none (supervised).
+    pub old_logps: Vec<f32>,
+    /// Advantage of every token.
+    pub advantage: f32,
+    /// Weight of every token in the loss.
+    pub weight: f32,
+    /// Number within the step: key of dropout masks.
+    pub sample: u32,
+}
+
+/// A prompt and those of its completions that are trained on.
+#[derive(Debug, Clone)]
+pub struct TrainGroup {
+    /// The prompt.
+    pub prompt: Arc<Prompt>,
+    /// Its completions.
+    pub completions: Vec<TrainCompletion>,
+}
+
+impl TrainGroup {
+    /// Decoder rows of the group.
+    pub fn rows(&self) -> usize {
+        let own: usize = self.completions.iter().map(|c| c.ids.len().saturating_sub(1)).sum();
+        self.prompt.len() + own
+    }
+}
+
+/// One decoder pass and the tokens whose log-probability is wanted.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// Patches and grids of the images, if any.
+    pub images: Option<(HostTensor, Vec<[usize; 3]>)>,
+    /// The decoder's input; its `vision` slot is filled in when the tape is built.
+    pub input: TextInput,
+    /// Hidden row that predicts each wanted token.
+    pub rows: Vec<i32>,
+    /// The wanted tokens.
+    pub targets: Vec<i32>,
+    /// Per wanted token: log-probability at sampling.
+    pub old: Vec<f32>,
+    /// Per wanted token: advantage.
+    pub advantage: Vec<f32>,
+    /// Per wanted token: weight in the loss.
+    pub weight: Vec<f32>,
+    /// Per decoder row: (sample, token), the key of dropout masks.
+    pub keys: Vec<i32>,
+}
+
+/// Packs groups into one pass.
+pub fn pack(groups: &[TrainGroup]) -> Packed {
+    let mut p = Packed {
+        images: stack_images(groups.iter().map(|g| &*g.prompt)),
+        input: TextInput {
+            index: Vec::new(),
+            vision: None,
+            positions: Vec::new(),
+            segments: Arc::new(Vec::new()),
+            cache: None,
+        },
+        rows: Vec::new(),
+        targets: Vec::new(),
+        old: Vec::new(),
+        advantage: Vec::new(),
+        weight: Vec::new(),
+        keys: Vec::new(),
+    };
+    let mut segments = Vec::new();
+    let mut feature = 0;
+    for g in groups {
+        let start = p.input.index.len();
+        let prompt = Span { start, len: g.prompt.len() };
+        p.input.index.extend(g.prompt.index(feature));
+        feature += g.prompt.num_features();
+        p.input.positions.extend(&g.prompt.positions);
+        segments.push(Segment { queries: prompt, keys: vec![prompt], causal: true });
+        let first = g.completions.first().map_or(0, |c| c.sample);
+        // Prompt rows are shared: they take the key of the group's first completion, negated.
+        p.keys.extend((0..prompt.len).flat_map(|t| [-(first as i32) - 1, t as i32]));
+        for c in &g.completions {
+            p.push_completion(c, &g.prompt, prompt, &mut segments);
+        }
+    }
+    p.input.segments = Arc::new(segments);
+    p
+}
+
+impl Packed {
+    fn push_completion(
+        &mut self,
+        c: &TrainCompletion,
+        prompt: &Prompt,
+        prompt_span: Span,
+        segments: &mut Vec<Segment>,
+    ) {
+        let Some((_, forwarded)) = c.ids.split_last() else { return };
+        let own = Span { start: self.input.index.len(), len: forwarded.len() };
+        self.input.index.extend(forwarded.iter().map(|&t| t as i32));
+        self.input.positions.extend(prompt.positions_after(0, own.len));
+        self.keys.extend((0..own.len).flat_map(|t| [c.sample as i32, t as i32]));
+        if own.len > 0 {
+            let keys = vec![prompt_span, own];
+            segments.push(Segment { queries: own, keys, causal: true });
+        }
+        for (j, &token) in c.ids.iter().enumerate() {
+            let row = match j {
+                0 => prompt_span.start + prompt_span.len - 1,
+                _ => own.start + j - 1,
+            };
+            self.rows.push(row as i32);
+            self.targets.push(token as i32);
+            self.old.push(c.old_logps.get(j).copied().unwrap_or(0.0));
+            self.advantage.push(c.advantage);
+            self.weight.push(c.weight);
+        }
+    }
+}
+
+/// Cuts groups into micro-batches of at most `budget` decoder rows, in order; a larger group has one
+/// of its own.
+pub fn micro_batches(groups: Vec<TrainGroup>, budget: usize) -> Vec<Vec<TrainGroup>> {
+    let mut out: Vec<Vec<TrainGroup>> = Vec::new();
+    let mut rows = 0;
+    for g in groups {
+        if out.is_empty() || rows + g.rows() > budget {
+            out.push(Vec::new());
+            rows = 0;
+        }
+        rows += g.rows();
+        out.last_mut().expect("just pushed").push(g);
+    }
+    out
+}

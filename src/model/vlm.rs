@@ -1,0 +1,201 @@
+//! A model: configuration, parameters, and the folder it came from. Loads Hugging Face folders and
+//! adapters, and writes both back.
+
+use crate::base::{Error, HostTensor, Result};
+use crate::io::safetensors::{self, Checkpoint};
+use crate::mem::Arena;
+use crate::model::config::VlmConfig;
+use crate::model::families::qwen2_5_vl::{self, PEFT_PREFIX};
+use crate::model::families::{Naming, ParamSpec};
+use crate::model::lora::LoraConfig;
+use crate::model::params::{Param, ParamStore, Training};
+use std::path::{Path, PathBuf};
+
+/// Largest shard of a saved model: the default of transformers.
+const MAX_SHARD_BYTES: usize = 50_000_000_000;
+
+/// Files beside the weights that make a folder loadable; copied as they are.
+const COMPANIONS: [&str; 14] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "README.md",
+];
+
+/// A vision-language model whose weights lie in an arena.
+#[derive(Debug, Clone)]
+pub struct Vlm {
+    /// Shapes and token ids.
+    pub config: VlmConfig,
+    /// Weights that are trained or used.
+    pub params: ParamStore,
+    /// The folder it was read from.
+    pub dir: PathBuf,
+    naming: Naming,
+}
+
+fn specs(config: &VlmConfig) -> Vec<ParamSpec> {
+    qwen2_5_vl::parameters(config)
+}
+
+fn is_adapter(p: &Param) -> bool {
+    p.name.contains(".lora_")
+}
+
+/// Bytes of weights, gradients and optimizer state of a model, from its configuration alone.
+pub fn model_bytes(config: &VlmConfig, training: &Training) -> usize {
+    ParamStore::bytes(&specs(config), training)
+}
+
+impl Vlm {
+    /// Reads a model folder into an arena. Adapters start fresh from `seed`.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged or of another model, or if the arena is too small.
+    pub fn load(dir: &Path, training: &Training, seed: u64, arena: &mut Arena) -> Result<Self> {
+        let config = VlmConfig::from_dir(dir)?;
+        let file = Checkpoint::open(dir)?;
+        let naming = qwen2_5_vl::detect_naming(file.names()).map_err(|e| e.file(file.source()))?;
+        let params = ParamStore::place(&specs(&config), training, arena)?;
+        params.load(arena, &file, |p| {
+            (!is_adapter(p)).then(|| qwen2_5_vl::name_in(naming, &p.name))
+        })?;
+        params.init_adapters(arena, seed);
+        Ok(Vlm { config, params, dir: dir.to_path_buf(), naming })
+    }
+
+    /// Places a model and fills it with given values (canonical names): a new random model.
+    ///
+    /// # Errors
+    /// If the arena is too small.
+    pub fn create(
+        config: VlmConfig,
+        arena: &mut Arena,
+        mut value: impl FnMut(&Param) -> Vec<f32>,
+    ) -> Result<Self> {
+        let params = ParamStore::place(&specs(&config), &Training::None, arena)?;
+        for p in params.all() {
+            arena.write(p.place.value, &value(p));
+        }
+        Ok(Vlm { config, params, dir: PathBuf::new(), naming: Naming::Checkpoint })
+    }
+
+    /// Reads an adapter folder into the adapter of this model.
+    ///
+    /// # Errors
+    /// If the folder's adapter has another rank or other modules.
+    pub fn load_adapter(&self, dir: &Path, arena: &mut Arena) -> Result<()> {
+        let saved = LoraConfig::from_dir(dir)?;
+        let ours = self.params.lora().ok_or_else(|| {
+            Error::usage("an adapter was given for a model without adapters").hint("add --use_peft")
+        })?;
+        if saved.r != ours.r || saved.lora_alpha != ours.lora_alpha {
+            return Err(Error::data("the adapter has another rank or scale")
+                .file(dir)
+                .expected(format!("r {} and lora_alpha {}", ours.r, ours.lora_alpha))
+                .found(format!("r {} and lora_alpha {}", saved.r, saved.lora_alpha))
+                .hint("give --lora_r and --lora_alpha of the adapter"));
+        }
+        let file = Checkpoint::open(dir.join("adapter_model.safetensors"))?;
+        self.params.load(arena, &file, |p| is_adapter(p).then(|| self.adapter_name(&file, p)))
+    }
+
+    /// PEFT's name of an adapter tensor: module paths of transformers 5, or of 4 if the file has those.
+    fn adapter_name(&self, file: &Checkpoint, p: &Param) -> String {
+        let now = format!("{PEFT_PREFIX}{}", p.name);
+        if file.contains(&now) {
+            return now;
+        }
+        let before = format!("{PEFT_PREFIX}{}", qwen2_5_vl::name_in(Naming::Checkpoint, &p.name));
+        if file.contains(&before) { before } else { now }
+    }
+
+    /// Name of a parameter in the files that this model reads and writes.
+    pub fn file_name(&self, canonical: &str) -> String {
+        qwen2_5_vl::name_in(self.naming, canonical)
+    }
+
+    /// Writes the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save_adapter(&self, dir: &Path, arena: &Arena) -> Result<()> {
+        let lora = self.params.lora().ok_or_else(|| Error::internal("no adapter to save"))?;
+        let tensors = self
+            .params
+            .export(arena, |p| is_adapter(p).then(|| format!("{PEFT_PREFIX}{}", p.name)));
+        save_one(&dir.join("adapter_model.safetensors"), &tensors)?;
+        let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        let json = lora.to_json(&base.display().to_string());
+        let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
+        crate::io::atomic::write_atomic(dir.join("adapter_config.json"), text.as_bytes())
+    }
+
+    /// Writes the weights in the naming they were read in, in single precision.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save_weights(&self, dir: &Path, arena: &Arena) -> Result<()> {
+        let tensors =
+            self.params.export(arena, |p| (!is_adapter(p)).then(|| self.file_name(&p.name)));
+        safetensors::save_sharded(dir, &tensors, MAX_SHARD_BYTES)
+    }
+
+    /// Copies configuration, tokenizer and processor files beside saved weights.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn copy_companions(&self, dir: &Path, with_config: bool) -> Result<()> {
+        for name in COMPANIONS {
+            let from = self.dir.join(name);
+            let model_file = matches!(name, "config.json" | "generation_config.json" | "README.md");
+            if !from.is_file() || (model_file && !with_config) {
+                continue;
+            }
+            let to = dir.join(name);
+            if name == "config.json" {
+                write_config_f32(&from, &to)?;
+            } else {
+                std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, &e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies config.json, saying that the weights beside it are single precision now.
+fn write_config_f32(from: &Path, to: &Path) -> Result<()> {
+    let text =
+        std::fs::read_to_string(from).map_err(|e| Error::io("cannot read", from, &e))?;
+    let mut json: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|e| Error::data("config.json is not JSON").file(from).found(e.to_string()))?;
+    set_dtype(&mut json);
+    let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
+    crate::io::atomic::write_atomic(to, text.as_bytes())
+}
+
+fn set_dtype(json: &mut serde_json::Value) {
+    let Some(map) = json.as_object_mut() else { return };
+    for (key, value) in map.iter_mut() {
+        match key.as_str() {
+            "dtype" | "torch_dtype" => *value = "float32".into(),
+            "text_config" | "vision_config" => set_dtype(value),
+            _ => {}
+        }
+    }
+}
+
+fn save_one(path: &Path, tensors: &[(String, HostTensor)]) -> Result<()> {
+    let metadata = [("format".to_string(), "pt".to_string())];
+    safetensors::save(path, tensors, &metadata.into_iter().collect())
+}
