@@ -284,7 +284,7 @@ fn both_layouts_of_config_json() {
     assert_eq!((old.text.hidden_size, old.text.head_dim, old.text.num_layers), (40, 20, 2));
     assert_eq!((old.text.rope_theta, old.text.mrope_section), (1e4, [2, 4, 4]));
     assert_eq!((old.text.rms_norm_eps, old.text.tie_word_embeddings), (1e-5, false));
-    assert_eq!((old.vision.in_channels, old.vision.patch_size, old.vision.window_size), (3, 6, 36));
+    assert_eq!((old.vision.in_channels, old.vision.patch_size, old.vision.window_size), (3, 6, 24));
     assert_eq!((old.tokens.image, old.tokens.pad, old.tokens.bos), (298, Some(293), Some(293)));
 
     for mut cfg in MODELS.map(config) {

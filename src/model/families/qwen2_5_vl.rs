@@ -300,7 +300,7 @@ impl ParamList {
 }
 
 /// The canonical name of a tensor or module that is named in either scheme; None for a name that
-/// belongs to neither (`model.` covers all the language model in the checkpoint scheme).
+/// belongs to neither.
 pub fn canonical_name(name: &str) -> Option<String> {
     const CANONICAL: [&str; 3] = ["model.visual.", "model.language_model.", "lm_head."];
     if CANONICAL.iter().any(|p| name.starts_with(p)) {
