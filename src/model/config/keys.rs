@@ -1,0 +1,136 @@
+//! Typed access to the keys of one JSON object, with errors that name file and key. A wrong type is
+//! never read as a missing key.
+
+use crate::base::{Error, Result};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+pub(super) fn read_json(path: &Path) -> Result<Value> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| Error::io("cannot read the file", path, &e))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::data("the file is not JSON").file(path).line(e.line()).found(e.to_string())
+    })
+}
+
+/// One JSON object with the file and the path that lead to it, for errors.
+#[derive(Clone)]
+pub(super) struct Keys<'a> {
+    object: Option<&'a Map<String, Value>>,
+    pub(super) file: &'a Path,
+    prefix: String,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn of(value: &'a Value, file: &'a Path) -> Result<Self> {
+        match value.as_object() {
+            Some(object) => Ok(Keys { object: Some(object), file, prefix: String::new() }),
+            None => Err(Error::data("the file is not a JSON object").file(file)),
+        }
+    }
+    pub(super) fn empty(&self, key: &str) -> Keys<'a> {
+        Keys { object: None, file: self.file, prefix: format!("{}{key}.", self.prefix) }
+    }
+    /// The value of a key; None if it is missing or null.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object?.get(key).filter(|v| !v.is_null())
+    }
+    /// True if the key is there with the value null.
+    pub(super) fn has_null(&self, key: &str) -> bool {
+        self.object.and_then(|o| o.get(key)).is_some_and(Value::is_null)
+    }
+    /// The error that says what `key` should have been.
+    pub(super) fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
+        let found = match self.object.and_then(|o| o.get(key)) {
+            Some(value) => value.to_string(),
+            None => "nothing, and its default does not fit".into(),
+        };
+        Error::data("the model configuration has a value that cannot be used")
+            .file(self.file)
+            .key(format!("{}{key}", self.prefix))
+            .expected(expected)
+            .found(found)
+    }
+    pub(super) fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
+        self.get(key)
+            .map(|value| match value.as_object() {
+                Some(object) => Ok(Keys { object: Some(object), ..self.empty(key) }),
+                None => Err(self.wrong(key, "an object")),
+            })
+            .transpose()
+    }
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>> {
+        self.get(key)
+            .map(|value| value.as_str().ok_or_else(|| self.wrong(key, "a string")))
+            .transpose()
+    }
+    pub(super) fn boolean(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+    pub(super) fn float(&self, key: &str, default: f64) -> Result<f64> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|x| *x >= 0.0)
+                .ok_or_else(|| self.wrong(key, "a number that is not negative")),
+        }
+    }
+    pub(super) fn size_or_zero(&self, key: &str, default: usize) -> Result<usize> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => one_size(value).ok_or_else(|| self.wrong(key, "a whole number")),
+        }
+    }
+    pub(super) fn size(&self, key: &str, default: usize) -> Result<usize> {
+        match self.size_or_zero(key, default)? {
+            0 => Err(self.wrong(key, "a whole number above 0")),
+            size => Ok(size),
+        }
+    }
+    pub(super) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.get(key)
+            .map(|value| {
+                let list: Option<Vec<usize>> =
+                    value.as_array().and_then(|list| list.iter().map(one_size).collect());
+                list.ok_or_else(|| self.wrong(key, "a list of whole numbers"))
+            })
+            .transpose()
+    }
+    pub(super) fn id(&self, key: &str) -> Result<Option<u32>> {
+        self.get(key)
+            .map(|value| one_id(value).ok_or_else(|| self.wrong(key, "a token id")))
+            .transpose()
+    }
+    /// One id or a list of ids.
+    pub(super) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>> {
+        self.get(key)
+            .map(|value| {
+                let ids: Option<Vec<u32>> = match value.as_array() {
+                    Some(list) => list.iter().map(one_id).collect(),
+                    None => one_id(value).map(|id| vec![id]),
+                };
+                ids.ok_or_else(|| self.wrong(key, "a token id or a list of token ids"))
+            })
+            .transpose()
+    }
+    /// Checks a key that has only one supported value.
+    pub(super) fn must_be(&self, key: &str, only: &str) -> Result<()> {
+        match self.string(key)? {
+            None => Ok(()),
+            Some(value) if value == only => Ok(()),
+            Some(_) => Err(self.wrong(key, only)),
+        }
+    }
+}
+
+fn one_size(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok())
+}
+
+fn one_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|n| u32::try_from(n).ok())
+}
