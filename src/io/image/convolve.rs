@@ -1,8 +1,9 @@
 //! Separable resampling in fixed point: the part that Pillow and torch share. Weights are computed
-//! as doubles and rounded by the callers; here rows, then columns are summed in 32-bit integers with
+//! as doubles and rounded by the callers; here rows and columns are summed in 32-bit integers with
 //! an 8-bit image between the passes. Nothing here depends on the processor's vector width.
 
 use super::Image;
+use std::borrow::Cow;
 use std::f64::consts::PI;
 
 /// Resampling filter.
@@ -139,21 +140,34 @@ pub(super) struct Pass {
     pub bits: u32,
 }
 
-/// Rows first, then columns; a pass that is `None` keeps the size of its direction.
+/// Which pass comes first; the 8 bits between them make a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    RowsFirst,
+    ColumnsFirst,
+}
+
+/// The image after both passes; a pass that is `None` keeps the size of its direction.
 pub(super) fn resize(
     image: &Image,
-    width: usize,
-    height: usize,
+    (width, height): (usize, usize),
     horizontal: Option<&Pass>,
     vertical: Option<&Pass>,
+    order: Order,
 ) -> Image {
-    let mut rgb = match horizontal {
-        Some(pass) => convolve_rows(&image.rgb, image.width, image.height, pass, width),
-        None => image.rgb.clone(),
+    let rows = |rgb: Cow<[u8]>, h: usize| match horizontal {
+        Some(pass) => convolve_rows(&rgb, image.width, h, pass, width),
+        None => rgb.into_owned(),
     };
-    if let Some(pass) = vertical {
-        rgb = convolve_columns(&rgb, width * 3, pass, height);
-    }
+    let columns = |rgb: Cow<[u8]>, w: usize| match vertical {
+        Some(pass) => convolve_columns(&rgb, w * 3, pass, height),
+        None => rgb.into_owned(),
+    };
+    let source = Cow::Borrowed(&image.rgb[..]);
+    let rgb = match order {
+        Order::RowsFirst => columns(rows(source, image.height).into(), width),
+        Order::ColumnsFirst => rows(columns(source, image.width).into(), height),
+    };
     Image { width, height, rgb }
 }
 

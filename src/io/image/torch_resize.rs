@@ -4,7 +4,7 @@
 //! processor nor on the memory format (channels first or last). Source of the arithmetic:
 //! aten/src/ATen/native/cpu/UpSampleKernel.cpp, `_compute_index_ranges_int16_weights`.
 
-use super::convolve::{Filter, Pass, Weights, resize, round_half_away, weights_f64};
+use super::convolve::{Filter, Order, Pass, Weights, resize, round_half_away, weights_f64};
 use super::{Image, check_size};
 use crate::base::Result;
 
@@ -17,7 +17,7 @@ pub fn torch_resize(image: &Image, width: usize, height: usize, filter: Filter) 
     let pass =
         |from: usize, to: usize| (from != to).then(|| int16_pass(&weights_f64(filter, from, to)));
     let (horizontal, vertical) = (pass(image.width, width), pass(image.height, height));
-    Ok(resize(image, width, height, horizontal.as_ref(), vertical.as_ref()))
+    Ok(resize(image, (width, height), horizontal.as_ref(), vertical.as_ref(), Order::RowsFirst))
 }
 
 /// Rounds weights to 16 bits with the most bits of fraction (at most 22) for which the largest
