@@ -384,7 +384,9 @@ fn following(opt: &Opt, rest: &[String]) -> Vec<String> {
 fn stray(command: Command, found: &str, before: Option<&Given>) -> Error {
     let error = Error::usage(format!("unexpected argument `{found}`")).at("command line");
     if found.starts_with('-') && found.len() > 1 && !found.starts_with("--") {
-        return error.expected("options that start with two dashes").hint(format!("write -{found}"));
+        return error
+            .expected("options that start with two dashes")
+            .hint(format!("write -{found}"));
     }
     match before {
         Some(Given { opt, .. }) if opt.kind == Kind::Bool => {

@@ -112,7 +112,7 @@ pub fn docs_markdown() -> String {
          environment over the file, the file over the default. A switch is `--name`, \
          `--name true|false` or `--no_name`. A list takes several values: `--reward_funcs \
          accuracy format`. In a variable, a list is `a,b` (paths: `a:b`) or a JSON array. `none` \
-         takes back an option that has no default. Variables that start with `GRPO_RT_TEST_` or \
+         takes back a number or switch that has no default. Variables that start with `GRPO_RT_TEST_` or \
          `GRPO_RT_BUILD_` are not options.\n\n\
          The options in **bold** are those that matter first.\n\n## Commands\n\n\
          | command | what it does | needs |\n|---|---|---|\n",

@@ -59,9 +59,7 @@ impl Kind {
         let trimmed = text.trim();
         match self {
             Kind::Bool => read_bool(trimmed).map(Value::Bool),
-            Kind::Int { min } => {
-                trimmed.parse::<i64>().ok().filter(|v| *v >= min).map(Value::Int)
-            }
+            Kind::Int { min } => trimmed.parse::<i64>().ok().filter(|v| *v >= min).map(Value::Int),
             Kind::Float { min, max } => {
                 let value = trimmed.parse::<f64>().ok()?;
                 (value.is_finite() && value >= min && value <= max).then_some(Value::Float(value))
@@ -265,7 +263,8 @@ mod tests {
 
     #[test]
     fn yaml_text_survives_every_character() {
-        for text in ["", "a\"b\\c", "x\ny\tz\r", "null", "\u{85}\u{2028}\u{1}", "Câu hỏi: {question} 😀"]
+        for text in
+            ["", "a\"b\\c", "x\ny\tz\r", "null", "\u{85}\u{2028}\u{1}", "Câu hỏi: {question} 😀"]
         {
             let yaml = format!("k: {}\n", Value::Text(text.into()).to_yaml());
             let back: std::collections::BTreeMap<String, String> =

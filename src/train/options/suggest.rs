@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn distances_are_those_of_the_definition() {
-        for (a, b, d) in [("", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 1), ("x", "x", 0)] {
+        for (a, b, d) in [("", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 1), ("x", "x", 0)]
+        {
             assert_eq!(distance(a, b), d, "{a} {b}");
         }
     }

@@ -203,7 +203,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "gradient_accumulation_steps", kind: COUNT, default: "1", first: true,
         help: "Batches per optimizer step.", ..of(TRAINING, TRAINS) },
     Opt { name: "max_steps", kind: Int { min: -1 }, default: "-1", first: true,
-        help: "Optimizer steps of the run (-1: num_train_epochs decides).", ..of(TRAINING, TRAINS) },
+        help: "Optimizer steps of the run; wins over num_train_epochs (-1: the epochs decide).", ..of(TRAINING, TRAINS) },
     Opt { name: "num_train_epochs", kind: POSITIVE, default: "3.0",
         help: "Passes over the data, where max_steps is -1.", ..of(TRAINING, TRAINS) },
     Opt { name: "learning_rate", aliases: &["lr"], kind: POSITIVE, default: "1e-6", default_of: &[(Sft, "2e-5")], first: true,
