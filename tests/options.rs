@@ -183,10 +183,16 @@ fn flags_win_over_environment_over_file_over_default() {
     let (_folder, path) = config("c.yaml", "seed: 1\nbeta: 0.1\nepsilon: 0.3\nmin_p: null\n");
     let environment = [("GRPO_RT_SEED", "2"), ("GRPO_RT_BETA", "0.2"), ("OTHER", "x")];
     let o = with_env(&format!("--config {} --seed 3", path.display()), &environment).unwrap();
-    assert_eq!((o.int("seed"), o.float("beta"), o.float("epsilon")), (Some(3), Some(0.2), Some(0.3)));
+    assert_eq!(
+        (o.int("seed"), o.float("beta"), o.float("epsilon")),
+        (Some(3), Some(0.2), Some(0.3))
+    );
     assert_eq!(o.source("beta"), &Source::Env("GRPO_RT_BETA".into()));
     assert_eq!(o.source("epsilon"), &Source::File(path.clone(), Some(3)));
-    assert_eq!((o.source("learning_rate"), o.source("min_p")), (&Source::Default, &Source::Default));
+    assert_eq!(
+        (o.source("learning_rate"), o.source("min_p")),
+        (&Source::Default, &Source::Default)
+    );
     let o = with_env("", &[("GRPO_RT_CONFIG", path.to_str().unwrap())]).unwrap();
     assert_eq!(o.int("seed"), Some(1));
 }
@@ -240,7 +246,8 @@ fn resolved_yaml_reads_back_as_the_same_values() {
                 Kind::Bool => "true",
                 Kind::Int { .. } | Kind::Bytes => "512",
                 Kind::Float { .. } => "0.0625",
-                Kind::Choice(words) | Kind::List(Kind::Choice(words)) => words[0],
+                Kind::Choice(words) => words[0],
+                Kind::List(Kind::Choice(words)) => words[0],
                 Kind::BoolOrPath | Kind::Path | Kind::Text | Kind::Word => "a\"{Question}\\ü",
                 Kind::List(Kind::Float { .. }) => "0.5 -1e-7",
                 Kind::List(_) => "x #y",
