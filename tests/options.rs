@@ -320,6 +320,7 @@ fn groups_must_fit_into_the_generation_batch() {
         "--batch_size 6 --gradient_accumulation_steps 2 --num_generations 8",
         &["6 x 2 = 12, by 8", "per_device_train_batch_size 4 or 8", "num_generations 6 or 12"],
     );
+    refused("--num_generations 999999999", &["a multiple of num_generations"]);
     refused("--batch_size 1", &["per_device_train_batch_size 8 would work"]);
 }
 

@@ -340,10 +340,10 @@ fn nothing_is_left_undone_or_sloppy() {
             if let Some(path) = machine.iter().find(|p| line.contains(*p)) {
                 say(&format!("a path of one machine: {path}"));
             }
-            if file.path.ends_with(".rs") {
-                if let Some(mark) = undone.iter().find(|m| line.contains(m.as_str())) {
-                    say(mark);
-                }
+            if file.path.ends_with(".rs")
+                && let Some(mark) = undone.iter().find(|m| line.contains(m.as_str()))
+            {
+                say(mark);
             }
             if let Some(mark) = words(line).find(|w| marks.contains(w)) {
                 say(mark);

@@ -432,14 +432,14 @@ fn read_environment(
 
 /// A list in a variable may be a JSON array; otherwise it is split like any other text.
 fn list_in_variable(opt: &Opt, text: String) -> Vec<String> {
-    if matches!(opt.kind, Kind::List(_)) {
-        if let Ok(items) = serde_json::from_str::<Vec<serde_json::Value>>(&text) {
-            let word = |v: serde_json::Value| match v {
-                serde_json::Value::String(s) => s,
-                other => other.to_string(),
-            };
-            return items.into_iter().map(word).collect();
-        }
+    if matches!(opt.kind, Kind::List(_))
+        && let Ok(items) = serde_json::from_str::<Vec<serde_json::Value>>(&text)
+    {
+        let word = |v: serde_json::Value| match v {
+            serde_json::Value::String(s) => s,
+            other => other.to_string(),
+        };
+        return items.into_iter().map(word).collect();
     }
     vec![text]
 }

@@ -214,7 +214,7 @@ fn read_bytes(text: &str) -> Option<i64> {
     };
     let bytes = number.parse::<f64>().ok()? * factor;
     // 2^53: beyond it a float no longer counts single bytes, and no machine has that much.
-    (bytes >= 1.0 && bytes < 9_007_199_254_740_992.0).then_some(bytes as i64)
+    (1.0..9_007_199_254_740_992.0).contains(&bytes).then_some(bytes as i64)
 }
 
 #[cfg(test)]

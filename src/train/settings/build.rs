@@ -176,12 +176,12 @@ fn below_one(o: &Options, name: &str) -> Result<f64> {
 
 fn model(o: &Options) -> Result<ModelSettings> {
     let (min, max) = (o.count("min_pixels"), o.count("max_pixels"));
-    if let (Some(low), Some(high)) = (min, max) {
-        if low > high {
-            return Err(o
-                .wrong("min_pixels", "`min_pixels` is above `max_pixels`")
-                .expected(format!("at most {high}")));
-        }
+    if let (Some(low), Some(high)) = (min, max)
+        && low > high
+    {
+        return Err(o
+            .wrong("min_pixels", "`min_pixels` is above `max_pixels`")
+            .expected(format!("at most {high}")));
     }
     let trains = matches!(o.command(), Command::Train | Command::Sft);
     Ok(ModelSettings {
@@ -376,14 +376,19 @@ fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
 
 /// The nearest values of either setting with which groups fit into the generation batch.
 fn fitting(batch: usize, steps: usize, group: usize) -> String {
-    let fits = |b: &usize| b * steps % group == 0;
-    let below = (1..batch).rev().find(fits);
-    let above = (batch + 1..=batch + group).find(fits);
+    // Absurd numbers are not worth a long search.
+    const FAR: usize = 100_000;
+    let fits = |b: &usize| b.checked_mul(steps).is_some_and(|total| total.is_multiple_of(group));
+    let below = (1..batch).rev().take(FAR).find(fits);
+    let above = (batch + 1..).take(FAR).find(fits);
     let batches: Vec<String> = below.into_iter().chain(above).map(|b| b.to_string()).collect();
     let total = batch * steps;
-    let below = (2..group).rev().find(|g| total % g == 0);
-    let above = (group + 1..=total).find(|g| total % g == 0);
+    let below = (2..group).rev().take(FAR).find(|g| total.is_multiple_of(*g));
+    let above = (group + 1..=total).take(FAR).find(|g| total.is_multiple_of(*g));
     let groups: Vec<String> = below.into_iter().chain(above).map(|g| g.to_string()).collect();
+    if batches.is_empty() {
+        return "take a per_device_train_batch_size that is a multiple of num_generations".into();
+    }
     let mut hint = format!("per_device_train_batch_size {} would work", batches.join(" or "));
     if !groups.is_empty() {
         hint += &format!("; so would num_generations {}", groups.join(" or "));
@@ -429,12 +434,12 @@ fn optimizer(o: &Options) -> Result<OptimizerSettings> {
             .wrong("warmup_ratio", "`warmup_steps` and `warmup_ratio` are both given")
             .hint("give one of the two"));
     }
-    if let Some(total) = o.int("max_steps").and_then(|n| usize::try_from(n).ok()) {
-        if steps > total {
-            return Err(o
-                .wrong("warmup_steps", "the warm-up is longer than the run")
-                .expected(format!("at most max_steps, {total}")));
-        }
+    if let Some(total) = o.int("max_steps").and_then(|n| usize::try_from(n).ok())
+        && steps > total
+    {
+        return Err(o
+            .wrong("warmup_steps", "the warm-up is longer than the run")
+            .expected(format!("at most max_steps, {total}")));
     }
     let norm = float(o, "max_grad_norm");
     Ok(OptimizerSettings {
@@ -456,10 +461,10 @@ fn run_dir(o: &Options) -> PathBuf {
 }
 
 fn output(o: &Options) -> Result<OutputSettings> {
-    if let Some(id) = o.text("run_id") {
-        if id.contains(['/', '\\']) || id == "." || id == ".." {
-            return Err(o.wrong("run_id", "a run id is one folder name").expected("no slashes"));
-        }
+    if let Some(id) = o.text("run_id")
+        && (id.contains(['/', '\\']) || id == "." || id == "..")
+    {
+        return Err(o.wrong("run_id", "a run id is one folder name").expected("no slashes"));
     }
     let resume = match o.get("resume_from_checkpoint") {
         Value::Bool(true) => Resume::Latest,
