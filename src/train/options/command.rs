@@ -1,0 +1,104 @@
+//! The commands of the program, as data: name, one line for the help, and nothing of what they do.
+
+use super::suggest::nearest;
+use crate::base::{Error, Result};
+
+/// A command of `grpo-rt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Command {
+    /// A whole run on a tiny model and drawn shapes.
+    Demo,
+    /// GRPO training.
+    Train,
+    /// Supervised fine-tuning.
+    Sft,
+    /// Accuracy of a model on a data file.
+    Eval,
+    /// A new model with random weights.
+    Init,
+    /// A data set of drawn shapes with questions.
+    MakeShapes,
+    /// Intermediate values of one forward (and backward) pass.
+    Trace,
+    /// What this machine can do.
+    Doctor,
+}
+
+impl Command {
+    /// Every command, in the order of the help.
+    pub const ALL: &'static [Command] = &[
+        Command::Demo,
+        Command::Train,
+        Command::Sft,
+        Command::Eval,
+        Command::Init,
+        Command::MakeShapes,
+        Command::Trace,
+        Command::Doctor,
+    ];
+
+    /// The words that are typed: one, or two for the actions of `data`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Command::Demo => "demo",
+            Command::Train => "train",
+            Command::Sft => "sft",
+            Command::Eval => "eval",
+            Command::Init => "init",
+            Command::MakeShapes => "data make-shapes",
+            Command::Trace => "trace",
+            Command::Doctor => "doctor",
+        }
+    }
+
+    /// One line for the list of commands.
+    pub fn about(self) -> &'static str {
+        match self {
+            Command::Demo => "trains a tiny model on drawn shapes, from nothing to a report",
+            Command::Train => "trains a vision-language model with GRPO",
+            Command::Sft => "trains on given answers (supervised fine-tuning)",
+            Command::Eval => "measures a model's rewards on a data file",
+            Command::Init => "makes a new model with random weights and its tokenizer",
+            Command::MakeShapes => "draws a data set of shapes with questions and answers",
+            Command::Trace => "writes the intermediate tensors of one pass, for comparison",
+            Command::Doctor => "says what this machine has and can do",
+        }
+    }
+
+    /// The command that the words of a command line begin with, and how many words it took.
+    ///
+    /// Errors name the nearest command.
+    pub fn split(words: &[String]) -> Result<(Command, usize)> {
+        let first = words.first().map_or("", String::as_str);
+        let second = words.get(1).map_or("", |w| w.as_str()).replace('_', "-");
+        let two = format!("{first} {second}");
+        for &command in Command::ALL {
+            if command.name() == first {
+                return Ok((command, 1));
+            }
+            if command.name() == two {
+                return Ok((command, 2));
+            }
+        }
+        let names = || Command::ALL.iter().map(|c| c.name());
+        if names().any(|n| n.split(' ').next() == Some(first)) {
+            let actions: Vec<&str> = names().filter(|n| n.starts_with(first)).collect();
+            return Err(Error::usage(format!("`{first}` needs an action"))
+                .expected(format!("one of: {}", actions.join(", ")))
+                .found(if second.is_empty() { "nothing".into() } else { format!("`{second}`") })
+                .hint(format!("for example: grpo-rt {} --help", actions[0])));
+        }
+        let near = nearest(first, names());
+        let all: Vec<&str> = names().collect();
+        let error = Error::usage(if first.is_empty() {
+            "no command given".to_string()
+        } else {
+            format!("unknown command `{first}`")
+        })
+        .expected(format!("one of: {}", all.join(", ")));
+        Err(match near.first() {
+            Some(name) => error.hint(format!("did you mean `{name}`?")),
+            None => error.hint("grpo-rt --help lists what each command does"),
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! The option table: the one list from which flags, configuration keys, environment variables,
+//! `--help`, the documentation and the spelling suggestions are made. Holds data, no logic. An
+//! option stands here only when the program acts on it.
+
+use super::Command::{self, Demo, Eval, Init, MakeShapes, Sft, Trace, Train};
+use super::Kind::{self, Bool, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word};
+
+/// One option: everything the program says about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Opt {
+    /// The name, in snake case: that of TRL, transformers, PEFT or VLM-R1 where they have one.
+    pub name: &'static str,
+    /// Other names that are accepted everywhere the name is.
+    pub aliases: &'static [&'static str],
+    /// What a value may be.
+    pub kind: Kind,
+    /// The default, as it would be typed; empty for an option that starts unset.
+    pub default: &'static str,
+    /// Defaults of single commands that differ from `default`.
+    pub default_of: &'static [(Command, &'static str)],
+    /// What it does, in one line.
+    pub help: &'static str,
+    /// The heading it is listed under.
+    pub group: &'static str,
+    /// The commands that take it.
+    pub commands: &'static [Command],
+    /// The commands that do not run without it.
+    pub required: &'static [Command],
+    /// One of the twenty that matter first: shown by a plain `--help`.
+    pub first: bool,
+}
+
+impl Opt {
+    /// The default for `command`, as it would be typed; empty if it starts unset.
+    pub fn default_for(&self, command: Command) -> &'static str {
+        self.default_of.iter().find(|(c, _)| *c == command).map_or(self.default, |(_, d)| d)
+    }
+    /// Whether `command` takes the option.
+    pub fn accepted_by(&self, command: Command) -> bool {
+        self.commands.contains(&command)
+    }
+}
+
+/// An option of a group and its commands, to be filled in.
+const fn of(group: &'static str, commands: &'static [Command]) -> Opt {
+    Opt {
+        name: "",
+        aliases: &[],
+        kind: Bool,
+        default: "",
+        default_of: &[],
+        help: "",
+        group,
+        commands,
+        required: &[],
+        first: false,
+    }
+}
+
+const MODEL: &str = "Model";
+const DATA: &str = "Data";
+const GENERATION: &str = "Generation";
+const GRPO: &str = "GRPO";
+const REWARDS: &str = "Rewards";
+const TRAINING: &str = "Training";
+const OUTPUT: &str = "Output and checkpoints";
+const LOGGING: &str = "Logging";
+const MACHINE: &str = "Machine";
+const EVALUATION: &str = "Evaluation";
+const MAKING: &str = "New models and data";
+const TRACING: &str = "Trace";
+
+const TRAINS: &[Command] = &[Train, Sft];
+const MODELS: &[Command] = &[Train, Sft, Eval, Trace];
+const READS: &[Command] = &[Train, Sft, Eval];
+const SAMPLES: &[Command] = &[Train, Eval];
+const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes];
+const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, Trace];
+const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Init, Trace];
+
+const RATIO: Kind = Float { min: 0.0, max: 1.0 };
+const POSITIVE: Kind = Float { min: 0.0, max: f64::MAX };
+const COUNT: Kind = Int { min: 1 };
+const NATURAL: Kind = Int { min: 0 };
+
+/// Headings in the order of the help and the documentation.
+pub const GROUPS: &[&str] = &[
+    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, MAKING, TRACING,
+    MACHINE,
+];
+
+/// Every option of the program. Defaults are those of TRL 1.16 (GRPOConfig, SFTConfig,
+/// ModelConfig) unless the help says otherwise.
+#[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
+pub static OPTIONS: &[Opt] = &[
+    // --- model -----------------------------------------------------------------------------
+    Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: MODELS,
+        help: "Folder of the model: config.json, safetensors, tokenizer and processor files. Nothing is downloaded.",
+        ..of(MODEL, MODELS) },
+    Opt { name: "dtype", aliases: &["torch_dtype"], kind: Choice(&["float32"]), default: "float32",
+        help: "Type the weights are kept and computed in; bfloat16 and float16 files are widened when read.",
+        ..of(MODEL, MODELS) },
+    Opt { name: "use_peft", kind: Bool, default: "false", first: true,
+        help: "Train a LoRA adapter and leave the weights of the model as they are.", ..of(MODEL, TRAINS) },
+    Opt { name: "lora_r", aliases: &["lora_rank"], kind: COUNT, default: "16", first: true,
+        help: "Rank of the LoRA matrices.", ..of(MODEL, TRAINS) },
+    Opt { name: "lora_alpha", kind: POSITIVE, default: "32",
+        help: "LoRA products are scaled by lora_alpha / lora_r.", ..of(MODEL, TRAINS) },
+    Opt { name: "lora_dropout", kind: RATIO, default: "0.05",
+        help: "Probability that an input of a LoRA matrix is dropped in training (never in generation).",
+        ..of(MODEL, TRAINS) },
+    Opt { name: "lora_target_modules", aliases: &["target_modules"], kind: List(&Word),
+        default: "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+        help: "Linear layers of the language model that get an adapter (names as in PEFT).", ..of(MODEL, TRAINS) },
+    Opt { name: "adapter", aliases: &["adapter_name_or_path", "adapter_path"], kind: Path,
+        help: "Folder of a PEFT LoRA adapter to start from; training goes on with it (implies use_peft).",
+        ..of(MODEL, MODELS) },
+    Opt { name: "freeze_vision_modules", kind: Bool,
+        help: "true keeps the vision tower and its projector as they are, false trains both (default: see tune_mm_*).",
+        ..of(MODEL, TRAINS) },
+    Opt { name: "tune_mm_llm", kind: Bool, default: "true",
+        help: "Without LoRA: train the language model.", ..of(MODEL, TRAINS) },
+    Opt { name: "tune_mm_vision", kind: Bool, default: "false",
+        help: "Without LoRA: train the vision tower.", ..of(MODEL, TRAINS) },
+    Opt { name: "tune_mm_mlp", kind: Bool, default: "false",
+        help: "Without LoRA: train the projector between vision tower and language model.", ..of(MODEL, TRAINS) },
+
+    // --- data ------------------------------------------------------------------------------
+    Opt { name: "dataset_name", aliases: &["data_file_paths", "dataset"], kind: List(&Path), first: true, required: READS,
+        help: "Data files (.jsonl, .json, .parquet, .arrow); several are joined. `a.jsonl:b.jsonl` is accepted too.",
+        ..of(DATA, &[Train, Sft, Eval, Init]) },
+    Opt { name: "image_folders", aliases: &["image_folder", "image_root"], kind: List(&Path), first: true,
+        help: "Folders that image paths start from: one for all, or one per data file (default: beside the file).",
+        ..of(DATA, READS) },
+    Opt { name: "eval_dataset", kind: List(&Path),
+        help: "Data files on which rewards are measured greedily after the last step.",
+        ..of(DATA, &[Train]) },
+    Opt { name: "question_template", kind: Text,
+        help: "Text around every question; `{Question}` is where it goes (default: the question alone).",
+        ..of(DATA, READS) },
+    Opt { name: "system_prompt", kind: Text,
+        help: "System message put before every prompt (default: what the chat template does).", ..of(DATA, READS) },
+    Opt { name: "strict_data", kind: Bool, default: "false",
+        help: "Stop at the first bad row; otherwise bad rows are skipped, counted and named.", ..of(DATA, READS) },
+    Opt { name: "max_rows", kind: COUNT,
+        help: "Use only the first rows of the data.", ..of(DATA, READS) },
+    Opt { name: "shuffle_dataset", kind: Bool, default: "true",
+        help: "Draw the rows in an order that the seed decides, new in every epoch.", ..of(DATA, TRAINS) },
+    Opt { name: "min_pixels", kind: COUNT,
+        help: "Images of fewer pixels are enlarged (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
+    Opt { name: "max_pixels", kind: COUNT,
+        help: "Images of more pixels are reduced (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
+    Opt { name: "max_prompt_length", kind: COUNT,
+        help: "A longer prompt is a bad row; prompts are never cut (default: no limit).", ..of(DATA, READS) },
+
+    // --- generation ------------------------------------------------------------------------
+    Opt { name: "num_generations", kind: Int { min: 2 }, default: "8", first: true,
+        help: "Completions per prompt: the size G of a group.", ..of(GENERATION, &[Train]) },
+    Opt { name: "max_completion_length", aliases: &["max_new_tokens"], kind: COUNT, default: "512", first: true,
+        help: "Tokens after which a completion is cut.", ..of(GENERATION, SAMPLES) },
+    Opt { name: "temperature", kind: POSITIVE, default: "1.0", first: true,
+        help: "Divides the logits before sampling.", ..of(GENERATION, SAMPLES) },
+    Opt { name: "top_p", kind: RATIO, default: "1.0",
+        help: "Sample from the most probable tokens that together reach this probability.", ..of(GENERATION, SAMPLES) },
+    Opt { name: "top_k", kind: NATURAL, default: "0",
+        help: "Sample from this many most probable tokens (0: all).", ..of(GENERATION, SAMPLES) },
+    Opt { name: "min_p", kind: RATIO,
+        help: "Sample only tokens with at least this share of the top token's probability.", ..of(GENERATION, SAMPLES) },
+    Opt { name: "repetition_penalty", kind: POSITIVE, default: "1.0",
+        help: "Above 1 makes tokens that already occurred less likely.", ..of(GENERATION, SAMPLES) },
+    Opt { name: "stop", kind: List(&Text),
+        help: "Texts that end a completion, beside the model's end tokens.", ..of(GENERATION, SAMPLES) },
+    Opt { name: "ignore_eos", kind: Bool, default: "false",
+        help: "Go on after end tokens, to the full length; for measurements of speed.", ..of(GENERATION, SAMPLES) },
+
+    // --- grpo ------------------------------------------------------------------------------
+    Opt { name: "beta", kind: POSITIVE, default: "0.0", first: true,
+        help: "Weight of the KL divergence to the reference model (0: no reference pass).", ..of(GRPO, &[Train]) },
+    Opt { name: "epsilon", aliases: &["epsilon_low"], kind: POSITIVE, default: "0.2",
+        help: "Lower clip range of the probability ratio, and upper where epsilon_high is unset.", ..of(GRPO, &[Train]) },
+    Opt { name: "epsilon_high", kind: POSITIVE,
+        help: "Upper clip range of the probability ratio (default: epsilon; DAPO recommends 0.28).", ..of(GRPO, &[Train]) },
+    Opt { name: "loss_type", kind: Choice(&["dapo", "grpo"]), default: "dapo",
+        help: "dapo: mean over all tokens of the generation batch; grpo: mean over sequences of token means.", ..of(GRPO, &[Train]) },
+    Opt { name: "scale_rewards", kind: Choice(&["group", "batch", "none"]), default: "group",
+        help: "Whose standard deviation divides the advantages.", ..of(GRPO, &[Train]) },
+    Opt { name: "num_iterations", kind: COUNT, default: "1",
+        help: "Optimizer passes over every generation batch (mu in the GRPO paper).", ..of(GRPO, &[Train]) },
+    Opt { name: "steps_per_generation", kind: COUNT,
+        help: "Batches per generation (default: gradient_accumulation_steps).", ..of(GRPO, &[Train]) },
+    Opt { name: "mask_truncated_completions", kind: Bool, default: "false",
+        help: "Leave completions that were cut out of the loss.", ..of(GRPO, &[Train]) },
+
+    // --- rewards ---------------------------------------------------------------------------
+    Opt { name: "reward_funcs", kind: List(&Word), default: "accuracy,format", first: true,
+        help: "Rewards of a completion, by name (default of VLM-R1).", ..of(REWARDS, SAMPLES) },
+    Opt { name: "reward_weights", kind: List(&Float { min: f64::MIN, max: f64::MAX }),
+        help: "One weight per reward function (default: all 1).", ..of(REWARDS, SAMPLES) },
+
+    // --- training --------------------------------------------------------------------------
+    Opt { name: "per_device_train_batch_size", aliases: &["batch_size"], kind: COUNT, default: "8", first: true,
+        help: "Completions (sft: rows) per batch.", ..of(TRAINING, TRAINS) },
+    Opt { name: "gradient_accumulation_steps", kind: COUNT, default: "1", first: true,
+        help: "Batches per optimizer step.", ..of(TRAINING, TRAINS) },
+    Opt { name: "max_steps", kind: Int { min: -1 }, default: "-1", first: true,
+        help: "Optimizer steps of the run; wins over num_train_epochs (-1: the epochs decide).", ..of(TRAINING, TRAINS) },
+    Opt { name: "num_train_epochs", kind: POSITIVE, default: "3.0",
+        help: "Passes over the data, where max_steps is -1.", ..of(TRAINING, TRAINS) },
+    Opt { name: "learning_rate", aliases: &["lr"], kind: POSITIVE, default: "1e-6", default_of: &[(Sft, "2e-5")], first: true,
+        help: "Peak learning rate of AdamW.", ..of(TRAINING, TRAINS) },
+    Opt { name: "lr_scheduler_type", kind: Choice(&["linear", "cosine", "constant", "constant_with_warmup"]), default: "linear",
+        help: "Course of the learning rate after warm-up.", ..of(TRAINING, TRAINS) },
+    Opt { name: "warmup_steps", kind: NATURAL, default: "0",
+        help: "Steps over which the learning rate rises from 0.", ..of(TRAINING, TRAINS) },
+    Opt { name: "warmup_ratio", kind: RATIO, default: "0.0",
+        help: "Share of all steps over which the learning rate rises from 0.", ..of(TRAINING, TRAINS) },
+    Opt { name: "weight_decay", kind: POSITIVE, default: "0.0",
+        help: "Decoupled weight decay of AdamW (not on norms and biases).", ..of(TRAINING, TRAINS) },
+    Opt { name: "adam_beta1", kind: RATIO, default: "0.9",
+        help: "Decay of AdamW's first moment.", ..of(TRAINING, TRAINS) },
+    Opt { name: "adam_beta2", kind: RATIO, default: "0.999",
+        help: "Decay of AdamW's second moment.", ..of(TRAINING, TRAINS) },
+    Opt { name: "adam_epsilon", kind: POSITIVE, default: "1e-8",
+        help: "Added to AdamW's denominator.", ..of(TRAINING, TRAINS) },
+    Opt { name: "max_grad_norm", kind: POSITIVE, default: "1.0",
+        help: "Longer gradients are scaled down to this norm (0: never).", ..of(TRAINING, TRAINS) },
+    Opt { name: "seed", kind: NATURAL, default: "42", first: true,
+        help: "Everything random follows from it: order, sampling, dropout, new weights.",
+        ..of(TRAINING, &[Demo, Train, Sft, Eval, Init, MakeShapes]) },
+
+    // --- output ----------------------------------------------------------------------------
+    Opt { name: "output_dir", kind: Path, default_of: &[(Demo, "grpo-rt-demo")], first: true,
+        required: &[Train, Sft, Init, MakeShapes],
+        help: "Folder for everything the command writes.", ..of(OUTPUT, WRITES) },
+    Opt { name: "overwrite_output_dir", kind: Bool, default: "false",
+        help: "Write into a folder that is not empty.", ..of(OUTPUT, WRITES) },
+    Opt { name: "run_id", kind: Word,
+        help: "Subfolder of output_dir for this run.", ..of(OUTPUT, TRAINS) },
+    Opt { name: "save_steps", kind: NATURAL, default: "500", first: true,
+        help: "Steps between checkpoints (0: only after the last step).", ..of(OUTPUT, TRAINS) },
+    Opt { name: "save_total_limit", kind: COUNT,
+        help: "Checkpoints that are kept; the oldest are removed (default: all).", ..of(OUTPUT, TRAINS) },
+    Opt { name: "resume_from_checkpoint", kind: BoolOrPath, default: "false", first: true,
+        help: "Go on from a checkpoint folder, or (true) from the latest of output_dir.", ..of(OUTPUT, TRAINS) },
+
+    // --- logging ---------------------------------------------------------------------------
+    Opt { name: "logging_steps", kind: COUNT, default: "1",
+        help: "Steps between two lines of metrics (TRL: 10).", ..of(LOGGING, TRAINS) },
+    Opt { name: "report_to", kind: List(&Choice(&["tensorboard", "jsonl", "none"])), default: "tensorboard,jsonl",
+        help: "Where metrics go beside the console.", ..of(LOGGING, TRAINS) },
+    Opt { name: "logging_dir", kind: Path,
+        help: "Folder of the TensorBoard events (default: runs/ in the folder of the run).", ..of(LOGGING, TRAINS) },
+    Opt { name: "log_completions", kind: Bool, default: "false",
+        help: "Print sample completions with their rewards at every logged step.", ..of(LOGGING, &[Train]) },
+    Opt { name: "num_completions_to_print", kind: COUNT,
+        help: "How many completions log_completions prints (default: all).", ..of(LOGGING, &[Train]) },
+    Opt { name: "quiet", kind: Bool, default: "false",
+        help: "Print warnings, errors and results only.", ..of(LOGGING, FILES) },
+
+    // --- evaluation ------------------------------------------------------------------------
+    Opt { name: "eval_batch_size", aliases: &["per_device_eval_batch_size"], kind: COUNT, default: "8",
+        help: "Completions that are decoded together; does not change any of them.", ..of(EVALUATION, &[Eval]) },
+    Opt { name: "do_sample", kind: Bool, default: "false",
+        help: "Sample instead of taking the most probable token.", ..of(EVALUATION, &[Eval]) },
+    Opt { name: "num_samples", kind: COUNT, default: "1",
+        help: "Completions per prompt (more than 1 needs do_sample).", ..of(EVALUATION, &[Eval]) },
+    Opt { name: "out", aliases: &["output_file", "output_path"], kind: Path, required: &[Trace],
+        help: "eval: JSONL file for every completion and its rewards; trace: safetensors file for the tensors.",
+        ..of(EVALUATION, &[Eval, Trace]) },
+
+    // --- new models and data ---------------------------------------------------------------
+    Opt { name: "family", kind: Choice(&["qwen2_5_vl"]), default: "qwen2_5_vl",
+        help: "Architecture of the new model.", ..of(MAKING, &[Init]) },
+    Opt { name: "preset", kind: Word, default: "tiny",
+        help: "Size of the new model.", ..of(MAKING, &[Init]) },
+    Opt { name: "vocab_size", kind: Int { min: 300 }, default: "1024",
+        help: "Size of the new tokenizer's vocabulary (256 bytes and the special tokens are always in it).", ..of(MAKING, &[Init]) },
+    Opt { name: "text_files", kind: List(&Path),
+        help: "Text files that the new tokenizer is trained on, beside the texts of dataset_name.", ..of(MAKING, &[Init]) },
+    Opt { name: "num_rows", kind: COUNT, default: "512",
+        help: "Rows to make.", ..of(MAKING, &[MakeShapes]) },
+    Opt { name: "image_size", kind: Int { min: 28 }, default: "56",
+        help: "Width and height of the images.", ..of(MAKING, &[MakeShapes]) },
+
+    // --- trace -----------------------------------------------------------------------------
+    Opt { name: "messages", kind: Path, required: &[Trace],
+        help: "JSON file with the chat messages of the pass; image paths start from its folder.", ..of(TRACING, &[Trace]) },
+    Opt { name: "grad", kind: Bool, default: "false",
+        help: "Run the backward pass too and write every gradient.", ..of(TRACING, &[Trace]) },
+
+    // --- machine ---------------------------------------------------------------------------
+    Opt { name: "config", kind: Path, first: true,
+        help: "YAML, TOML or JSON file of options; flags and GRPO_RT_* variables win over it.", ..of(MACHINE, FILES) },
+    Opt { name: "threads", kind: COUNT,
+        help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
+    Opt { name: "memory_budget", kind: Bytes, first: true,
+        help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, READS) },
+    Opt { name: "micro_batch_tokens", kind: COUNT, default: "4096",
+        help: "Tokens of a packed micro-batch; decides memory and speed, not results.", ..of(MACHINE, TRAINS) },
+];

@@ -1,0 +1,457 @@
+//! Options, typed and checked against each other before any work is done. One struct per concern,
+//! and one per command that holds the concerns it needs. Opens no file (but [`check_paths`] asks
+//! whether they exist) and never changes a value that was asked for.
+
+mod build; // from options to these structs
+
+use std::path::{Path, PathBuf};
+
+pub use build::check_paths;
+
+use crate::base::DType;
+
+/// What `train` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainSettings {
+    /// The model and what of it is trained.
+    pub model: ModelSettings,
+    /// The rows that prompts are made of.
+    pub data: DataSettings,
+    /// Rows on which rewards are measured greedily after the last step.
+    pub eval_data: Option<DataSettings>,
+    /// How completions are drawn.
+    pub sampling: SamplingSettings,
+    /// Rewards and their weights.
+    pub rewards: RewardSettings,
+    /// Groups, loss and KL.
+    pub grpo: GrpoSettings,
+    /// Batches, length of the run, optimizer.
+    pub training: TrainingSettings,
+    /// Where the run is written and what it starts from.
+    pub output: OutputSettings,
+    /// What is reported, and where.
+    pub logging: LoggingSettings,
+    /// Threads and memory.
+    pub machine: MachineSettings,
+}
+
+/// What `sft` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SftSettings {
+    /// The model and what of it is trained.
+    pub model: ModelSettings,
+    /// The rows with prompts and answers.
+    pub data: DataSettings,
+    /// Batches, length of the run, optimizer.
+    pub training: TrainingSettings,
+    /// Where the run is written and what it starts from.
+    pub output: OutputSettings,
+    /// What is reported, and where.
+    pub logging: LoggingSettings,
+    /// Threads and memory.
+    pub machine: MachineSettings,
+}
+
+/// What `eval` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalSettings {
+    /// The model; nothing of it is trained.
+    pub model: ModelSettings,
+    /// The rows that are answered; in file order.
+    pub data: DataSettings,
+    /// How completions are drawn; greedy without `do_sample`.
+    pub sampling: SamplingSettings,
+    /// Rewards and their weights.
+    pub rewards: RewardSettings,
+    /// Completions per prompt, at least 1.
+    pub num_samples: usize,
+    /// Completions decoded together.
+    pub batch_size: usize,
+    /// JSONL file for completions and rewards.
+    pub out: Option<PathBuf>,
+    /// Root of everything random.
+    pub seed: u64,
+    /// Print results only.
+    pub quiet: bool,
+    /// Threads and memory.
+    pub machine: MachineSettings,
+}
+
+/// What `init` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InitSettings {
+    /// Architecture, such as `qwen2_5_vl`.
+    pub family: String,
+    /// Size, such as `tiny`.
+    pub preset: String,
+    /// Entries of the new tokenizer.
+    pub vocab_size: usize,
+    /// Plain texts the tokenizer is trained on.
+    pub text_files: Vec<PathBuf>,
+    /// Data files whose texts the tokenizer is trained on.
+    pub data_files: Vec<PathBuf>,
+    /// Folder of the new model.
+    pub output_dir: PathBuf,
+    /// Write into a folder that is not empty.
+    pub overwrite: bool,
+    /// Root of the random weights.
+    pub seed: u64,
+    /// Threads; `None` is all cores.
+    pub threads: Option<usize>,
+    /// Print results only.
+    pub quiet: bool,
+}
+
+/// What `data make-shapes` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MakeShapesSettings {
+    /// Folder of the new data set.
+    pub output_dir: PathBuf,
+    /// Write into a folder that is not empty.
+    pub overwrite: bool,
+    /// Rows to make.
+    pub num_rows: usize,
+    /// Width and height of the images in pixels.
+    pub image_size: usize,
+    /// Root of everything random.
+    pub seed: u64,
+    /// Print results only.
+    pub quiet: bool,
+}
+
+/// What `trace` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TraceSettings {
+    /// The model; nothing of it is trained.
+    pub model: ModelSettings,
+    /// JSON file with the chat messages.
+    pub messages: PathBuf,
+    /// Run the backward pass too.
+    pub grad: bool,
+    /// Safetensors file that is written.
+    pub out: PathBuf,
+    /// Threads; `None` is all cores.
+    pub threads: Option<usize>,
+    /// Print results only.
+    pub quiet: bool,
+}
+
+/// What `demo` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DemoSettings {
+    /// Folder for data set, model and run.
+    pub output_dir: PathBuf,
+    /// Write into a folder that is not empty.
+    pub overwrite: bool,
+    /// Root of everything random.
+    pub seed: u64,
+    /// Threads; `None` is all cores.
+    pub threads: Option<usize>,
+    /// Print results only.
+    pub quiet: bool,
+}
+
+/// The model and what of it is trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSettings {
+    /// Folder of the model.
+    pub path: PathBuf,
+    /// Type the weights are kept and computed in.
+    pub dtype: DType,
+    /// Folder of a PEFT adapter to load.
+    pub adapter: Option<PathBuf>,
+    /// What is trained; `Trained::Nothing` for `eval` and `trace`.
+    pub trained: Trained,
+    /// Least pixels of an image; `None` is the model's own limit.
+    pub min_pixels: Option<usize>,
+    /// Most pixels of an image; `None` is the model's own limit.
+    pub max_pixels: Option<usize>,
+}
+
+/// What a run trains.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trained {
+    /// No weight.
+    Nothing,
+    /// An adapter. Where [`ModelSettings::adapter`] names one, its own configuration decides rank,
+    /// scale and layers, and only the dropout of this one is used.
+    Lora(LoraSettings),
+    /// Weights of the model itself, by part.
+    Parts(TrainedParts),
+}
+
+/// A LoRA adapter (Hu et al. 2021): `y = W x + alpha / r * B A dropout(x)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraSettings {
+    /// Rank, at least 1.
+    pub r: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Probability that an input is dropped in training, in `[0, 1)`.
+    pub dropout: f64,
+    /// Names of the linear layers of the language model that get an adapter.
+    pub target_modules: Vec<String>,
+}
+
+/// Parts of a model that are trained without LoRA; at least one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainedParts {
+    /// The language model.
+    pub llm: bool,
+    /// The vision tower.
+    pub vision: bool,
+    /// The projector between the two.
+    pub projector: bool,
+}
+
+/// Rows of data files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataSettings {
+    /// Data files, joined in this order; at least one.
+    pub files: Vec<PathBuf>,
+    /// Folders that image paths start from: none (beside the file), one for all, or one per file.
+    pub image_folders: Vec<PathBuf>,
+    /// Text around every question, with `{Question}` in it.
+    pub question_template: Option<String>,
+    /// System message before every prompt.
+    pub system_prompt: Option<String>,
+    /// Whether the first bad row ends the run.
+    pub strict: bool,
+    /// Use only this many rows.
+    pub max_rows: Option<usize>,
+    /// Whether rows are drawn in an order of the seed.
+    pub shuffle: bool,
+    /// Most tokens of a prompt, image tokens included; a longer one is a bad row.
+    pub max_prompt_length: Option<usize>,
+}
+
+impl DataSettings {
+    /// The folder that image paths of data file number `file` start from.
+    pub fn image_folder(&self, file: usize) -> PathBuf {
+        match self.image_folders.as_slice() {
+            [] => self.files[file].parent().unwrap_or(Path::new("")).to_path_buf(),
+            [one] => one.clone(),
+            many => many[file].clone(),
+        }
+    }
+}
+
+/// How completions are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingSettings {
+    /// Take the most probable token; then the numbers below do nothing, except the penalty.
+    pub greedy: bool,
+    /// Most tokens of a completion, at least 1.
+    pub max_completion_length: usize,
+    /// Divides the logits; above 0.
+    pub temperature: f64,
+    /// Probability of the kept nucleus, in `(0, 1]`.
+    pub top_p: f64,
+    /// Number of kept tokens; 0 is all.
+    pub top_k: usize,
+    /// Least share of the top token's probability, in `[0, 1]`.
+    pub min_p: Option<f64>,
+    /// Above 0; 1 does nothing.
+    pub repetition_penalty: f64,
+    /// Texts that end a completion.
+    pub stop: Vec<String>,
+    /// Go on after end tokens.
+    pub ignore_eos: bool,
+}
+
+/// Rewards and their weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RewardSettings {
+    /// Names, each once.
+    pub names: Vec<String>,
+    /// One weight per name.
+    pub weights: Vec<f64>,
+}
+
+/// Aggregation of the policy loss (TRL's `loss_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossType {
+    /// Sum over tokens, divided by the tokens of the whole generation batch (Yu et al. 2025).
+    Dapo,
+    /// Mean over sequences of the mean over their tokens (Shao et al. 2024).
+    Grpo,
+}
+
+/// Whose standard deviation divides the advantages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScaleRewards {
+    /// That of the group.
+    Group,
+    /// That of the generation batch.
+    Batch,
+    /// No division.
+    None,
+}
+
+/// Groups, loss and KL.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpoSettings {
+    /// Completions per prompt (G), at least 2.
+    pub num_generations: usize,
+    /// Batches whose completions are generated together, at least 1.
+    pub steps_per_generation: usize,
+    /// Completions that are generated together: batch size times `steps_per_generation`.
+    pub generation_batch_size: usize,
+    /// Prompts that are answered together: `generation_batch_size / num_generations`.
+    pub prompts_per_generation: usize,
+    /// Passes over every generation batch (mu), at least 1.
+    pub num_iterations: usize,
+    /// Weight of the KL term; 0 needs no reference.
+    pub beta: f64,
+    /// The ratio is clipped to `[1 - epsilon_low, 1 + epsilon_high]`.
+    pub epsilon_low: f64,
+    /// See `epsilon_low`.
+    pub epsilon_high: f64,
+    /// Aggregation of the loss.
+    pub loss_type: LossType,
+    /// Scale of the advantages.
+    pub scale_rewards: ScaleRewards,
+    /// Leave cut completions out of the loss.
+    pub mask_truncated_completions: bool,
+}
+
+/// Length of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RunLength {
+    /// Optimizer steps, at least 1.
+    Steps(usize),
+    /// Passes over the data, above 0.
+    Epochs(f64),
+}
+
+impl RunLength {
+    /// Optimizer steps of the run when one epoch has `per_epoch`; at least 1.
+    pub fn steps(self, per_epoch: usize) -> usize {
+        match self {
+            RunLength::Steps(n) => n,
+            // transformers rounds up: Trainer.set_initial_training_values.
+            RunLength::Epochs(e) => ((e * per_epoch as f64).ceil() as usize).max(1),
+        }
+    }
+}
+
+/// Course of the learning rate after warm-up (names of transformers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheduler {
+    /// To 0 in a straight line.
+    Linear,
+    /// To 0 along half a cosine.
+    Cosine,
+    /// Stays, without warm-up.
+    Constant,
+    /// Stays, after warm-up.
+    ConstantWithWarmup,
+}
+
+/// Length of the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Warmup {
+    /// Optimizer steps.
+    Steps(usize),
+    /// Share of all steps, in `[0, 1]`.
+    Ratio(f64),
+}
+
+impl Warmup {
+    /// Warm-up steps of a run of `total` steps.
+    pub fn steps(self, total: usize) -> usize {
+        match self {
+            Warmup::Steps(n) => n,
+            // transformers rounds up: TrainingArguments.get_warmup_steps.
+            Warmup::Ratio(r) => (r * total as f64).ceil() as usize,
+        }
+    }
+}
+
+/// AdamW and the course of its learning rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizerSettings {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Its course.
+    pub scheduler: Scheduler,
+    /// Its rise from 0.
+    pub warmup: Warmup,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of the first moment, in `[0, 1)`.
+    pub beta1: f64,
+    /// Decay of the second moment, in `[0, 1)`.
+    pub beta2: f64,
+    /// Added to the denominator; above 0.
+    pub epsilon: f64,
+    /// Longest gradient; `None` never scales.
+    pub max_grad_norm: Option<f64>,
+}
+
+/// Batches, length of the run, optimizer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingSettings {
+    /// Completions (sft: rows) per batch, at least 1.
+    pub batch_size: usize,
+    /// Batches per optimizer step, at least 1.
+    pub gradient_accumulation_steps: usize,
+    /// Length of the run.
+    pub length: RunLength,
+    /// The optimizer.
+    pub optimizer: OptimizerSettings,
+    /// Most tokens of a packed micro-batch.
+    pub micro_batch_tokens: usize,
+    /// Root of everything random.
+    pub seed: u64,
+}
+
+/// What a run starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// From the model.
+    No,
+    /// From the latest checkpoint of the run's folder.
+    Latest,
+    /// From this checkpoint.
+    From(PathBuf),
+}
+
+/// Where a run is written and what it starts from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputSettings {
+    /// Folder of the run: `output_dir`, or `output_dir/run_id`.
+    pub run_dir: PathBuf,
+    /// Write into a folder that is not empty.
+    pub overwrite: bool,
+    /// Steps between checkpoints; `None` is only after the last step.
+    pub save_steps: Option<usize>,
+    /// Checkpoints that are kept, at least 1; `None` is all.
+    pub save_total_limit: Option<usize>,
+    /// What the run starts from.
+    pub resume: Resume,
+}
+
+/// What is reported, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoggingSettings {
+    /// Steps between two lines of metrics, at least 1.
+    pub steps: usize,
+    /// Folder of the TensorBoard events; `None` writes none.
+    pub tensorboard_dir: Option<PathBuf>,
+    /// Whether metrics.jsonl is written.
+    pub jsonl: bool,
+    /// Completions printed at every logged step; `None` is all of them, `Some(0)` is none.
+    pub print_completions: Option<usize>,
+    /// Print warnings, errors and results only.
+    pub quiet: bool,
+}
+
+/// Threads and memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSettings {
+    /// CPU threads; `None` is all cores.
+    pub threads: Option<usize>,
+    /// Bytes that may be planned with; `None` leaves it to the program.
+    pub memory_budget: Option<u64>,
+}

@@ -1,0 +1,563 @@
+//! From [`Options`] to settings: the checks between options. Every error names the option, where
+//! its value came from, and a value that would work. Opens no file.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::base::Result;
+use crate::train::options::{Command, Kind, OPTIONS, Options, Value};
+
+impl TrainSettings {
+    /// Checks the options of `train` against each other.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::Train);
+        let training = training(o)?;
+        Ok(TrainSettings {
+            model: model(o)?,
+            data: data(o)?,
+            eval_data: eval_data(o)?,
+            sampling: sampling(o)?,
+            rewards: rewards(o)?,
+            grpo: grpo(o, &training)?,
+            output: output(o)?,
+            logging: logging(o)?,
+            machine: machine(o),
+            training,
+        })
+    }
+}
+
+impl SftSettings {
+    /// Checks the options of `sft` against each other.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::Sft);
+        Ok(SftSettings {
+            model: model(o)?,
+            data: data(o)?,
+            training: training(o)?,
+            output: output(o)?,
+            logging: logging(o)?,
+            machine: machine(o),
+        })
+    }
+}
+
+impl EvalSettings {
+    /// Checks the options of `eval` against each other.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::Eval);
+        let num_samples = count(o, "num_samples");
+        if num_samples > 1 && !o.flag("do_sample") {
+            return Err(o
+                .wrong("num_samples", "several samples of one prompt would all be the same")
+                .expected("num_samples 1, or do_sample true")
+                .hint("add --do_sample"));
+        }
+        Ok(EvalSettings {
+            model: model(o)?,
+            data: data(o)?,
+            sampling: sampling(o)?,
+            rewards: rewards(o)?,
+            num_samples,
+            batch_size: count(o, "eval_batch_size"),
+            out: o.path("out"),
+            seed: seed(o),
+            quiet: o.flag("quiet"),
+            machine: machine(o),
+        })
+    }
+}
+
+impl InitSettings {
+    /// Takes over the options of `init`.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::Init);
+        Ok(InitSettings {
+            family: text(o, "family"),
+            preset: text(o, "preset"),
+            vocab_size: count(o, "vocab_size"),
+            text_files: o.paths("text_files"),
+            data_files: o.paths("dataset_name"),
+            output_dir: path(o, "output_dir"),
+            overwrite: o.flag("overwrite_output_dir"),
+            seed: seed(o),
+            threads: o.count("threads"),
+            quiet: o.flag("quiet"),
+        })
+    }
+}
+
+impl MakeShapesSettings {
+    /// Takes over the options of `data make-shapes`.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::MakeShapes);
+        Ok(MakeShapesSettings {
+            output_dir: path(o, "output_dir"),
+            overwrite: o.flag("overwrite_output_dir"),
+            num_rows: count(o, "num_rows"),
+            image_size: count(o, "image_size"),
+            seed: seed(o),
+            quiet: o.flag("quiet"),
+        })
+    }
+}
+
+impl TraceSettings {
+    /// Checks the options of `trace` against each other.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::Trace);
+        Ok(TraceSettings {
+            model: model(o)?,
+            messages: path(o, "messages"),
+            grad: o.flag("grad"),
+            out: path(o, "out"),
+            threads: o.count("threads"),
+            quiet: o.flag("quiet"),
+        })
+    }
+}
+
+impl DemoSettings {
+    /// Takes over the options of `demo`.
+    pub fn from_options(o: &Options) -> Result<Self> {
+        assert_eq!(o.command(), Command::Demo);
+        Ok(DemoSettings {
+            output_dir: path(o, "output_dir"),
+            overwrite: o.flag("overwrite_output_dir"),
+            seed: seed(o),
+            threads: o.count("threads"),
+            quiet: o.flag("quiet"),
+        })
+    }
+}
+
+/// A count that has a default or is required, so that parsing has seen to it.
+fn count(o: &Options, name: &str) -> usize {
+    o.count(name).unwrap_or_else(|| panic!("`{name}` has neither a default nor a value"))
+}
+fn float(o: &Options, name: &str) -> f64 {
+    o.float(name).unwrap_or_else(|| panic!("`{name}` has neither a default nor a value"))
+}
+fn text(o: &Options, name: &str) -> String {
+    o.text(name).unwrap_or_else(|| panic!("`{name}` has neither a default nor a value")).to_string()
+}
+fn path(o: &Options, name: &str) -> PathBuf {
+    PathBuf::from(text(o, name))
+}
+fn seed(o: &Options) -> u64 {
+    count(o, "seed") as u64
+}
+
+/// Refuses options that were changed but would do nothing, because `why`.
+fn useless(o: &Options, names: &[&str], why: &str, hint: &str) -> Result<()> {
+    match names.iter().find(|n| o.changed(n)) {
+        Some(name) => Err(o.wrong(name, format!("`{name}` would do nothing: {why}")).hint(hint)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses 0 for numbers that must be above it.
+fn above_zero(o: &Options, name: &str) -> Result<f64> {
+    let value = float(o, name);
+    if value > 0.0 {
+        return Ok(value);
+    }
+    Err(o.wrong(name, format!("wrong value for `{name}`")).expected("a number above 0"))
+}
+
+/// Refuses 1 for numbers that must be below it.
+fn below_one(o: &Options, name: &str) -> Result<f64> {
+    let value = float(o, name);
+    if value < 1.0 {
+        return Ok(value);
+    }
+    Err(o.wrong(name, format!("wrong value for `{name}`")).expected("a number from 0 to below 1"))
+}
+
+fn model(o: &Options) -> Result<ModelSettings> {
+    let (min, max) = (o.count("min_pixels"), o.count("max_pixels"));
+    if let (Some(low), Some(high)) = (min, max)
+        && low > high
+    {
+        return Err(o
+            .wrong("min_pixels", "`min_pixels` is above `max_pixels`")
+            .expected(format!("at most {high}")));
+    }
+    let trains = matches!(o.command(), Command::Train | Command::Sft);
+    Ok(ModelSettings {
+        path: path(o, "model_name_or_path"),
+        // The table offers float32 only.
+        dtype: DType::F32,
+        adapter: o.path("adapter"),
+        trained: if trains { trained(o)? } else { Trained::Nothing },
+        min_pixels: min,
+        max_pixels: max,
+    })
+}
+
+/// What a run trains: an adapter, or parts of the model.
+fn trained(o: &Options) -> Result<Trained> {
+    const LORA: [&str; 4] = ["lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"];
+    const PARTS: [&str; 3] = ["tune_mm_llm", "tune_mm_vision", "tune_mm_mlp"];
+    if !o.flag("use_peft") && o.path("adapter").is_none() {
+        useless(o, &LORA, "no adapter is trained", "add --use_peft, or leave the option out")?;
+        return trained_parts(o).map(Trained::Parts);
+    }
+    useless(o, &PARTS, "a LoRA run trains the adapter only", "leave it or use_peft out")?;
+    if o.choice_of_bool("freeze_vision_modules") == Some(false) {
+        return Err(o
+            .wrong("freeze_vision_modules", "a LoRA run cannot train the vision modules")
+            .expected("freeze_vision_modules true, or a run without use_peft"));
+    }
+    if o.path("adapter").is_some() {
+        let own = ["lora_r", "lora_alpha", "lora_target_modules"];
+        let hint = "leave the option out, or start without the adapter";
+        useless(o, &own, "the adapter's own adapter_config.json decides", hint)?;
+    }
+    Ok(Trained::Lora(LoraSettings {
+        r: count(o, "lora_r"),
+        alpha: above_zero(o, "lora_alpha")?,
+        dropout: below_one(o, "lora_dropout")?,
+        target_modules: o.texts("lora_target_modules"),
+    }))
+}
+
+fn trained_parts(o: &Options) -> Result<TrainedParts> {
+    let frozen = o.choice_of_bool("freeze_vision_modules");
+    for name in ["tune_mm_vision", "tune_mm_mlp"] {
+        let contrary = frozen == Some(true) && o.flag(name)
+            || frozen == Some(false) && o.changed(name) && !o.flag(name);
+        if contrary {
+            return Err(o
+                .wrong(name, format!("`{name}` and `freeze_vision_modules` contradict each other"))
+                .hint("give one of the two"));
+        }
+    }
+    let thawed = frozen == Some(false);
+    let parts = TrainedParts {
+        llm: o.flag("tune_mm_llm"),
+        vision: o.flag("tune_mm_vision") || thawed,
+        projector: o.flag("tune_mm_mlp") || thawed,
+    };
+    if !(parts.llm || parts.vision || parts.projector) {
+        return Err(o
+            .wrong("tune_mm_llm", "nothing is left to train")
+            .expected("use_peft, or one of tune_mm_llm, tune_mm_vision, tune_mm_mlp"));
+    }
+    Ok(parts)
+}
+
+fn data(o: &Options) -> Result<DataSettings> {
+    let files = o.paths("dataset_name");
+    let image_folders = o.paths("image_folders");
+    if image_folders.len() > 1 && image_folders.len() != files.len() {
+        return Err(o
+            .wrong("image_folders", "the numbers of image folders and data files differ")
+            .expected(format!("1 or {} folders", files.len())));
+    }
+    let question_template = o.text("question_template").map(str::to_string);
+    if question_template.as_ref().is_some_and(|t| !t.contains("{Question}")) {
+        return Err(o
+            .wrong("question_template", "the template has no place for the question")
+            .expected("a text with {Question} in it"));
+    }
+    Ok(DataSettings {
+        files,
+        image_folders,
+        question_template,
+        system_prompt: o.text("system_prompt").map(str::to_string),
+        strict: o.flag("strict_data"),
+        max_rows: o.count("max_rows"),
+        shuffle: o.flag("shuffle_dataset"),
+        max_prompt_length: o.count("max_prompt_length"),
+    })
+}
+
+/// The evaluation rows of `train`: as the training rows, but all of them and in file order.
+fn eval_data(o: &Options) -> Result<Option<DataSettings>> {
+    let files = o.paths("eval_dataset");
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let data = data(o)?;
+    if data.image_folders.len() > 1 {
+        return Err(o
+            .wrong("eval_dataset", "several image_folders leave open which is for `eval_dataset`")
+            .hint("give one folder for all, or measure with grpo-rt eval after the run"));
+    }
+    Ok(Some(DataSettings { files, shuffle: false, max_rows: None, ..data }))
+}
+
+fn sampling(o: &Options) -> Result<SamplingSettings> {
+    let greedy = o.command() == Command::Eval && !o.flag("do_sample");
+    if greedy {
+        let names = ["temperature", "top_p", "top_k", "min_p"];
+        useless(o, &names, "greedy decoding does not sample", "add --do_sample")?;
+    }
+    let hint = "use --do_sample false for greedy decoding in eval";
+    Ok(SamplingSettings {
+        greedy,
+        max_completion_length: count(o, "max_completion_length"),
+        temperature: above_zero(o, "temperature").map_err(|e| e.hint(hint))?,
+        top_p: above_zero(o, "top_p")?,
+        top_k: count(o, "top_k"),
+        min_p: o.float("min_p"),
+        repetition_penalty: above_zero(o, "repetition_penalty")?,
+        stop: stop_texts(o)?,
+        ignore_eos: o.flag("ignore_eos"),
+    })
+}
+
+fn stop_texts(o: &Options) -> Result<Vec<String>> {
+    let stop = o.texts("stop");
+    if stop.iter().any(String::is_empty) {
+        return Err(o.wrong("stop", "an empty stop text would end every completion at once"));
+    }
+    Ok(stop)
+}
+
+fn rewards(o: &Options) -> Result<RewardSettings> {
+    let names = o.texts("reward_funcs");
+    if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
+        let what = format!("the reward `{}` stands twice", twice.1);
+        return Err(o.wrong("reward_funcs", what).hint("use reward_weights to weigh it"));
+    }
+    let mut weights = o.floats("reward_weights");
+    if weights.is_empty() {
+        weights = vec![1.0; names.len()];
+    }
+    if weights.len() != names.len() {
+        return Err(o
+            .wrong("reward_weights", "the numbers of reward_weights and reward_funcs differ")
+            .expected(format!("{} weights, for {}", names.len(), names.join(", "))));
+    }
+    Ok(RewardSettings { names, weights })
+}
+
+fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
+    let group = count(o, "num_generations");
+    // TRL: the default of steps_per_generation is gradient_accumulation_steps.
+    let steps = o.count("steps_per_generation").unwrap_or(training.gradient_accumulation_steps);
+    let batch = training.batch_size.checked_mul(steps).ok_or_else(|| {
+        o.wrong("per_device_train_batch_size", "the generation batch is too large to count")
+    })?;
+    if batch % group != 0 {
+        return Err(o
+            .wrong("num_generations", "groups do not fit into the generation batch")
+            .expected(format!(
+                "per_device_train_batch_size x steps_per_generation divisible by num_generations: \
+                 {} x {steps} = {batch}, by {group}",
+                training.batch_size
+            ))
+            .hint(fitting(training.batch_size, steps, group)));
+    }
+    let epsilon_low = float(o, "epsilon");
+    Ok(GrpoSettings {
+        num_generations: group,
+        steps_per_generation: steps,
+        generation_batch_size: batch,
+        prompts_per_generation: batch / group,
+        num_iterations: count(o, "num_iterations"),
+        beta: float(o, "beta"),
+        epsilon_low,
+        epsilon_high: o.float("epsilon_high").unwrap_or(epsilon_low),
+        loss_type: match o.text("loss_type") {
+            Some("grpo") => LossType::Grpo,
+            _ => LossType::Dapo,
+        },
+        scale_rewards: match o.text("scale_rewards") {
+            Some("batch") => ScaleRewards::Batch,
+            Some("none") => ScaleRewards::None,
+            _ => ScaleRewards::Group,
+        },
+        mask_truncated_completions: o.flag("mask_truncated_completions"),
+    })
+}
+
+/// The nearest values of either setting with which groups fit into the generation batch.
+fn fitting(batch: usize, steps: usize, group: usize) -> String {
+    // Absurd numbers are not worth a long search.
+    const FAR: usize = 100_000;
+    let fits = |b: &usize| b.checked_mul(steps).is_some_and(|total| total.is_multiple_of(group));
+    let below = (1..batch).rev().take(FAR).find(fits);
+    let above = (batch + 1..).take(FAR).find(fits);
+    let batches: Vec<String> = below.into_iter().chain(above).map(|b| b.to_string()).collect();
+    let total = batch * steps;
+    let below = (2..group).rev().take(FAR).find(|g| total.is_multiple_of(*g));
+    let above = (group + 1..=total).take(FAR).find(|g| total.is_multiple_of(*g));
+    let groups: Vec<String> = below.into_iter().chain(above).map(|g| g.to_string()).collect();
+    if batches.is_empty() {
+        return "take a per_device_train_batch_size that is a multiple of num_generations".into();
+    }
+    let mut hint = format!("per_device_train_batch_size {} would work", batches.join(" or "));
+    if !groups.is_empty() {
+        hint += &format!("; so would num_generations {}", groups.join(" or "));
+    }
+    hint
+}
+
+fn training(o: &Options) -> Result<TrainingSettings> {
+    let length = match o.int("max_steps") {
+        Some(-1) => RunLength::Epochs(
+            above_zero(o, "num_train_epochs").map_err(|e| e.hint("or max_steps"))?,
+        ),
+        Some(0) => {
+            return Err(o.wrong("max_steps", "a run of no steps").expected("-1, or at least 1"));
+        }
+        // As in transformers, max_steps wins over num_train_epochs; the help says so.
+        _ => RunLength::Steps(count(o, "max_steps")),
+    };
+    Ok(TrainingSettings {
+        batch_size: count(o, "per_device_train_batch_size"),
+        gradient_accumulation_steps: count(o, "gradient_accumulation_steps"),
+        length,
+        optimizer: optimizer(o)?,
+        micro_batch_tokens: count(o, "micro_batch_tokens"),
+        seed: seed(o),
+    })
+}
+
+fn optimizer(o: &Options) -> Result<OptimizerSettings> {
+    let scheduler = match o.text("lr_scheduler_type") {
+        Some("cosine") => Scheduler::Cosine,
+        Some("constant") => Scheduler::Constant,
+        Some("constant_with_warmup") => Scheduler::ConstantWithWarmup,
+        _ => Scheduler::Linear,
+    };
+    if scheduler == Scheduler::Constant {
+        let hint = "use --lr_scheduler_type constant_with_warmup";
+        useless(o, &["warmup_steps", "warmup_ratio"], "a constant rate has no warm-up", hint)?;
+    }
+    let (steps, ratio) = (count(o, "warmup_steps"), float(o, "warmup_ratio"));
+    if steps > 0 && ratio > 0.0 {
+        return Err(o
+            .wrong("warmup_ratio", "`warmup_steps` and `warmup_ratio` are both given")
+            .hint("give one of the two"));
+    }
+    if let Some(total) = o.int("max_steps").and_then(|n| usize::try_from(n).ok())
+        && steps > total
+    {
+        return Err(o
+            .wrong("warmup_steps", "the warm-up is longer than the run")
+            .expected(format!("at most max_steps, {total}")));
+    }
+    let norm = float(o, "max_grad_norm");
+    Ok(OptimizerSettings {
+        learning_rate: float(o, "learning_rate"),
+        scheduler,
+        warmup: if ratio > 0.0 { Warmup::Ratio(ratio) } else { Warmup::Steps(steps) },
+        weight_decay: float(o, "weight_decay"),
+        beta1: below_one(o, "adam_beta1")?,
+        beta2: below_one(o, "adam_beta2")?,
+        epsilon: above_zero(o, "adam_epsilon")?,
+        max_grad_norm: (norm > 0.0).then_some(norm),
+    })
+}
+
+/// The folder of a run.
+fn run_dir(o: &Options) -> PathBuf {
+    let dir = path(o, "output_dir");
+    o.text("run_id").map_or(dir.clone(), |id| dir.join(id))
+}
+
+fn output(o: &Options) -> Result<OutputSettings> {
+    if let Some(id) = o.text("run_id")
+        && (id.contains(['/', '\\']) || id == "." || id == "..")
+    {
+        return Err(o.wrong("run_id", "a run id is one folder name").expected("no slashes"));
+    }
+    let resume = match o.get("resume_from_checkpoint") {
+        Value::Bool(true) => Resume::Latest,
+        Value::Text(path) => Resume::From(PathBuf::from(path)),
+        _ => Resume::No,
+    };
+    if resume != Resume::No && o.flag("overwrite_output_dir") {
+        return Err(o
+            .wrong("overwrite_output_dir", "a run cannot be resumed and overwritten")
+            .hint("give one of overwrite_output_dir and resume_from_checkpoint"));
+    }
+    Ok(OutputSettings {
+        run_dir: run_dir(o),
+        overwrite: o.flag("overwrite_output_dir"),
+        save_steps: o.count("save_steps").filter(|n| *n > 0),
+        save_total_limit: o.count("save_total_limit"),
+        resume,
+    })
+}
+
+fn logging(o: &Options) -> Result<LoggingSettings> {
+    let targets = o.texts("report_to");
+    let to = |name: &str| targets.iter().any(|t| t == name);
+    if to("none") && targets.len() > 1 {
+        return Err(o.wrong("report_to", "`none` beside other targets").expected("none alone"));
+    }
+    if !to("tensorboard") {
+        useless(
+            o,
+            &["logging_dir"],
+            "no TensorBoard events are written",
+            "--report_to tensorboard",
+        )?;
+    }
+    let prints = o.command() == Command::Train && o.flag("log_completions");
+    if o.command() == Command::Train && !prints {
+        let why = "no completions are printed";
+        useless(o, &["num_completions_to_print"], why, "add --log_completions")?;
+    }
+    if prints && o.flag("quiet") {
+        return Err(o
+            .wrong("log_completions", "`quiet` prints no completions")
+            .hint("give one of the two; completions/ in the run's folder has all of them"));
+    }
+    Ok(LoggingSettings {
+        steps: count(o, "logging_steps"),
+        tensorboard_dir: to("tensorboard")
+            .then(|| o.path("logging_dir").unwrap_or_else(|| run_dir(o).join("runs"))),
+        jsonl: to("jsonl"),
+        print_completions: if prints { o.count("num_completions_to_print") } else { Some(0) },
+        quiet: o.flag("quiet"),
+    })
+}
+
+fn machine(o: &Options) -> MachineSettings {
+    MachineSettings {
+        threads: o.count("threads"),
+        memory_budget: o.count("memory_budget").map(|b| b as u64),
+    }
+}
+
+/// Checks that every file and folder the options read from exists, before any work is done.
+///
+/// # Errors
+/// The option, where its value came from, and what to do.
+pub fn check_paths(o: &Options) -> Result<()> {
+    const WRITTEN: [&str; 4] = ["output_dir", "logging_dir", "out", "config"];
+    for opt in OPTIONS.iter().filter(|opt| opt.accepted_by(o.command())) {
+        let paths = match opt.kind {
+            Kind::Path | Kind::BoolOrPath => o.path(opt.name).into_iter().collect(),
+            Kind::List(Kind::Path) => o.paths(opt.name),
+            _ => Vec::new(),
+        };
+        if WRITTEN.contains(&opt.name) {
+            continue;
+        }
+        let Some(missing) = paths.iter().find(|p| !p.exists()) else { continue };
+        let error = o
+            .wrong(opt.name, format!("`{}` names something that does not exist", opt.name))
+            .expected("an existing file or folder")
+            .found(missing.display().to_string());
+        // `Qwen/Qwen2.5-VL-3B-Instruct` is a name on the hub, not a folder here.
+        let hub = opt.name == "model_name_or_path"
+            && missing.is_relative()
+            && missing.components().count() == 2;
+        return Err(if hub {
+            error.hint(format!(
+                "nothing is downloaded; fetch it first: hf download {0} --local-dir {0}",
+                missing.display()
+            ))
+        } else {
+            error.hint("paths start from the folder the program is run in")
+        });
+    }
+    Ok(())
+}
