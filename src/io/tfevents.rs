@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn records_equal_tensorboards_to_the_byte() {
-        // RecordWriter of tensorboard 2.x on Event(wall_time=1.5, ...); printed by
+        // RecordWriter of tensorboard 2.21.0 on Event(wall_time=1.5, ...); printed by
         // `tools/golden/sinks.py --records`.
         assert_eq!(hex(&frame(&version_event(1.5).0)), VERSION_RECORD);
         let mut v = Message::default();

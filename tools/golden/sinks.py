@@ -1,10 +1,10 @@
 """Reads what a run leaves with the tools of the field and checks it.
 
-    cargo test --release --test sinks            # writes the files into the folder it prints
-    python tools/golden/sinks.py --dir FOLDER    # reads them with tensorboard and pandas
-    python tools/golden/sinks.py --records       # prints the golden records of src/io/tfevents.rs
+    cargo test --release --test sinks -- --nocapture    # writes the files, prints the folder
+    python tools/golden/sinks.py --dir FOLDER           # reads them with tensorboard and pandas
+    python tools/golden/sinks.py --records              # prints the golden records of src/io/tfevents.rs
 
-Made with tensorboard 2.x, pandas and pyarrow. Prints the versions and `all checks passed`.
+Made with tensorboard 2.21.0, pandas 3.1.1 and pyarrow 26.0.1. Prints the versions and `all checks passed`.
 """
 
 import argparse
