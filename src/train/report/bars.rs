@@ -246,7 +246,7 @@ fn heat_map(columns: &[(u64, u64, Vec<f64>)], rows: &Rows) -> String {
     }
     step_labels(&mut svg, &frame, columns.iter().map(|c| c.1).collect());
     format!(
-        "<figure class=\"card\"><figcaption><b>Share of each reward</b><span class=\"read\">darker: \
+        "<figure class=\"card\"><figcaption><b>Share of each reward</b><span class=\"read\">stronger: \
          more completions</span></figcaption>{svg}</svg></figure>\n"
     )
 }

@@ -19,7 +19,7 @@ pub struct Series {
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 190.0;
 const LEFT: f64 = 46.0;
-const RIGHT: f64 = 10.0;
+const RIGHT: f64 = 16.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 22.0;
 /// More points than pixels only cost bytes: longer series are averaged to this many.
@@ -178,7 +178,7 @@ fn draw(frame: &Frame, s: &Series, color: usize, single: bool) -> String {
         let _ = write!(out, "<polyline class=\"{class} s{color}\" points=\"{raw}\"/>");
     }
     if smooth {
-        let path = polyline(frame, ema(&s.points).into_iter());
+        let path = polyline(frame, smoothed(&s.points).into_iter());
         let _ = write!(out, "<polyline class=\"line s{color}\" points=\"{path}\"/>");
     }
     out
@@ -193,15 +193,16 @@ fn polyline(frame: &Frame, points: impl Iterator<Item = (f64, f64)>) -> String {
     out
 }
 
-/// Exponential mean over about a twentieth of the series.
-fn ema(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let alpha = 2.0 / (points.len() as f64 / 20.0 + 1.0);
-    let mut mean = points[0].1;
-    let mut step = |&(x, y): &(f64, f64)| {
-        mean += alpha.min(1.0) * (y - mean);
-        (x, mean)
+/// Mean over a centred window of a twentieth of the series, narrower at its ends: unlike an
+/// exponential mean it does not lag behind a trend.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let half = (points.len() / 40).max(1);
+    let mean = |i: usize| {
+        let reach = half.min(i).min(points.len() - 1 - i);
+        let window = &points[i - reach..=i + reach];
+        window.iter().map(|p| p.1).sum::<f64>() / window.len() as f64
     };
-    points.iter().map(&mut step).collect()
+    points.iter().enumerate().map(|(i, p)| (p.0, mean(i))).collect()
 }
 
 /// The series averaged to at most `max` points; bands keep their outermost edges.
@@ -272,8 +273,10 @@ pub fn compact(v: f64) -> String {
         _ if a >= 1e9 => trim(format!("{:.2}", v / 1e9)) + "G",
         _ if a >= 1e6 => trim(format!("{:.2}", v / 1e6)) + "M",
         _ if a >= 1e4 => trim(format!("{:.1}", v / 1e3)) + "k",
-        _ if a >= 100.0 => trim(format!("{v:.1}")),
-        _ if a >= 1e-2 => trim(format!("{v:.4}")),
+        _ if a >= 1e-2 => {
+            let digits = (3.0 - a.log10().floor()).clamp(0.0, 5.0);
+            trim(format!("{v:.*}", digits as usize))
+        }
         _ => {
             let s = format!("{v:.2e}");
             let (mantissa, exponent) = s.split_once('e').unwrap_or((&s, "0"));
@@ -297,8 +300,8 @@ mod tests {
 
     #[test]
     fn compact_numbers() {
-        let shown = [0.0, 1.5, 0.25, 1e-6, 123456.0, 2.5e6, -3e9, 100.0].map(compact);
-        assert_eq!(shown, ["0", "1.5", "0.25", "1e-6", "123.5k", "2.5M", "-3G", "100"]);
+        let shown = [0.0, 1.5, 0.25, 1e-6, 123456.0, 2.5e6, -3e9, 100.0, 46.6164].map(compact);
+        assert_eq!(shown, ["0", "1.5", "0.25", "1e-6", "123.5k", "2.5M", "-3G", "100", "46.62"]);
     }
 
     #[test]
@@ -307,6 +310,14 @@ mod tests {
         let t = thin(&Series { points, ..Series::default() }, MAX_POINTS);
         assert_eq!(t.points.len(), MAX_POINTS);
         assert!(t.points.iter().all(|p| p.1 == 0.5));
+    }
+
+    #[test]
+    fn smoothing_keeps_a_straight_line() {
+        let line: Vec<_> = (0..100).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();
+        assert_eq!(smoothed(&line), line);
+        let zigzag: Vec<_> = (0..200).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        assert!(smoothed(&zigzag)[100].1 < 0.6);
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Curves<'_> {
         let mut html = line_chart("Reward, mean ± std", &[train, eval]);
         for mean in self.names(|n| n.starts_with("rewards/") && n.ends_with("/mean")) {
             let stem = mean.trim_end_matches("/mean");
-            let title = format!("Reward `{}`", stem.trim_start_matches("rewards/"));
+            let title = format!("Reward: {}", stem.trim_start_matches("rewards/"));
             let series = self.spread(&title, &mean, &format!("{stem}/std"));
             html += &line_chart(&title, &[series]);
         }

@@ -126,7 +126,7 @@ fn a_run_becomes_a_page_with_every_section() {
     assert!(html.contains("square &amp; &lt;b&gt;more&lt;/b&gt;") && !html.contains("<b>more</b>"));
     assert!(html.contains("lora.r</span><code>8<"));
     assert!(html.contains("<code>a/&lt;b&gt;</code>"));
-    assert!(html.contains("Reward `accuracy`") && html.contains("<span>judge <b>–</b></span>"));
+    assert!(html.contains("Reward: accuracy") && html.contains("<span>judge <b>–</b></span>"));
     assert_eq!(html.matches("<details class=\"group\"").count(), GROUPS_SHOWN);
     assert!(html.contains("<b>step 4</b>") && html.contains("<b>step 120</b>"));
     assert!(html.contains("753.40 MiB"), "peak memory");
