@@ -1,1 +1,197 @@
-//! (to be written)
+//! The completions file: parquet with the columns that TRL writes, so notebooks made for TRL read
+//! it. A file is there whole or not at all; images are never stored, only their place in the prompt.
+
+use crate::base::{Error, Result};
+use arrow_array::{
+    ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{Field, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One part of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptPart {
+    /// `{type: "text", text}`.
+    Text(String),
+    /// `{type: "image", text: null}`.
+    Image,
+}
+
+/// One message of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Parts in order.
+    pub content: Vec<PromptPart>,
+}
+
+/// One completion, one row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletionRecord {
+    /// Optimizer step that the completion was drawn for.
+    pub step: i64,
+    /// Messages of the prompt.
+    pub prompt: Vec<PromptMessage>,
+    /// Text of the completion.
+    pub completion: String,
+    /// One score per reward name; None where a reward did not judge it.
+    pub rewards: Vec<Option<f64>>,
+    /// Advantage that its tokens were trained with.
+    pub advantage: f64,
+}
+
+/// `<output_dir>/completions/completions_00001.parquet` for step 1.
+pub fn completions_path(output_dir: impl AsRef<Path>, step: u64) -> PathBuf {
+    output_dir.as_ref().join("completions").join(format!("completions_{step:05}.parquet"))
+}
+
+/// Writes `records` to `path` with one column per name in `reward_names`; replaces an existing
+/// file in one move and makes missing folders. Columns: `step`, `prompt`, `completion`, the
+/// rewards, `advantage`.
+pub fn write(
+    path: impl AsRef<Path>,
+    reward_names: &[String],
+    records: &[CompletionRecord],
+) -> Result<()> {
+    let path = path.as_ref();
+    let batch = to_batch(reward_names, records)
+        .map_err(|e| Error::internal(format!("completions table: {e}")).file(path))??;
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)
+            .map_err(|e| Error::io("cannot create the folder of completions", dir, &e))?;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let result = write_file(&part, &batch).and_then(|()| {
+        std::fs::rename(&part, path)
+            .map_err(|e| Error::io("cannot put the completions file in place", path, &e))
+    });
+    if result.is_err() {
+        // The error that matters is the first one; a part that cannot be removed is only litter.
+        let _ = std::fs::remove_file(&part);
+    }
+    result
+}
+
+fn write_file(part: &Path, batch: &RecordBatch) -> Result<()> {
+    let io = |e: &std::io::Error| Error::io("cannot write completions", part, e);
+    let file = File::create(part).map_err(|e| io(&e))?;
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let written = ArrowWriter::try_new(&file, batch.schema(), Some(properties))
+        .and_then(|mut w| w.write(batch).and_then(|()| w.close()));
+    written.map_err(|e| io(&std::io::Error::other(e)))?;
+    file.sync_all().map_err(|e| io(&e))
+}
+
+type ArrowResult<T> = std::result::Result<T, arrow_schema::ArrowError>;
+
+/// The table; the inner error is a caller's mistake, the outer one arrow's.
+fn to_batch(names: &[String], records: &[CompletionRecord]) -> ArrowResult<Result<RecordBatch>> {
+    if let Some((i, r)) = records.iter().enumerate().find(|(_, r)| r.rewards.len() != names.len()) {
+        return Ok(Err(Error::internal("a completion has another number of rewards")
+            .row(i + 1)
+            .expected(names.len().to_string())
+            .found(r.rewards.len().to_string())));
+    }
+    let mut fields = Vec::new();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    let mut push = |name: &str, column: ArrayRef| {
+        fields.push(Field::new(name, column.data_type().clone(), true));
+        columns.push(column);
+    };
+    push("step", Arc::new(Int64Array::from_iter_values(records.iter().map(|r| r.step))));
+    push("prompt", prompt_column(records)?);
+    push("completion", completion_column(records)?);
+    for (i, name) in names.iter().enumerate() {
+        push(name, Arc::new(Float64Array::from_iter(records.iter().map(|r| r.rewards[i]))));
+    }
+    let advantages = records.iter().map(|r| r.advantage);
+    push("advantage", Arc::new(Float64Array::from_iter_values(advantages)));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map(Ok)
+}
+
+/// A struct column; every field may be null, as pandas writes it.
+fn struct_of(fields: Vec<(&str, ArrayRef)>) -> ArrowResult<ArrayRef> {
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = fields
+        .into_iter()
+        .map(|(name, c)| (Field::new(name, c.data_type().clone(), true), c))
+        .unzip();
+    Ok(Arc::new(StructArray::try_new(fields.into(), columns, None)?))
+}
+
+/// A list column of `lengths` items each; items are called `element`, parquet's own word.
+fn list_of(items: ArrayRef, lengths: Vec<usize>) -> ArrowResult<ArrayRef> {
+    let field = Arc::new(Field::new("element", items.data_type().clone(), true));
+    Ok(Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), items, None)?))
+}
+
+/// `list<struct<role, content: list<struct<type, text>>>>`.
+fn prompt_column(records: &[CompletionRecord]) -> ArrowResult<ArrayRef> {
+    let messages = || records.iter().flat_map(|r| &r.prompt);
+    let parts = || messages().flat_map(|m| &m.content);
+    let kinds = parts().map(|p| match p {
+        PromptPart::Text(_) => "text",
+        PromptPart::Image => "image",
+    });
+    let texts = parts().map(|p| match p {
+        PromptPart::Text(t) => Some(t.as_str()),
+        PromptPart::Image => None,
+    });
+    let part = struct_of(vec![
+        ("type", Arc::new(StringArray::from_iter_values(kinds))),
+        ("text", Arc::new(StringArray::from_iter(texts))),
+    ])?;
+    let content = list_of(part, messages().map(|m| m.content.len()).collect())?;
+    let roles = StringArray::from_iter_values(messages().map(|m| &m.role));
+    let message = struct_of(vec![("role", Arc::new(roles)), ("content", content)])?;
+    list_of(message, records.iter().map(|r| r.prompt.len()).collect())
+}
+
+/// `list<struct<role, content>>` with one message of the assistant.
+fn completion_column(records: &[CompletionRecord]) -> ArrowResult<ArrayRef> {
+    let roles = StringArray::from_iter_values(records.iter().map(|_| "assistant"));
+    let texts = StringArray::from_iter_values(records.iter().map(|r| &r.completion));
+    let message = struct_of(vec![("role", Arc::new(roles)), ("content", Arc::new(texts))])?;
+    list_of(message, vec![1; records.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_number_of_rewards_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = completions_path(dir.path(), 7);
+        assert!(path.ends_with("completions/completions_00007.parquet"));
+        let record = CompletionRecord {
+            step: 7,
+            prompt: vec![],
+            completion: String::new(),
+            rewards: vec![None],
+            advantage: 0.0,
+        };
+        assert!(write(&path, &[], std::slice::from_ref(&record)).is_err());
+        assert!(!path.exists());
+        write(&path, &["accuracy".to_string()], &[record]).unwrap();
+        write(&path, &["accuracy".to_string()], &[]).unwrap();
+        let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(left.len(), 1, "no part file stays behind");
+    }
+
+    #[test]
+    fn folder_in_the_way_is_an_io_error_without_litter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.parquet");
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(write(&path, &[], &[]).unwrap_err().exit_code(), 4);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

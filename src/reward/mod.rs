@@ -1,1 +1,167 @@
-//! reward
+//! Floor 6: what a completion earns. The [`Reward`] trait, the table of built-in rewards and their
+//! weighted sum. A reward never sees a tensor, never touches the model and never ends a run: what
+//! it cannot judge costs that sample only.
+
+pub mod answer; // what counts as the same answer
+pub mod builtin; // one file per reward
+pub mod set; // several rewards, weighted
+
+pub use set::{RewardFailure, RewardSet, Scores};
+
+use crate::base::{Error, Result};
+use serde_json::{Map, Value};
+
+/// One completion with everything a reward may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample<'a> {
+    /// Text of the completion, special tokens removed.
+    pub completion: &'a str,
+    /// Token ids of the completion, the end token included if there is one.
+    pub completion_ids: &'a [u32],
+    /// The user's question as text.
+    pub prompt: &'a str,
+    /// Reference answer of the row; empty if the row has none.
+    pub answer: &'a str,
+    /// Every column of the row, as it was read.
+    pub columns: &'a Map<String, Value>,
+    /// The completion hit its length limit before the end token.
+    pub truncated: bool,
+}
+
+/// Scores completions.
+pub trait Reward: Send + Sync {
+    /// Name in metrics (`rewards/<name>/mean`) and in the completions file.
+    fn name(&self) -> &str;
+    /// One result per sample, in order. `Ok(None)`: this reward does not judge this sample, which
+    /// then lives on its other rewards. `Err`: the sample is dropped from its group, counted and
+    /// named in the log.
+    fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>>;
+}
+
+/// What built-in rewards can be told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RewardSettings {
+    /// `--max_completion_length`, in tokens.
+    pub max_completion_length: usize,
+    /// `--soft_overlong_cache`, in tokens: how long before the limit `length` starts to punish.
+    /// None: a fifth of `max_completion_length`, the proportion of DAPO (4096 of 20480).
+    pub soft_overlong_cache: Option<usize>,
+    /// `accuracy` demands `<answer>` tags. When false, a completion without them is judged whole.
+    pub answer_tag: bool,
+}
+
+impl Default for RewardSettings {
+    fn default() -> Self {
+        RewardSettings { max_completion_length: 512, soft_overlong_cache: None, answer_tag: true }
+    }
+}
+
+/// One line of the table of rewards.
+pub struct RewardEntry {
+    /// Name that `--reward_funcs` takes.
+    pub name: &'static str,
+    /// What it pays for, in one line.
+    pub doc: &'static str,
+    /// Builds it; fails on settings that make no sense.
+    pub build: fn(&RewardSettings) -> Result<Box<dyn Reward>>,
+}
+
+/// Every built-in reward. A new one is a file in `builtin/` and a line here.
+pub static REWARDS: &[RewardEntry] = &[
+    RewardEntry {
+        name: "accuracy",
+        doc: "1 if the last <answer> after the reasoning is the reference answer, else 0",
+        build: |s| Ok(Box::new(builtin::Accuracy { answer_tag: s.answer_tag })),
+    },
+    RewardEntry {
+        name: "exact",
+        doc: "1 if the whole completion is the reference answer, else 0 (for prompts without tags)",
+        build: |_| Ok(Box::new(builtin::Exact)),
+    },
+    RewardEntry {
+        name: "format",
+        doc: "1 if the completion is <think>...</think> <answer>...</answer> and nothing else, else 0",
+        build: |_| Ok(Box::new(builtin::Format::new()?)),
+    },
+    RewardEntry {
+        name: "length",
+        doc: "0 up to max_completion_length - soft_overlong_cache tokens, then linearly down to -1",
+        build: |s| Ok(Box::new(builtin::Length::new(s)?)),
+    },
+];
+
+/// The built-in reward called `name`. An unknown name is a usage error that lists the known ones.
+pub fn reward_by_name(name: &str, settings: &RewardSettings) -> Result<Box<dyn Reward>> {
+    if let Some(entry) = REWARDS.iter().find(|e| e.name == name) {
+        return (entry.build)(settings);
+    }
+    let known: Vec<&str> = REWARDS.iter().map(|e| e.name).collect();
+    let nearest = known.iter().map(|k| (edit_distance(name, k), *k)).min();
+    let hint = match nearest {
+        // A third of the letters wrong is still a typing error; more is another word.
+        Some((d, k)) if 3 * d <= k.len().max(3) + 2 => format!("did you mean `{k}`?"),
+        _ => "see `grpo-rt train --help` for what each of them pays for".to_string(),
+    };
+    Err(Error::usage("unknown reward")
+        .key("reward_funcs")
+        .expected(format!("one of {}", known.join(", ")))
+        .found(format!("`{name}`"))
+        .hint(hint))
+}
+
+/// Levenshtein distance in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let best = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = row[j + 1];
+            row[j + 1] = best;
+        }
+    }
+    row[b.len()]
+}
+
+/// A sample for the tests of rewards: `completion` against `answer`, `tokens` ids long.
+#[cfg(test)]
+pub(crate) fn test_sample<'a>(
+    completion: &'a str,
+    answer: &'a str,
+    ids: &'a [u32],
+    columns: &'a Map<String, Value>,
+) -> Sample<'a> {
+    Sample { completion, completion_ids: ids, prompt: "", answer, columns, truncated: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_builds_under_its_own_name() {
+        for e in REWARDS {
+            let r = reward_by_name(e.name, &RewardSettings::default()).unwrap();
+            assert_eq!(r.name(), e.name);
+            assert!(!e.doc.is_empty() && !e.doc.contains('\n'));
+        }
+        assert!(REWARDS.windows(2).all(|w| w[0].name < w[1].name), "keep the table sorted");
+    }
+
+    #[test]
+    fn unknown_name_lists_known_ones_and_the_nearest() {
+        let message = |name| match reward_by_name(name, &RewardSettings::default()) {
+            Ok(_) => panic!("{name} must not exist"),
+            Err(e) => e.one_line(),
+        };
+        let m = message("acuracy");
+        assert!(m.contains("did you mean `accuracy`?"), "{m}");
+        assert!(m.contains("accuracy, exact, format, length"), "{m}");
+        assert!(message("formt").contains("`format`?"));
+        assert!(!message("judge").contains("did you mean"));
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+    }
+}

@@ -1,0 +1,157 @@
+//! `metrics.jsonl`: one JSON object per line and step, on disk after every line. Lines are only
+//! ever appended, except that a resume cuts off what the lost part of the run had written.
+
+use super::{MetricRow, Sink};
+use crate::base::{Error, Result};
+use serde_json::{Map, Number, Value};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Appends rows to a file.
+pub struct JsonlSink {
+    file: File,
+    path: PathBuf,
+}
+
+impl JsonlSink {
+    /// Opens `path` for appending; makes it and its folder if missing. A last line that a killed
+    /// run left half-written is removed first, so that the next one does not continue it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)
+                .map_err(|e| Error::io("cannot create the folder of metrics", dir, &e))?;
+        }
+        let io = |e: std::io::Error| Error::io("cannot open the metrics file", &path, &e);
+        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(io)?;
+        let bytes = std::fs::read(&path).map_err(io)?;
+        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+        if whole < bytes.len() {
+            file.set_len(whole as u64).map_err(io)?;
+        }
+        Ok(JsonlSink { file, path })
+    }
+
+    /// Removes rows later than `step` and lines that are no rows; called on resume from the
+    /// checkpoint of `step`. The file is replaced in one move.
+    pub fn truncate_after(&mut self, step: u64) -> Result<()> {
+        let io = |e: std::io::Error| Error::io("cannot shorten the metrics file", &self.path, &e);
+        let text = std::fs::read(&self.path).map_err(io)?;
+        let text = String::from_utf8_lossy(&text);
+        let mut kept = String::with_capacity(text.len());
+        for line in text.split_inclusive('\n') {
+            if line.ends_with('\n') && parse_row(line).is_some_and(|r| r.step <= step) {
+                kept += line;
+            }
+        }
+        if kept.len() != text.len() {
+            let part = self.path.with_extension(format!("{}.part", std::process::id()));
+            let mut file = File::create(&part).map_err(io)?;
+            file.write_all(kept.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
+            std::fs::rename(&part, &self.path).map_err(io)?;
+            self.file = OpenOptions::new().append(true).open(&self.path).map_err(io)?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for JsonlSink {
+    fn log(&mut self, row: &MetricRow) -> Result<()> {
+        let mut object = Map::new();
+        object.insert("step".into(), row.step.into());
+        object.insert("epoch".into(), number(row.epoch));
+        for (name, value) in &row.values {
+            object.insert(name.clone(), number(*value));
+        }
+        let line = Value::Object(object).to_string() + "\n";
+        // One write per line: a reader sees a row or no row, a kill leaves at most one broken line.
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(|e| Error::io("cannot write metrics", &self.path, &e))
+    }
+    fn close(&mut self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io("cannot write metrics", &self.path, &e))
+    }
+}
+
+/// JSON has no NaN and no infinity: they become null.
+fn number(v: f64) -> Value {
+    Number::from_f64(v).map_or(Value::Null, Value::Number)
+}
+
+fn parse_row(line: &str) -> Option<MetricRow> {
+    let object: Map<String, Value> = serde_json::from_str(line).ok()?;
+    let mut row = MetricRow::new(object.get("step")?.as_u64()?, 0.0);
+    for (name, value) in object {
+        match (name.as_str(), value) {
+            ("step", _) => {}
+            ("epoch", v) => row.epoch = v.as_f64().unwrap_or(0.0),
+            (_, Value::Null) => row.push(name, f64::NAN),
+            (_, v) => {
+                if let Some(v) = v.as_f64() {
+                    row.push(name, v);
+                }
+            }
+        }
+    }
+    Some(row)
+}
+
+/// Reads a metrics file. Lines that are no rows (the last one of a killed run) are skipped; null
+/// becomes NaN.
+pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<MetricRow>> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read the metrics", path, &e))?;
+    Ok(String::from_utf8_lossy(&bytes).lines().filter_map(parse_row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(step: u64, loss: f64) -> MetricRow {
+        MetricRow { step, epoch: 0.5, values: vec![("loss".into(), loss), ("a".into(), 1.0)] }
+    }
+
+    #[test]
+    fn rows_survive_a_round_trip_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/metrics.jsonl");
+        let mut sink = JsonlSink::open(&path).unwrap();
+        sink.log(&row(1, 0.1)).unwrap();
+        sink.log(&row(2, f64::INFINITY)).unwrap();
+        sink.close().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("{\"step\":1,\"epoch\":0.5,\"loss\":0.1,\"a\":1.0}\n"), "{text}");
+        let rows = read_metrics(&path).unwrap();
+        assert_eq!(rows[0], row(1, 0.1));
+        assert!(rows[1].values[0].1.is_nan() && rows[1].get("loss").is_none());
+    }
+
+    #[test]
+    fn resume_removes_later_and_broken_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut sink = JsonlSink::open(&path).unwrap();
+        (1..=4).for_each(|s| sink.log(&row(s, 0.0)).unwrap());
+        drop(sink);
+        let mut raw = OpenOptions::new().append(true).open(&path).unwrap();
+        raw.write_all(b"{\"step\":2,\"lo").unwrap();
+        let mut sink = JsonlSink::open(&path).unwrap();
+        sink.log(&row(5, 0.0)).unwrap();
+        let steps = |p: &Path| read_metrics(p).unwrap().iter().map(|r| r.step).collect::<Vec<_>>();
+        assert_eq!(steps(&path), [1, 2, 3, 4, 5], "the broken line is gone, not glued");
+        sink.truncate_after(2).unwrap();
+        sink.log(&row(3, 9.0)).unwrap();
+        assert_eq!(steps(&path), [1, 2, 3]);
+        assert_eq!(read_metrics(&path).unwrap()[2].get("loss"), Some(9.0));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no part file stays");
+    }
+
+    #[test]
+    fn missing_file_names_itself() {
+        let e = read_metrics("no/such/metrics.jsonl").unwrap_err();
+        assert!(e.to_string().contains("no/such/metrics.jsonl") && e.exit_code() == 4);
+    }
+}
