@@ -1,0 +1,353 @@
+//! One JSON object to one row: VLM-R1's `conversations`, `messages` with roles, and plain `question`
+//! and `answer` columns. Nothing is guessed: markers and images must agree in number.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::jsonl::RowError;
+use super::{DatasetOptions, Message, Part, Row};
+use crate::base::Error;
+
+/// The marker of an image in a text (LLaVA's and VLM-R1's habit).
+const MARKER: &str = "<image>";
+/// Columns that may hold the question of a plain row, in order of preference.
+const QUESTION: [&str; 3] = ["question", "problem", "prompt"];
+/// Columns that may hold the reference answer, in order of preference.
+const ANSWER: [&str; 2] = ["answer", "solution"];
+/// Columns that may hold chat turns, in order of preference.
+const TURNS: [&str; 3] = ["conversations", "messages", "prompt"];
+
+type RowResult<T> = std::result::Result<T, RowError>;
+
+fn bad(what: &str, key: impl Into<String>) -> RowError {
+    RowError { key: Some(key.into()), error: Error::data(what) }
+}
+
+impl RowError {
+    fn expected(self, text: impl Into<String>) -> Self {
+        RowError { error: self.error.expected(text), ..self }
+    }
+    fn found(self, text: impl Into<String>) -> Self {
+        RowError { error: self.error.found(text), ..self }
+    }
+    fn hint(self, text: impl Into<String>) -> Self {
+        RowError { error: self.error.hint(text), ..self }
+    }
+}
+
+/// What a JSON value is, in words.
+pub(super) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A piece of a turn before images have numbers.
+enum Piece {
+    Text(String),
+    /// Takes the next image of the image column.
+    Marker,
+    /// Brings its own path.
+    Path(String),
+}
+
+struct Turn {
+    role: &'static str,
+    key: String,
+    pieces: Vec<Piece>,
+    /// The content as one text, if it was one: an assistant's is an answer, verbatim.
+    text: Option<String>,
+}
+
+/// Makes a row, or says what is wrong with it.
+pub(super) fn row_of(
+    file: &Path,
+    number: usize,
+    folder: &Path,
+    columns: Map<String, Value>,
+    options: &DatasetOptions,
+) -> RowResult<Row> {
+    let (image_key, paths) = image_column(&columns)?;
+    let mut turns = turns_of(&columns)?;
+    let answer = take_answer(&columns, &mut turns)?;
+    if turns.last().is_none_or(|t| t.role != "user") {
+        let key = turns.last().map_or("messages".to_owned(), |t| t.key.clone());
+        return Err(bad("the row has no question before the answer", key)
+            .expected("a turn of the user (\"human\" or \"user\") before the answer"));
+    }
+    let used = place_images(&mut turns, image_key, paths, options.question_template.as_deref())?;
+    let images =
+        used.into_iter().map(|(key, p)| resolve(folder, &key, p)).collect::<RowResult<_>>()?;
+    let mut messages = messages_of(turns);
+    if let Some(system) = &options.system_prompt
+        && messages.iter().all(|m| m.role != "system")
+    {
+        messages.insert(0, Message::text("system", system.as_str()));
+    }
+    let id = match columns.get("id") {
+        Some(Value::String(id)) => id.clone(),
+        Some(id) if !id.is_null() => id.to_string(),
+        _ => {
+            let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned());
+            format!("{}-{number}", stem.unwrap_or_default())
+        }
+    };
+    Ok(Row { file: file.to_owned(), row: number, id, images, messages, answer, columns })
+}
+
+/// Paths of column `image` or `images` and the column's name.
+fn image_column(columns: &Map<String, Value>) -> RowResult<(&'static str, Vec<String>)> {
+    let given = |key: &&str| columns.get(*key).is_some_and(|v| !v.is_null());
+    let Some(key) = ["image", "images"].into_iter().find(given) else {
+        return Ok(("image", Vec::new()));
+    };
+    let one = |v: &Value, key: String| match v {
+        Value::String(path) if !path.is_empty() => Ok(path.clone()),
+        other => Err(bad("an image is not a path", key)
+            .expected("the path of an image file")
+            .found(if other == "" { "an empty string" } else { kind_of(other) })
+            .hint("write the images to files and name them in the row")),
+    };
+    let paths = match &columns[key] {
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .map(|(i, v)| one(v, format!("{key}[{i}]")))
+            .collect::<RowResult<_>>()?,
+        single => vec![one(single, key.to_owned())?],
+    };
+    Ok((key, paths))
+}
+
+fn turns_of(columns: &Map<String, Value>) -> RowResult<Vec<Turn>> {
+    for key in TURNS {
+        if let Some(Value::Array(list)) = columns.get(key) {
+            return list
+                .iter()
+                .enumerate()
+                .map(|(i, v)| turn_of(v, format!("{key}[{i}]")))
+                .collect();
+        }
+    }
+    for key in QUESTION {
+        match columns.get(key) {
+            Some(Value::String(text)) if !text.trim().is_empty() => {
+                return Ok(vec![Turn {
+                    role: "user",
+                    key: key.to_owned(),
+                    pieces: pieces_of(text),
+                    text: Some(text.clone()),
+                }]);
+            }
+            None | Some(Value::Null) => {}
+            Some(other) => {
+                return Err(bad("the question is not a text", key)
+                    .expected("a string that is not empty")
+                    .found(if other.is_string() { "an empty string" } else { kind_of(other) }));
+            }
+        }
+    }
+    Err(bad("the row has no question", "question")
+        .expected("`question` and `answer`, or `conversations`, or `messages`")
+        .found(format!("keys {}", columns.keys().cloned().collect::<Vec<_>>().join(", "))))
+}
+
+fn turn_of(value: &Value, key: String) -> RowResult<Turn> {
+    let text_of = |names: [&str; 2]| names.iter().find_map(|n| value.get(*n));
+    let role = match text_of(["from", "role"]).and_then(Value::as_str) {
+        Some("human" | "user") => "user",
+        Some("gpt" | "assistant") => "assistant",
+        Some("system") => "system",
+        other => {
+            return Err(bad("a turn has no known role", format!("{key}.from"))
+                .expected("human, gpt, user, assistant or system")
+                .found(other.map_or("none".to_owned(), |r| format!("{r:?}"))));
+        }
+    };
+    let content = text_of(["value", "content"]);
+    let (pieces, text) = match content {
+        Some(Value::String(text)) => (pieces_of(text), Some(text.clone())),
+        Some(Value::Array(parts)) => (parts_of(parts, &key)?, None),
+        // Boxes and numbers as answers (VLM-R1's detection sets) are kept as their JSON text.
+        Some(other) if role == "assistant" && !other.is_null() => {
+            (vec![Piece::Text(other.to_string())], Some(other.to_string()))
+        }
+        other => {
+            return Err(bad("a turn has no content", format!("{key}.value"))
+                .expected("a string or a list of parts")
+                .found(other.map_or("nothing", kind_of)));
+        }
+    };
+    // An assistant's list that is not of parts (a box) is an answer too.
+    let text = text.or_else(|| match (role, content) {
+        ("assistant", Some(list)) => Some(joined_text(&pieces).unwrap_or_else(|| list.to_string())),
+        _ => None,
+    });
+    Ok(Turn { role, key, pieces, text })
+}
+
+fn joined_text(pieces: &[Piece]) -> Option<String> {
+    let texts: Vec<&str> = pieces
+        .iter()
+        .filter_map(|p| match p {
+            Piece::Text(t) => Some(t.as_str()),
+            _ => None,
+        })
+        .collect();
+    (!texts.is_empty()).then(|| texts.concat())
+}
+
+/// Splits a text at its markers; empty pieces vanish.
+fn pieces_of(text: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (i, piece) in text.split(MARKER).enumerate() {
+        if i > 0 {
+            pieces.push(Piece::Marker);
+        }
+        if !piece.is_empty() {
+            pieces.push(Piece::Text(piece.to_owned()));
+        }
+    }
+    pieces
+}
+
+/// Content lists of the `{"type": "image"}`, `{"type": "text", "text": ...}` form.
+fn parts_of(parts: &[Value], key: &str) -> RowResult<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        if let Some(path) = ["image", "path", "url"].iter().find_map(|k| part.get(*k)?.as_str()) {
+            pieces.push(Piece::Path(path.to_owned()));
+        } else if part.get("type").and_then(Value::as_str) == Some("image") {
+            pieces.push(Piece::Marker);
+        } else if let Some(text) = part.get("text").and_then(Value::as_str) {
+            pieces.extend(pieces_of(text));
+        } else if part.is_number() || part.is_array() {
+            return Ok(Vec::new()); // a box, not a list of parts
+        } else {
+            return Err(bad("a part of a turn is neither text nor image", format!("{key}[{i}]"))
+                .expected("{\"type\": \"text\", \"text\": ...} or {\"type\": \"image\"}")
+                .found(part.to_string().chars().take(80).collect::<String>()));
+        }
+    }
+    Ok(pieces)
+}
+
+/// The last assistant turn if it is the last of all (removed from `turns`), else a column.
+fn take_answer(columns: &Map<String, Value>, turns: &mut Vec<Turn>) -> RowResult<String> {
+    let (key, answer) = if let Some(turn) = turns.pop_if(|t| t.role == "assistant") {
+        (turn.key, turn.text)
+    } else {
+        let key = ANSWER.into_iter().find(|k| columns.contains_key(*k)).unwrap_or(ANSWER[0]);
+        let text = match columns.get(key) {
+            Some(Value::String(text)) => Some(text.clone()),
+            None | Some(Value::Null) => None,
+            Some(other) => Some(other.to_string()),
+        };
+        (key.to_owned(), text)
+    };
+    match answer {
+        Some(text) if !text.trim().is_empty() => Ok(text),
+        found => Err(bad("the row has no answer", key)
+            .expected("a reference answer that is not empty")
+            .found(if found.is_some() { "an empty text" } else { "none" })
+            .hint("rewards compare with it; remove the row or fill it in")),
+    }
+}
+
+/// Matches markers with images; returns the image paths with their keys in the order of use.
+fn place_images(
+    turns: &mut [Turn],
+    image_key: &'static str,
+    paths: Vec<String>,
+    template: Option<&str>,
+) -> RowResult<Vec<(String, String)>> {
+    let markers =
+        turns.iter().flat_map(|t| &t.pieces).filter(|p| matches!(p, Piece::Marker)).count();
+    if markers == 0 && !paths.is_empty() {
+        // VLM-R1 puts all images before the first question when the text has no marker.
+        if let Some(first) = turns.iter_mut().find(|t| t.role == "user") {
+            first.pieces.splice(0..0, paths.iter().map(|_| Piece::Marker));
+        }
+    } else if markers != paths.len() {
+        return Err(bad("image markers and images do not match", image_key)
+            .expected(format!("as many images as {MARKER} markers: {markers}"))
+            .found(format!("{} images", paths.len()))
+            .hint(format!("put one {MARKER} per image in the text, or none at all")));
+    }
+    if let (Some(template), Some(last)) = (template, turns.last_mut()) {
+        apply_template(template, &mut last.pieces);
+    }
+    let mut rest = paths.into_iter();
+    let mut used = Vec::new();
+    for turn in turns {
+        for piece in &mut turn.pieces {
+            let (key, path) = match piece {
+                Piece::Text(_) => continue,
+                Piece::Marker => (image_key.to_owned(), rest.next().unwrap_or_default()),
+                Piece::Path(path) => (turn.key.clone(), std::mem::take(path)),
+            };
+            used.push((key, path));
+        }
+    }
+    Ok(used)
+}
+
+/// Wraps a question in the template. Images that lead the question stay in front of everything, as
+/// VLM-R1 has them; images inside of it stay where they are.
+fn apply_template(template: &str, pieces: &mut Vec<Piece>) {
+    let place = if template.contains("{question}") { "{question}" } else { "{Question}" };
+    let Some((before, after)) = template.split_once(place) else { return };
+    let leading = pieces.iter().take_while(|p| !matches!(p, Piece::Text(_))).count();
+    pieces.insert(leading, Piece::Text(before.to_owned()));
+    pieces.push(Piece::Text(after.to_owned()));
+}
+
+/// Numbers the images and joins neighbouring texts.
+fn messages_of(turns: Vec<Turn>) -> Vec<Message> {
+    let mut next = 0;
+    let mut messages = Vec::new();
+    for turn in turns {
+        let mut content: Vec<Part> = Vec::new();
+        for piece in turn.pieces {
+            match (piece, content.last_mut()) {
+                (Piece::Text(new), Some(Part::Text(text))) => text.push_str(&new),
+                (Piece::Text(new), _) if new.is_empty() => {}
+                (Piece::Text(new), _) => content.push(Part::Text(new)),
+                _ => {
+                    content.push(Part::Image(next));
+                    next += 1;
+                }
+            }
+        }
+        messages.push(Message { role: turn.role.to_owned(), content });
+    }
+    messages
+}
+
+/// The file of an image; only its metadata is looked at, decoding comes later.
+fn resolve(folder: &Path, key: &str, path: String) -> RowResult<PathBuf> {
+    if path.starts_with("http://") || path.starts_with("https://") {
+        return Err(bad("an image is on the network", key)
+            .found(path)
+            .hint("download the images first and name the files in the row"));
+    }
+    let full = folder.join(path.strip_prefix("file://").unwrap_or(&path));
+    match std::fs::metadata(&full) {
+        Ok(m) if m.is_file() && m.len() > 0 => Ok(full),
+        Ok(m) => Err(bad("an image cannot be read", key).expected("an image file").found(format!(
+            "{} is {}",
+            full.display(),
+            if m.is_file() { "an empty file" } else { "not a file" }
+        ))),
+        Err(e) => Err(bad("an image cannot be read", key)
+            .expected("an image file")
+            .found(format!("{}: {e}", full.display()))
+            .hint("set --image_folders to the folder that image paths are relative to")),
+    }
+}
