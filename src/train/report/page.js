@@ -16,7 +16,8 @@ for (const card of document.querySelectorAll("[data-series]")) {
     cross.setAttribute("x1", px);
     cross.setAttribute("x2", px);
     cross.setAttribute("visibility", "visible");
-    read.textContent = `step ${step}: ` + near.map((p, i) => (series.length > 1 ? series[i].n + " " : "") + short(p[1])).join(", ");
+    read.textContent = `step ${step}: ` + near.map((p, i) =>
+      (series.length > 1 ? series[i].n + " " : "") + short(p[1]) + (p[0] === step ? "" : ` (step ${p[0]})`)).join(", ");
   });
   svg.addEventListener("pointerleave", () => {
     cross.setAttribute("visibility", "hidden");
