@@ -1,8 +1,9 @@
 //! torchvision's `resize(uint8, antialias=True)` on the CPU, to the bit: torch rounds the weights
-//! to 16-bit integers with as many bits of fraction as the largest weight of the pass allows. Its
-//! AVX2 kernel and its generic kernel sum the same integers, so the result depends neither on the
-//! processor nor on the memory format (channels first or last). Source of the arithmetic:
-//! aten/src/ATen/native/cpu/UpSampleKernel.cpp, `_compute_index_ranges_int16_weights`.
+//! to 16-bit integers with as many bits of fraction as the largest weight of the pass allows
+//! (aten/src/ATen/native/cpu/UpSampleKernel.cpp, `_compute_index_ranges_int16_weights`). Its AVX2,
+//! AVX-512 and generic kernels sum the same integers, so bicubic and Lanczos depend neither on the
+//! processor nor on the memory format; bilinear is what torchvision gives with AVX2 or on Arm (on
+//! older x86 it goes through floats, which is never done here).
 
 use super::convolve::{Filter, Order, Pass, Weights, resize, round_half_away, weights_f64};
 use super::{Image, check_size};

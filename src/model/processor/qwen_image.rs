@@ -224,7 +224,7 @@ impl QwenImageProcessor {
             let (h, w) = smart_resize(height, width, factor, s.min_pixels, s.max_pixels)?;
             return Ok((w, h));
         }
-        if width % factor != 0 || height % factor != 0 || width == 0 || height == 0 {
+        if [width, height].iter().any(|&side| side == 0 || !side.is_multiple_of(factor)) {
             return Err(Error::data("the image does not divide into patches")
                 .expected(format!("sides that are multiples of {factor}"))
                 .found(format!("{width} x {height}"))
@@ -522,10 +522,9 @@ impl Keys<'_> {
         let limit = |name: &str, edge: &str, class: u64| -> Result<u64> {
             let number =
                 |k: &Keys, key: &str| k.get(key, None, "a whole number", |v| v.as_u64().map(Some));
-            for found in [number(self, name)?, number(&inner, name)?, number(&inner, edge)?] {
-                if let Some(n) = found {
-                    return Ok(n);
-                }
+            let places = [number(self, name)?, number(&inner, name)?, number(&inner, edge)?];
+            if let Some(n) = places.into_iter().flatten().next() {
+                return Ok(n);
             }
             match size {
                 // transformers replaces its own limits by what `size` says, and then misses one.
