@@ -4,6 +4,7 @@
 pub mod gemm; // matrix multiplication: public forms, blocking, threads
 mod gemm_kernels; // the register tiles of gemm, one per instruction set
 pub mod simd; // run-time choice of the instruction set
+pub mod vecmath; // exp, ln, tanh, erf, sums in a fixed order
 
 pub use gemm::{Mat, gemm_f32, gemm_f32_serial, gemm_real};
 pub use simd::{Isa, vectorised};
