@@ -107,7 +107,7 @@ impl<'a> Net<'a> {
             let own_input = self.dropout.is_some();
             if let Some(d) = self.dropout {
                 self.site += 1;
-                let op = Dropout { p: d.p, seed: d.seed, step: d.step, site: self.site };
+                let op = Dropout { p: d.p, seed: d.seed, step: d.step, site: self.site, is_backward: false };
                 inputs.push(self.tape.op(op, &[x, d.keys])?);
             }
             lora = Some(Lora { scale, own_input });
@@ -162,7 +162,7 @@ impl<'a> Net<'a> {
         shape: &AttentionShape,
         cache: Option<(LayerCache, Slot)>,
     ) -> Result<Slot> {
-        let rope = Rope { head_dim: shape.head_dim };
+        let rope = Rope { head_dim: shape.head_dim, inverse: false };
         let q = self.tape.op(rope, &[q, shape.cos, shape.sin])?;
         let mut k = self.tape.op(rope, &[k, shape.cos, shape.sin])?;
         let mut v = v;

@@ -8,15 +8,28 @@
 pub mod cpu; // vector arithmetic, matrix multiplication
 pub mod io; // what a running op sees
 pub mod real; // f32 and f64 under one name
+pub mod shapes; // shape checks that ops share
 
 pub mod accumulate; // sum into a gradient
+pub mod adamw; // one optimizer step, in place
+pub mod add; // residual connections
 pub mod attention; // softmax(q k^T) v over key spans
+pub mod dropout; // mask from (seed, step, sample, token)
+pub mod embed; // token embeddings and vision rows
+pub mod gather_rows; // rows by index
+pub mod gelu; // exact, tanh, quick
+pub mod grad_norm; // norm of all gradients and clipping coefficient
 pub mod grpo_loss; // clipped surrogate with KL
 pub mod kv_write; // new keys and values into the cache
+pub mod layer_norm; // vision towers
 pub mod linear_logprob; // head, log-sum-exp, gather and entropy without stored logits
 pub mod matmul; // x W^T with bias and LoRA
+pub mod rms_norm; // decoders
+pub mod rope; // text, 2-D vision, M-RoPE by tables
 pub mod sample; // next tokens from logits
 pub mod split; // columns into equal parts
+pub mod swiglu; // gated activation
+pub mod zero; // clears tensors in place
 
 pub use io::Io;
 pub use real::Real;
@@ -203,7 +216,26 @@ pub struct OpSpec {
 }
 
 /// The op table.
-pub static OPS: &[&OpSpec] = &[];
+pub static OPS: &[&OpSpec] = &[
+    &adamw::SPEC,
+    &add::SPEC,
+    &attention::SPEC,
+    &dropout::SPEC,
+    &embed::SPEC,
+    &gather_rows::SPEC,
+    &gelu::SPEC,
+    &grad_norm::SPEC,
+    &grpo_loss::SPEC,
+    &layer_norm::SPEC,
+    &linear_logprob::SPEC,
+    &matmul::SPEC,
+    &rms_norm::SPEC,
+    &rope::SPEC,
+    &sample::SPEC,
+    &split::SPEC,
+    &swiglu::SPEC,
+    &zero::SPEC,
+];
 
 /// Where a persistent tensor lives, as the tape needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

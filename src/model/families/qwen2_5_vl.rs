@@ -7,6 +7,8 @@
 
 use super::{Naming, ParamSpec, Part};
 use crate::base::{Error, Result};
+pub mod net; // the model as a list of ops
+
 use crate::model::config::{TextConfig, VisionConfig, VlmConfig};
 
 /// Name prefix of PEFT adapters: `base_model.model.<canonical module>.lora_A.weight`.

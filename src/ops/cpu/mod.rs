@@ -1,8 +1,11 @@
 //! Arithmetic shared by the CPU forms of the ops: vector loops compiled for several instruction
 //! sets, elementary functions, matrix multiplication. Nothing here knows a tape or a shape rule.
 
+pub mod attention; // tiles of attention, forward and backward
 pub mod gemm; // matrix multiplication: public forms, blocking, threads
 mod gemm_kernels; // the register tiles of gemm, one per instruction set
+pub mod logsumexp; // one walk over logits for head and sampler
+pub mod rows; // work cut into tasks by rows and columns
 pub mod simd; // run-time choice of the instruction set
 pub mod vecmath; // exp, ln, tanh, erf, sums in a fixed order
 
