@@ -147,9 +147,7 @@ pub fn grpo_micro_batch(
     let start = Instant::now();
     let mut tape = Tape::new(DType::F32);
     let (logp, entropy) = forward(&mut tape, config, params, packed, &s.head, true, s.dropout)?;
-    let column = |tape: &mut Tape, v: &[f32]| {
-        tape.input(HostTensor::f32([v.len(), 1], v.to_vec()))
-    };
+    let column = |tape: &mut Tape, v: &[f32]| tape.input(HostTensor::f32([v.len(), 1], v.to_vec()));
     let old = if s.on_policy { logp } else { column(&mut tape, &packed.old) };
     let advantage = column(&mut tape, &packed.advantage);
     let weight = column(&mut tape, &packed.weight);

@@ -32,9 +32,10 @@ impl LoraConfig {
     /// True if the module of this canonical name carries an adapter.
     pub fn covers(&self, module: &str) -> bool {
         module.starts_with("model.language_model.")
-            && self.target_modules.iter().any(|t| {
-                module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.'))
-            })
+            && self
+                .target_modules
+                .iter()
+                .any(|t| module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.')))
     }
 
     /// First value of the `A` factor: uniform in ±1/√inputs (PEFT: `kaiming_uniform_` with a = √5).
@@ -80,11 +81,16 @@ impl LoraConfig {
         let file = dir.join("adapter_config.json");
         let text = std::fs::read_to_string(&file)
             .map_err(|e| Error::io("cannot read the adapter", &file, &e))?;
-        let map: Map<String, Value> = serde_json::from_str(&text)
-            .map_err(|e| Error::data("not an adapter configuration").file(&file).found(e.to_string()))?;
+        let map: Map<String, Value> = serde_json::from_str(&text).map_err(|e| {
+            Error::data("not an adapter configuration").file(&file).found(e.to_string())
+        })?;
         let wrong = |key: &str, expected: &str| {
             let found = map.get(key).unwrap_or(&Value::Null).to_string();
-            Error::data("this adapter cannot be used").file(&file).key(key).expected(expected).found(found)
+            Error::data("this adapter cannot be used")
+                .file(&file)
+                .key(key)
+                .expected(expected)
+                .found(found)
         };
         if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
             return Err(wrong("peft_type", "\"LORA\""));

@@ -107,7 +107,13 @@ impl<'a> Net<'a> {
             let own_input = self.dropout.is_some();
             if let Some(d) = self.dropout {
                 self.site += 1;
-                let op = Dropout { p: d.p, seed: d.seed, step: d.step, site: self.site, is_backward: false };
+                let op = Dropout {
+                    p: d.p,
+                    seed: d.seed,
+                    step: d.step,
+                    site: self.site,
+                    is_backward: false,
+                };
                 inputs.push(self.tape.op(op, &[x, d.keys])?);
             }
             lora = Some(Lora { scale, own_input });

@@ -5,7 +5,7 @@ use crate::base::{DType, Error, HostTensor, Result};
 use crate::io::safetensors::Checkpoint;
 use crate::mem::plan::aligned;
 use crate::mem::{Arena, Region};
-use crate::model::families::{Part, ParamSpec};
+use crate::model::families::{ParamSpec, Part};
 use crate::model::lora::LoraConfig;
 use crate::ops::ParamRef;
 use std::collections::HashMap;
@@ -163,7 +163,8 @@ impl ParamStore {
     /// # Errors
     /// Kind internal if there is none of this name.
     pub fn need(&self, name: &str) -> Result<&Param> {
-        self.get(name).ok_or_else(|| Error::internal("the model has no such parameter").tensor(name))
+        self.get(name)
+            .ok_or_else(|| Error::internal("the model has no such parameter").tensor(name))
     }
 
     /// Reads all values that `file` is to hold; `file_name` gives a parameter's name in the file,

@@ -175,8 +175,7 @@ impl Vlm {
 
 /// Copies config.json, saying that the weights beside it are single precision now.
 fn write_config_f32(from: &Path, to: &Path) -> Result<()> {
-    let text =
-        std::fs::read_to_string(from).map_err(|e| Error::io("cannot read", from, &e))?;
+    let text = std::fs::read_to_string(from).map_err(|e| Error::io("cannot read", from, &e))?;
     let mut json: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| Error::data("config.json is not JSON").file(from).found(e.to_string()))?;
     set_dtype(&mut json);

@@ -73,7 +73,10 @@ impl Attention {
         let d = self.head_dim;
         if q.cols() != self.heads * d || k.cols() != self.kv_heads * d || k.shape != inputs[2].shape
         {
-            return bad(format!("shapes {:?} {:?} for {} heads of {d}", q.shape, k.shape, self.heads));
+            return bad(format!(
+                "shapes {:?} {:?} for {} heads of {d}",
+                q.shape, k.shape, self.heads
+            ));
         }
         let mut next = 0;
         for s in self.segments.iter() {
@@ -88,7 +91,11 @@ impl Attention {
                 return bad(format!("{} keys for {} queries", s.num_keys(), s.queries.len));
             }
         }
-        if next == q.rows() { Ok(()) } else { bad(format!("segments cover {next} of {} rows", q.rows())) }
+        if next == q.rows() {
+            Ok(())
+        } else {
+            bad(format!("segments cover {next} of {} rows", q.rows()))
+        }
     }
 
     /// The definition.

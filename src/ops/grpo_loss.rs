@@ -40,7 +40,13 @@ pub struct TokenLoss<T> {
 
 impl GrpoLoss {
     /// The formula for one token.
-    pub fn token<T: Real>(&self, logp: T, old: T, advantage: T, reference: Option<T>) -> TokenLoss<T> {
+    pub fn token<T: Real>(
+        &self,
+        logp: T,
+        old: T,
+        advantage: T,
+        reference: Option<T>,
+    ) -> TokenLoss<T> {
         let (one, zero) = (T::one(), T::zero());
         let ratio = (logp - old).exp();
         let (low, high) = (T::of(1.0 - self.epsilon), T::of(1.0 + self.epsilon_high));

@@ -50,8 +50,7 @@ impl LinearLogprob {
             let top = z.iter().fold(T::neg_infinity(), |m, x| m.max(*x));
             lse[t] = top + z.iter().map(|x| (*x - top).exp()).sum::<T>().ln();
             logp[t] = z[target[t] as usize] - lse[t];
-            entropy[t] =
-                lse[t] - z.iter().map(|x| (*x - lse[t]).exp() * *x).sum::<T>();
+            entropy[t] = lse[t] - z.iter().map(|x| (*x - lse[t]).exp() * *x).sum::<T>();
         }
     }
 
@@ -78,12 +77,8 @@ impl LinearLogprob {
         for first in (0..v).step_by(VOCAB_TILE) {
             let n = VOCAB_TILE.min(v - first);
             logits_tile(h, w, hidden, first, n, &mut tile[..t * n]);
-            tile[..t * n]
-                .par_chunks_mut(n)
-                .zip(&mut state)
-                .zip(&mut *logp)
-                .zip(target)
-                .for_each(|(((z, state), logp), &target)| {
+            tile[..t * n].par_chunks_mut(n).zip(&mut state).zip(&mut *logp).zip(target).for_each(
+                |(((z, state), logp), &target)| {
                     vectorised(|| {
                         let inv = self.head.inv_temperature() as f32;
                         prepare_logits(z, first, inv, &self.head.forbidden);
@@ -92,7 +87,8 @@ impl LinearLogprob {
                     if let Some(&z) = (target as usize).checked_sub(first).and_then(|i| z.get(i)) {
                         *logp = z;
                     }
-                });
+                },
+            );
         }
         for (i, s) in state.iter().enumerate() {
             lse[i] = s.lse();

@@ -270,7 +270,14 @@ fn cases() -> Vec<Case> {
         case("one row", 1, 33, 65, Matmul::default(), 0),
         case("bias, many rows", 40, 24, 17, Matmul { bias: true, lora: None }, 0),
         case("adapter", 6, 10, 12, Matmul { bias: false, lora: lora(false) }, 3),
-        case("adapter with bias and own input", 6, 10, 12, Matmul { bias: true, lora: lora(true) }, 3),
+        case(
+            "adapter with bias and own input",
+            6,
+            10,
+            12,
+            Matmul { bias: true, lora: lora(true) },
+            3,
+        ),
         case("inner size over one panel", 3, 700, 5, Matmul::default(), 0),
     ]
 }

@@ -96,11 +96,7 @@ fn cases() -> Vec<Case> {
         op: Arc::new(Split { parts }),
         inputs: vec![(vec![t, c * parts], Fill::Normal(1.0), true)],
     };
-    vec![
-        case("query, key, value", 5, 12, 3),
-        case("two parts", 1, 7, 2),
-        case("one part", 3, 4, 1),
-    ]
+    vec![case("query, key, value", 5, 12, 3), case("two parts", 1, 7, 2), case("one part", 3, 4, 1)]
 }
 
 /// Row of the op table.

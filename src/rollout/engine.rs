@@ -114,13 +114,15 @@ impl<'a> Engine<'a> {
         for p in prompts {
             let longest = p.next_position as usize + self.settings.max_completion_length;
             if longest > limit {
-                return Err(Error::usage("prompt and completion are longer than the model's context")
-                    .expected(format!("at most {limit} positions (max_position_embeddings)"))
-                    .found(format!(
-                        "{} of the prompt and max_completion_length {}",
-                        p.next_position, self.settings.max_completion_length
-                    ))
-                    .hint("lower --max_completion_length or --max_pixels"));
+                return Err(Error::usage(
+                    "prompt and completion are longer than the model's context",
+                )
+                .expected(format!("at most {limit} positions (max_position_embeddings)"))
+                .found(format!(
+                    "{} of the prompt and max_completion_length {}",
+                    p.next_position, self.settings.max_completion_length
+                ))
+                .hint("lower --max_completion_length or --max_pixels"));
             }
             rows += self.rows(p, n);
             if rows * kv_row_bytes(cfg) > free {
@@ -129,10 +131,12 @@ impl<'a> Engine<'a> {
             take += 1;
         }
         if take == 0 {
-            return Err(Error::device("the memory budget is too small for one group of completions")
-                .expected(format!("{} bytes of KV cache", rows * kv_row_bytes(cfg)))
-                .found(format!("{free} bytes"))
-                .hint("raise --memory_budget, or lower --num_generations or --max_completion_length"));
+            return Err(Error::device(
+                "the memory budget is too small for one group of completions",
+            )
+            .expected(format!("{} bytes of KV cache", rows * kv_row_bytes(cfg)))
+            .found(format!("{free} bytes"))
+            .hint("raise --memory_budget, or lower --num_generations or --max_completion_length"));
         }
         Ok(take)
     }
@@ -228,10 +232,8 @@ impl<'a> Engine<'a> {
         let gather = tape.indices(gather);
         let hidden = tape.op(GatherRows, &[hidden, gather])?;
         let mut refs: Vec<&mut Sequence> = sequences.iter_mut().collect();
-        let context: Vec<&Prompt> = refs
-            .iter()
-            .map(|s| &*prompts[s.prompt - refs[0].prompt])
-            .collect();
+        let context: Vec<&Prompt> =
+            refs.iter().map(|s| &*prompts[s.prompt - refs[0].prompt]).collect();
         self.draw(tape, pool, hidden, &context, &mut refs, step)
     }
 
@@ -314,7 +316,8 @@ impl<'a> Engine<'a> {
         tape.keep(drawn[1]);
         let plan = tape.plan();
         let run = tape.run(&plan, self.arena, pool.end)?;
-        for ((s, token), logp) in sequences.iter_mut().zip(run.i32(drawn[0])).zip(run.f32(drawn[1])) {
+        for ((s, token), logp) in sequences.iter_mut().zip(run.i32(drawn[0])).zip(run.f32(drawn[1]))
+        {
             s.ids.push(token as u32);
             s.logps.push(logp);
             s.finish = self.finish(&s.ids);

@@ -70,7 +70,9 @@ impl Tape {
             })?;
             for ((&s, g), param) in node.inputs.iter().zip(din).zip(param_grads) {
                 match (g, param) {
-                    (Some(g), Some(place)) => self.emit_into(Arc::new(Accumulate), &[g], &[place])?,
+                    (Some(g), Some(place)) => {
+                        self.emit_into(Arc::new(Accumulate), &[g], &[place])?
+                    }
                     (Some(g), None) => grads.add(self, s, g)?,
                     (None, _) => {}
                 }

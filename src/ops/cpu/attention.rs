@@ -218,9 +218,10 @@ pub fn backward_dq(
         let first = tile.segment.queries.start + tile.first;
         let most = tile.segment.visible(tile.first + tile.len - 1);
         dq.fill(0.0);
-        for (x, (o, g)) in delta.iter_mut().zip(
-            o[first * n * d..].chunks_exact(d).zip(dout[first * n * d..].chunks_exact(d)),
-        ) {
+        for (x, (o, g)) in delta
+            .iter_mut()
+            .zip(o[first * n * d..].chunks_exact(d).zip(dout[first * n * d..].chunks_exact(d)))
+        {
             *x = o.iter().zip(g).fold(0.0, |s, (a, b)| s + a * b);
         }
         for kv in 0..m {
@@ -342,7 +343,8 @@ impl Batch {
         column: usize,
         d: usize,
     ) {
-        for (j, (dk, dv)) in dk.chunks_exact_mut(stride).zip(dv.chunks_exact_mut(stride)).enumerate()
+        for (j, (dk, dv)) in
+            dk.chunks_exact_mut(stride).zip(dv.chunks_exact_mut(stride)).enumerate()
         {
             let (dk, dv) = (&mut dk[column..column + d], &mut dv[column..column + d]);
             for (u, &th) in self.at.iter().enumerate() {

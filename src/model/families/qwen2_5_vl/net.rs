@@ -49,10 +49,8 @@ pub fn vision(
     let x = net.tape.input(pixels);
     let order = net.tape.indices(signed(&layout.patch_order));
     let x = net.tape.op(GatherRows, &[x, order])?;
-    let w = net.param(
-        "model.visual.patch_embed.proj.weight",
-        Some(&[v.hidden_size, v.patch_values()]),
-    )?;
+    let w = net
+        .param("model.visual.patch_embed.proj.weight", Some(&[v.hidden_size, v.patch_values()]))?;
     let mut x = net.tape.op(Matmul::default(), &[x, w])?;
     net.tape.name(x, "visual.patch_embed");
     let (cos, sin) = net.rope_tables(vision_rope_tables(&layout.rope_pos, v));
