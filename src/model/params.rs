@@ -135,7 +135,7 @@ impl ParamStore {
             return Err(Error::usage("the adapter fits no module of the model")
                 .key("lora_target_modules")
                 .expected("last parts of linear layers of the language model, such as q_proj")
-                .found(lora.target_modules.join(" ")));
+                .found(format!("{:?}", lora.target_modules)));
         }
         let index = list.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
         Ok(ParamStore { list, index, lora: training.lora().cloned() })

@@ -4,3 +4,5 @@ pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod report; // report.html
 pub mod settings; // options, typed and checked against each other
 pub mod sinks; // console, metrics.jsonl, TensorBoard
+pub mod trace; // one chat with every activation and gradient
+pub mod workspace; // memory, weights, tokenizer, image processor
