@@ -141,6 +141,23 @@ impl ParamStore {
         Ok(ParamStore { list, index, lora: training.lora().cloned() })
     }
 
+    /// The same parameters with a copy of the present values of the trained ones: a reference that
+    /// does not move. What is not trained is shared.
+    ///
+    /// # Errors
+    /// Kind device if the copy does not fit the arena.
+    pub fn frozen_copy(&self, arena: &mut Arena) -> Result<Self> {
+        let mut copy = self.clone();
+        for p in copy.list.iter_mut().filter(|p| p.trained()) {
+            let values: Vec<f32> = arena.read(p.place.value);
+            let value = arena.persist(values.len(), DType::F32)?;
+            arena.write(value, &values);
+            p.place = ParamRef { value, grad: None };
+            p.moments = None;
+        }
+        Ok(copy)
+    }
+
     /// All parameters, adapters last.
     pub fn all(&self) -> &[Param] {
         &self.list
