@@ -369,15 +369,15 @@ impl<'a> GrpoRun<'a> {
         let mut counted = Vec::new();
         let mut owner = None;
         for i in range.clone() {
-            let (prompt, c) = (i / n, &r.window.completions[i / n][i % n]);
+            let (group, c) = (i / n, &r.window.completions[i / n][i % n]);
             let (advantage, weight) = (r.window.advantages[i], weights[i - range.start]);
             if weight == 0.0 || (advantage == 0.0 && s.beta == 0.0) {
                 continue;
             }
-            if owner != Some(prompt) {
-                let prompt = r.prompts[prompt].clone();
+            if owner != Some(group) {
+                let prompt = r.prompts[group].clone();
                 groups.push(TrainGroup { prompt, completions: Vec::new() });
-                owner = Some(prompt_of(i, n));
+                owner = Some(group);
             }
             counted.push(all[i].counted);
             if let Some(g) = groups.last_mut() {
@@ -415,10 +415,6 @@ impl<'a> GrpoRun<'a> {
         row.push("eval_runtime", report.seconds);
         log.log(row)
     }
-}
-
-fn prompt_of(completion: usize, n: usize) -> usize {
-    completion / n
 }
 
 /// Results of all micro-batches of an update.
