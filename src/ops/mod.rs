@@ -5,9 +5,24 @@
 //! Shapes are row-major matrices: `[rows, columns]`. Legend: T tokens, H hidden, N heads, D head
 //! size, V vocabulary, R rank.
 
+pub mod adamw; // one optimizer step, in place
+pub mod add; // residual connections
 pub mod cpu; // vector arithmetic, matrix multiplication
+pub mod dropout; // mask from (seed, step, sample, token)
+#[cfg(test)]
+mod eager; // runs the cases of the table
+pub mod embed; // token embeddings and vision rows
+pub mod gather_rows; // rows by index
+pub mod gelu; // exact, tanh, quick
+pub mod grad_norm; // norm of all gradients and clipping coefficient
 pub mod io; // what a running op sees
+pub mod layer_norm; // vision towers
 pub mod real; // f32 and f64 under one name
+pub mod rms_norm; // decoders
+pub mod rope; // text, 2-D vision, M-RoPE by tables
+pub mod shapes; // shape checks that ops share
+pub mod swiglu; // gated activation
+pub mod zero; // clears tensors in place
 
 pub use io::Io;
 pub use real::Real;
@@ -183,7 +198,20 @@ pub struct OpSpec {
 }
 
 /// The op table.
-pub static OPS: &[&OpSpec] = &[];
+pub static OPS: &[&OpSpec] = &[
+    &adamw::SPEC,
+    &add::SPEC,
+    &dropout::SPEC,
+    &embed::SPEC,
+    &gather_rows::SPEC,
+    &gelu::SPEC,
+    &grad_norm::SPEC,
+    &layer_norm::SPEC,
+    &rms_norm::SPEC,
+    &rope::SPEC,
+    &swiglu::SPEC,
+    &zero::SPEC,
+];
 
 /// Where a persistent tensor lives, as the tape needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,127 @@
+//! One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) on one parameter, in place, with
+//! the formula and the order of operations of `torch.optim.AdamW`. The gradient is multiplied by
+//! the clipping coefficient on the way in, so that clipped gradients are never stored.
+
+use super::cpu::rows::CHUNK;
+use super::cpu::vectorised;
+use super::shapes::{require, same_float};
+use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, TensorType};
+use crate::base::{DType, Result, Tolerance};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Row of the op table.
+pub static SPEC: OpSpec = OpSpec {
+    name: "adamw",
+    doc: "grad, clip[2]; updates param, m, v of grad's shape in place",
+    cases,
+    tolerance: Tolerance::rel(1e-6),
+};
+
+/// Inputs `grad`, `clip[2]` = (norm, coefficient); updates `param`, `m`, `v` of the gradient's
+/// shape in place, so nothing is inferred.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Number of this update, from 1.
+    pub step: u32,
+}
+
+impl Op for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        let ok = matches!(inputs, [_, clip] if clip.len() == 2) && same_float(inputs);
+        require(ok && self.step > 0, self.name(), inputs, "grad, clip[2], step from 1")?;
+        Ok(vec![])
+    }
+    fn run(&self, io: &Io) {
+        match io.float_type() {
+            DType::F64 => self.update::<f64>(io),
+            _ => self.update::<f32>(io),
+        }
+    }
+    fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
+        let n = inputs[0].len() as f64;
+        // Reads grad, param, m, v; writes the last three.
+        Cost { flops: 14.0 * n, bytes: 7.0 * n * inputs[0].dtype.size() as f64 }
+    }
+}
+
+impl AdamW {
+    fn update<T: Real>(&self, io: &Io) {
+        let (grad, clip) = (io.input::<T>(0), io.input::<T>(1)[1]);
+        let [param, m, v] = [io.output::<T>(0), io.output::<T>(1), io.output::<T>(2)];
+        assert!([&param, &m, &v].iter().all(|s| s.len() == grad.len()), "adamw: sizes differ");
+        let correction = |beta: f64| 1.0 - beta.powi(self.step as i32);
+        // Scalars are doubles until they meet the tensor, as in torch.
+        let decay = T::of(1.0 - self.lr * self.weight_decay);
+        let (rate1, beta2, rate2) =
+            (T::of(1.0 - self.beta1), T::of(self.beta2), T::of(1.0 - self.beta2));
+        let (root, eps) = (T::of(correction(self.beta2).sqrt()), T::of(self.eps));
+        let step_size = T::of(self.lr / correction(self.beta1));
+        (
+            param.par_chunks_mut(CHUNK),
+            m.par_chunks_mut(CHUNK),
+            v.par_chunks_mut(CHUNK),
+            grad.par_chunks(CHUNK),
+        )
+            .into_par_iter()
+            .for_each(|(param, m, v, grad)| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let state = m.iter_mut().zip(v.iter_mut());
+                        for ((p, &g), (m, v)) in param.iter_mut().zip(grad).zip(state) {
+                            let g = g * clip;
+                            *p *= decay;
+                            *m = rate1.mul_add(g - *m, *m); // torch's lerp
+                            *v = *v * beta2 + rate2 * g * g;
+                            let denominator = v.sqrt() / root + eps;
+                            *p -= step_size * *m / denominator;
+                        }
+                    },
+                );
+            });
+    }
+}
+
+/// The last three inputs are the values before the update.
+fn cases() -> Vec<Case> {
+    let case = |label, n: usize, step: u32, weight_decay: f64, clip: f64| {
+        let squares = (0..n).map(|i| ((i * 37 % 101) as f64 / 101.0).powi(2)).collect();
+        Case {
+            label,
+            op: Arc::new(AdamW {
+                lr: 1e-2,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay,
+                step,
+            }),
+            inputs: vec![
+                (vec![n], Fill::Normal(0.5), false),
+                (vec![2], Fill::Values(vec![3.0, clip]), false),
+                (vec![n], Fill::Normal(1.0), false),
+                (vec![n], Fill::Normal(0.1), false),
+                (vec![n], Fill::Values(squares), false),
+            ],
+        }
+    };
+    vec![
+        case("first step", 33, 1, 0.0, 1.0),
+        case("weight decay and clipping", 100, 7, 0.1, 0.3),
+        case("several tasks", 40_001, 1000, 0.01, 1.0),
+    ]
+}

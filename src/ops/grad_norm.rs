@@ -1,0 +1,119 @@
+//! The L2 norm of all gradients together, and the coefficient that clips it, as
+//! `torch.nn.utils.clip_grad_norm_`. Squares are summed in f64 over chunks of fixed size, the
+//! chunks in order, so the norm has the same bits for any number of threads.
+
+use super::cpu::rows::CHUNK;
+use super::cpu::vectorised;
+use super::shapes::{require, same_float};
+use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, TensorType};
+use crate::base::{DType, Result, Tolerance};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Row of the op table.
+pub static SPEC: OpSpec = OpSpec {
+    name: "grad_norm",
+    doc: "any number of gradients to [2] = (norm of all, coefficient that clips it to max_norm)",
+    cases,
+    tolerance: Tolerance::rel(2e-7),
+};
+
+/// Inputs: any number of gradients; output `[2]` = (norm, coefficient).
+#[derive(Debug, Clone, Copy)]
+pub struct GradNorm {
+    /// Clip to this norm; 0 never clips.
+    pub max_norm: f64,
+}
+
+/// Keeps the coefficient finite at norm 0; the value of `torch.nn.utils.clip_grad_norm_`.
+const CLIP_EPS: f64 = 1e-6;
+
+/// Running sums per chunk.
+const CHAINS: usize = 16;
+
+impl Op for GradNorm {
+    fn name(&self) -> &'static str {
+        "grad_norm"
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        let ok = !inputs.is_empty() && same_float(inputs);
+        require(ok, self.name(), inputs, "at least one gradient, all of one type")?;
+        Ok(vec![TensorType { shape: vec![2], dtype: inputs[0].dtype }])
+    }
+    fn run(&self, io: &Io) {
+        match io.float_type() {
+            DType::F64 => self.measure::<f64>(io),
+            _ => self.measure::<f32>(io),
+        }
+    }
+    fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
+        let n: usize = inputs.iter().map(|t| t.len()).sum();
+        Cost { flops: 2.0 * n as f64, bytes: (n * inputs[0].dtype.size()) as f64 }
+    }
+}
+
+impl GradNorm {
+    fn measure<T: Real>(&self, io: &Io) {
+        let total: f64 = (0..io.num_inputs()).map(|i| sum_squares(io.input::<T>(i))).sum();
+        let norm = total.sqrt();
+        let coefficient = self.max_norm / (norm + CLIP_EPS);
+        // Not `min`: a norm that is not a number must not pass as "no clipping".
+        let coefficient = if self.max_norm == 0.0 || coefficient > 1.0 { 1.0 } else { coefficient };
+        io.output::<T>(0).copy_from_slice(&[T::of(norm), T::of(coefficient)]);
+    }
+}
+
+/// Sum of squares in f64: per chunk 16 chains by position, folded in halves; chunks in order, in
+/// groups whose partial sums fit on the stack.
+fn sum_squares<T: Real>(x: &[T]) -> f64 {
+    const GROUP: usize = 256;
+    let mut total = 0.0;
+    for group in x.chunks(GROUP * CHUNK) {
+        let mut sums = [0f64; GROUP];
+        sums.par_iter_mut().zip(group.par_chunks(CHUNK)).for_each(|(sum, x)| {
+            *sum = vectorised(
+                #[inline(always)]
+                || sum_squares_of_chunk(x),
+            );
+        });
+        total = sums.iter().fold(total, |a, b| a + b);
+    }
+    total
+}
+
+#[inline(always)]
+fn sum_squares_of_chunk<T: Real>(x: &[T]) -> f64 {
+    let mut acc = [0f64; CHAINS];
+    let whole = x.chunks_exact(CHAINS);
+    let rest = whole.remainder();
+    for x in whole {
+        for (a, &x) in acc.iter_mut().zip(x) {
+            *a = x.wide().mul_add(x.wide(), *a);
+        }
+    }
+    for (a, &x) in acc.iter_mut().zip(rest) {
+        *a = x.wide().mul_add(x.wide(), *a);
+    }
+    let mut half = CHAINS / 2;
+    while half > 0 {
+        for l in 0..half {
+            acc[l] += acc[l + half];
+        }
+        half /= 2;
+    }
+    acc[0]
+}
+
+fn cases() -> Vec<Case> {
+    let case = |label, max_norm: f64, sizes: &[usize]| Case {
+        label,
+        op: Arc::new(GradNorm { max_norm }),
+        inputs: sizes.iter().map(|&n| (vec![n], Fill::Normal(0.7), false)).collect(),
+    };
+    vec![
+        case("clipped", 1.0, &[33, 1, 130]),
+        case("small enough", 100.0, &[5, 77]),
+        case("never clips", 0.0, &[64]),
+        case("several tasks", 0.5, &[50_001, 17]),
+    ]
+}

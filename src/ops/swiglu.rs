@@ -1,0 +1,148 @@
+//! The gated activation of the decoder's MLP (Shazeer, arXiv 2002.05202): `y = silu(gate) * up`
+//! with `silu(g) = g * sigmoid(g)`. Purely element-wise; the matrix products are not here.
+
+use super::cpu::rows::CHUNK;
+use super::cpu::{vecmath, vectorised};
+use super::shapes::{require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::base::{DType, Result, Tolerance};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Row of the op table.
+pub static SPEC: OpSpec = OpSpec {
+    name: "swiglu",
+    doc: "gate[T,F], up[T,F] to y[T,F] = silu(gate) * up",
+    cases,
+    tolerance: Tolerance::rel(1e-6),
+};
+
+/// Inputs `gate[T,F]`, `up[T,F]`; output `y[T,F]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Swiglu;
+
+/// Inputs `gate, up, dy`; outputs `dgate, dup`.
+#[derive(Debug, Clone, Copy)]
+struct SwigluBwd;
+
+impl Op for Swiglu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        let ok = same_float(inputs) && matches!(inputs, [g, u] if g.shape == u.shape);
+        require(ok, self.name(), inputs, "gate[T,F], up[T,F]")?;
+        Ok(vec![inputs[0].clone()])
+    }
+    fn run(&self, io: &Io) {
+        match io.float_type() {
+            DType::F64 => swiglu_fwd::<f64>(io.input(0), io.input(1), io.output(0)),
+            _ => swiglu_fwd_f32(io.input(0), io.input(1), io.output(0)),
+        }
+    }
+    fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
+        let Some(dy) = b.grads[0] else { return Ok(vec![None; 2]) };
+        let d = b.tape.emit(Arc::new(SwigluBwd), &[b.inputs[0], b.inputs[1], dy])?;
+        Ok(vec![b.needs[0].then_some(d[0]), b.needs[1].then_some(d[1])])
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
+        Cost { flops: 20.0 * inputs[0].len() as f64, bytes }
+    }
+}
+
+impl Op for SwigluBwd {
+    fn name(&self) -> &'static str {
+        "swiglu_bwd"
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
+        let ok = same_float(inputs)
+            && matches!(inputs, [g, u, dy] if g.shape == u.shape && g.shape == dy.shape);
+        require(ok, self.name(), inputs, "gate[T,F], up[T,F], dy[T,F]")?;
+        Ok(vec![inputs[0].clone(); 2])
+    }
+    fn run(&self, io: &Io) {
+        match io.float_type() {
+            DType::F64 => swiglu_bwd::<f64>(
+                [io.input(0), io.input(1), io.input(2)],
+                [io.output(0), io.output(1)],
+            ),
+            _ => swiglu_bwd_f32(
+                [io.input(0), io.input(1), io.input(2)],
+                [io.output(0), io.output(1)],
+            ),
+        }
+    }
+}
+
+/// The definition.
+fn swiglu_fwd<T: Real>(gate: &[T], up: &[T], y: &mut [T]) {
+    for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
+        *y = g / (T::one() + (-g).exp()) * u;
+    }
+}
+
+/// `silu'(g) = s + g s (1 - s)` with `s = sigmoid(g)`.
+fn swiglu_bwd<T: Real>([gate, up, dy]: [&[T]; 3], [dgate, dup]: [&mut [T]; 2]) {
+    for i in 0..dy.len() {
+        let (g, s) = (gate[i], (T::one() + (-gate[i]).exp()).recip());
+        dgate[i] = dy[i] * up[i] * (s + g * s * (T::one() - s));
+        dup[i] = dy[i] * g * s;
+    }
+}
+
+fn swiglu_fwd_f32(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    (y.par_chunks_mut(CHUNK), gate.par_chunks(CHUNK), up.par_chunks(CHUNK))
+        .into_par_iter()
+        .for_each(|(y, gate, up)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
+                        *y = g * vecmath::sigmoid(g) * u;
+                    }
+                },
+            );
+        });
+}
+
+fn swiglu_bwd_f32([gate, up, dy]: [&[f32]; 3], [dgate, dup]: [&mut [f32]; 2]) {
+    (
+        dgate.par_chunks_mut(CHUNK),
+        dup.par_chunks_mut(CHUNK),
+        gate.par_chunks(CHUNK),
+        up.par_chunks(CHUNK),
+        dy.par_chunks(CHUNK),
+    )
+        .into_par_iter()
+        .for_each(|(dgate, dup, gate, up, dy)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    let inputs = gate.iter().zip(up).zip(dy);
+                    for ((dg, du), ((&g, &u), &dy)) in
+                        dgate.iter_mut().zip(dup.iter_mut()).zip(inputs)
+                    {
+                        let s = vecmath::sigmoid(g);
+                        let silu = g * s;
+                        *dg = dy * u * silu.mul_add(1.0 - s, s);
+                        *du = dy * silu;
+                    }
+                },
+            );
+        });
+}
+
+fn cases() -> Vec<Case> {
+    let case = |label, t: usize, f: usize, std: f64| Case {
+        label,
+        op: Arc::new(Swiglu),
+        inputs: vec![(vec![t, f], Fill::Normal(std), true), (vec![t, f], Fill::Normal(1.0), true)],
+    };
+    vec![
+        case("odd", 5, 33, 1.0),
+        case("saturated gates", 3, 17, 30.0),
+        case("one element", 1, 1, 1.0),
+        case("several tasks", 67, 521, 2.0),
+    ]
+}
