@@ -105,6 +105,7 @@ fn bench_ops(filter: &str) {
         (&adamw, &[(t, f), (&[2], f)], &[t, t, t]),
         (&grad_norm::GradNorm { max_norm: 1.0 }, &[(t, f)], &[]),
         (&zero::Zero, &[], &[t]),
+        (&grad_norm::GradNorm { max_norm: 1.0 }, &[(&[16384, 2048], f)], &[]),
     ];
     for (op, inputs, in_place) in rows {
         if op.name().contains(filter) {
@@ -122,6 +123,10 @@ fn main() {
         ("mlp", 480, 8192, 2048),
         ("lora", 1024, 16, 2048),
         ("small", 200, 256, 128),
+        ("dec 1 L2", 1, 64, 1024),
+        ("dec 1 L2 odd", 1, 64, 1040),
+        ("dec 1 L3", 1, 1024, 2048),
+        ("dec 1 odd", 1, 8192, 2064),
         ("decode 16", 16, 8192, 2048),
         ("decode 8", 8, 8192, 2048),
         ("decode 1", 1, 8192, 2048),

@@ -3,6 +3,7 @@
 
 pub mod gemm; // matrix multiplication: public forms, blocking, threads
 mod gemm_kernels; // the register tiles of gemm, one per instruction set
+mod gemm_thin; // matrix multiplication for few rows
 pub mod rows; // how loops are cut into tasks
 pub mod simd; // run-time choice of the instruction set
 pub mod vecmath; // exp, ln, tanh, erf, sums in a fixed order
