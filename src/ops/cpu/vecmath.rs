@@ -160,15 +160,25 @@ fn reduce<const N: usize>(
     const WIDE: usize = CHAINS * LANES;
     let len = slices[0].len();
     assert!(slices.iter().all(|s| s.len() == len), "slices differ in length");
-    let mut acc = [start; WIDE];
+    let mut chains = [[start; LANES]; CHAINS];
     let whole = len / WIDE * WIDE;
     let mut at = 0;
     while at < whole {
-        let blocks = slices.map(|s| &s[at..at + WIDE]);
-        for l in 0..WIDE {
-            acc[l] = step(acc[l], blocks.map(|b| b[l]));
+        for (q, acc) in chains.iter_mut().enumerate() {
+            let from = at + q * LANES;
+            let blocks = slices.map(|s| &s[from..from + LANES]);
+            let mut next = *acc;
+            for l in 0..LANES {
+                next[l] = step(next[l], blocks.map(|b| b[l]));
+            }
+            *acc = next;
         }
         at += WIDE;
+    }
+    // A copy: indexing with a variable would force the sums above out of the registers.
+    let mut acc = [start; WIDE];
+    for (to, from) in acc.chunks_exact_mut(LANES).zip(&chains) {
+        to.copy_from_slice(from);
     }
     let rest = slices.map(|s| &s[whole..]);
     for l in 0..len - whole {
