@@ -175,8 +175,9 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
         Error::io("this folder is not a checkpoint that can be continued", &file, &e)
             .hint("give a checkpoint-<step> folder of a grpo-rt run, or `true` for the latest")
     })?;
-    let state: RunState = serde_json::from_str(&text)
-        .map_err(|e| Error::data("the checkpoint's state is damaged").file(&file).found(e.to_string()))?;
+    let state: RunState = serde_json::from_str(&text).map_err(|e| {
+        Error::data("the checkpoint's state is damaged").file(&file).found(e.to_string())
+    })?;
     if model.params.lora().is_some() {
         model.load_adapter(dir, arena)?;
     } else {
@@ -188,7 +189,9 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
         let Some(places) = p.moments else { continue };
         for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(places) {
             let (shape, data) = moments.read_f32(&format!("{kind}.{}", p.name)).map_err(|e| {
-                e.hint("the checkpoint trained other parameters than this run; use the same options")
+                e.hint(
+                    "the checkpoint trained other parameters than this run; use the same options",
+                )
             })?;
             if shape != p.shape {
                 return Err(Error::data("the checkpoint's optimizer state has another shape")

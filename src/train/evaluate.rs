@@ -7,10 +7,10 @@ use crate::model::prompt::Prompt;
 use crate::reward::RewardSet;
 use crate::rollout::RolloutSettings;
 use crate::train::generation::{Scored, generate_scored, question, reward_set, rollout_settings};
+use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::settings::{DataSettings, EvalSettings, check_paths};
 use crate::train::workspace::{Workspace, training_of};
-use crate::train::interrupt;
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
@@ -139,8 +139,7 @@ impl Evaluation<'_> {
         }
         name_skipped(&skipped);
         let mean = |(sum, n): &(f64, usize)| if *n == 0 { 0.0 } else { sum / *n as f64 };
-        let per_reward: Vec<(String, f64)> =
-            names.into_iter().zip(sums.iter().map(mean)).collect();
+        let per_reward: Vec<(String, f64)> = names.into_iter().zip(sums.iter().map(mean)).collect();
         let share = |n: usize| if count == 0 { 0.0 } else { n as f64 / count as f64 };
         Ok(EvalReport {
             accuracy: per_reward.first().map_or(0.0, |r| r.1),

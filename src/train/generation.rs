@@ -63,7 +63,10 @@ pub struct Scored {
 pub fn question(row: &Row) -> String {
     let last = row.messages.iter().rev().find(|m| m.role == "user");
     let parts = last.map(|m| m.content.as_slice()).unwrap_or_default();
-    parts.iter().filter_map(|p| if let Part::Text(t) = p { Some(t.as_str()) } else { None }).collect()
+    parts
+        .iter()
+        .filter_map(|p| if let Part::Text(t) = p { Some(t.as_str()) } else { None })
+        .collect()
 }
 
 /// Generates `n` completions per prompt.
@@ -104,7 +107,8 @@ pub fn score(
     texts: &[String],
 ) -> Scores {
     let questions: Vec<String> = rows.iter().map(|r| question(r)).collect();
-    let owners = completions.iter().enumerate().flat_map(|(i, group)| group.iter().map(move |c| (i, c)));
+    let owners =
+        completions.iter().enumerate().flat_map(|(i, group)| group.iter().map(move |c| (i, c)));
     let samples: Vec<Sample> = owners
         .zip(texts)
         .map(|((i, c), text)| Sample {

@@ -158,7 +158,11 @@ impl<'a> GrpoRun<'a> {
     }
 
     /// Generates, scores and turns rewards into advantages.
-    fn next_rollout(&mut self, batches: &Receiver<Result<Batch>>, log: &mut RunLog) -> Result<Rollout> {
+    fn next_rollout(
+        &mut self,
+        batches: &Receiver<Result<Batch>>,
+        log: &mut RunLog,
+    ) -> Result<Rollout> {
         let start = Instant::now();
         let batch = batches.recv().expect("the stream ends only with an error")?;
         let waited = start.elapsed().as_secs_f64();
@@ -230,7 +234,10 @@ impl<'a> GrpoRun<'a> {
             ("completions/mean_length", mean(&lengths)),
             ("completions/min_length", min(&lengths)),
             ("completions/max_length", max(&lengths)),
-            ("completions/mean_terminated_length", if ended.is_empty() { 0.0 } else { mean(&ended) }),
+            (
+                "completions/mean_terminated_length",
+                if ended.is_empty() { 0.0 } else { mean(&ended) },
+            ),
             ("completions/min_terminated_length", if ended.is_empty() { 0.0 } else { min(&ended) }),
             ("completions/max_terminated_length", if ended.is_empty() { 0.0 } else { max(&ended) }),
             ("completions/clipped_ratio", clipped),
@@ -305,12 +312,8 @@ impl<'a> GrpoRun<'a> {
             ("grad_norm".into(), norm),
             ("learning_rate".into(), rate),
         ];
-        let rolled: f64 = rollout
-            .metrics
-            .iter()
-            .filter(|(n, _)| n.starts_with("time/"))
-            .map(|(_, v)| v)
-            .sum();
+        let rolled: f64 =
+            rollout.metrics.iter().filter(|(n, _)| n.starts_with("time/")).map(|(_, v)| v).sum();
         values.append(&mut rollout.metrics);
         values.extend(sum.token_metrics(&self.loss, &counted));
         if first_pass {
@@ -342,7 +345,12 @@ impl<'a> GrpoRun<'a> {
 
     /// The groups of a slice, with weights over the whole slice; completions that teach nothing are
     /// left out of the pass, not out of the weights.
-    fn slice_groups(&self, r: &Rollout, slice: usize, slices: usize) -> (Vec<TrainGroup>, Vec<bool>) {
+    fn slice_groups(
+        &self,
+        r: &Rollout,
+        slice: usize,
+        slices: usize,
+    ) -> (Vec<TrainGroup>, Vec<bool>) {
         let s = &self.settings.grpo;
         let n = s.num_generations;
         let total = r.prompts.len() * n;

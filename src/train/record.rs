@@ -2,7 +2,9 @@
 //! images for the report, and lines for the console.
 
 use crate::base::Result;
-use crate::io::completions::{CompletionRecord, PromptMessage, PromptPart, completions_path, write};
+use crate::io::completions::{
+    CompletionRecord, PromptMessage, PromptPart, completions_path, write,
+};
 use crate::io::dataset::{Part, Row};
 use crate::io::image;
 use crate::train::generation::{Scored, question};
@@ -91,9 +93,13 @@ impl Recorded<'_> {
         let texts = self.scored.texts.iter().enumerate().take(take);
         texts
             .map(|(i, text)| {
-                let total = self.scored.scores.total[i].map_or("none".into(), |r| format!("{r:.3}"));
+                let total =
+                    self.scored.scores.total[i].map_or("none".into(), |r| format!("{r:.3}"));
                 let question = question(self.rows[i / n]).replace('\n', " ");
-                format!("step {} | {question} | {text:?} | reward {total} | advantage {:+.3}", self.step, self.advantages[i])
+                format!(
+                    "step {} | {question} | {text:?} | reward {total} | advantage {:+.3}",
+                    self.step, self.advantages[i]
+                )
             })
             .collect()
     }

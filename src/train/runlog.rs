@@ -40,7 +40,8 @@ pub fn open_run_dir(output: &OutputSettings) -> Result<Option<PathBuf>> {
         }
         remove_run(dir)?;
     }
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot create the run's folder", dir, &e))?;
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Error::io("cannot create the run's folder", dir, &e))?;
     Ok(from)
 }
 
@@ -56,7 +57,14 @@ fn remove_run(dir: &Path) -> Result<()> {
         };
         gone.map_err(|e| Error::io("cannot remove what a former run left", &path, &e))
     };
-    for name in ["metrics.jsonl", "samples.jsonl", "report.html", "config.resolved.yaml", "completions", "runs"] {
+    for name in [
+        "metrics.jsonl",
+        "samples.jsonl",
+        "report.html",
+        "config.resolved.yaml",
+        "completions",
+        "runs",
+    ] {
         remove(dir.join(name))?;
     }
     for (_, path) in checkpoint::list(dir)? {

@@ -10,12 +10,12 @@ use crate::model::params::Training;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::train::checkpoint::{self, RunState};
 use crate::train::evaluate::{load_rows, name_skipped};
+use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{Scheduler, SftSettings, TrainingSettings, check_paths};
 use crate::train::stream::{RowOrder, prefetch};
 use crate::train::workspace::{Workspace, training_of};
-use crate::train::interrupt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -132,8 +132,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             }
             let rate = schedule.rate(state.step);
             let begin = Instant::now();
-            let norm =
-                optimizer_step(&w.model.params, &w.arena, &optimizer, rate, state.step + 1)?;
+            let norm = optimizer_step(&w.model.params, &w.arena, &optimizer, rate, state.step + 1)?;
             let updated = begin.elapsed().as_secs_f64();
             state.step += 1;
             state.cursor = batch.cursor;
