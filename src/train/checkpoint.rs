@@ -68,13 +68,7 @@ pub fn save(
             std::fs::remove_dir_all(&part).map_err(|e| Error::io("cannot clear", &part, &e))?;
         }
         std::fs::create_dir_all(&part).map_err(|e| Error::io("cannot create", &part, &e))?;
-        let adapter = model.params.lora().is_some();
-        if adapter {
-            model.save_adapter(&part, arena)?;
-        } else {
-            model.save_weights(&part, arena)?;
-        }
-        model.copy_companions(&part, !adapter)?;
+        save_model(&part, model, arena)?;
         let moments = moments(model, arena);
         safetensors::save(part.join(OPTIMIZER), &moments, &Default::default())?;
         let text = serde_json::to_string(state).expect("a state prints");
@@ -97,6 +91,20 @@ pub fn save(
         }
     }
     Ok(target)
+}
+
+/// Writes the model, or its adapter, as a folder that loads in the usual tools.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn save_model(dir: &Path, model: &Vlm, arena: &Arena) -> Result<()> {
+    let adapter = model.params.lora().is_some();
+    if adapter {
+        model.save_adapter(dir, arena)?;
+    } else {
+        model.save_weights(dir, arena)?;
+    }
+    model.copy_companions(dir, !adapter)
 }
 
 fn moments(model: &Vlm, arena: &Arena) -> Vec<(String, HostTensor)> {

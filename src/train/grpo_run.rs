@@ -84,6 +84,9 @@ pub fn train(options: &Options) -> Result<PathBuf> {
         state,
     };
     let stopped = run.run(&mut log)?;
+    if !stopped {
+        checkpoint::save_model(&dir, &w.model, &w.arena)?;
+    }
     if let (Some(rows), false) = (&eval_rows, stopped) {
         run.evaluate(rows, &mut log)?;
     }

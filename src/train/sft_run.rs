@@ -167,6 +167,9 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
         }
         Ok(false)
     })?;
+    if !stopped {
+        checkpoint::save_model(dir, &w.model, &w.arena)?;
+    }
     log.finish()?;
     if stopped {
         return Err(interrupt::error(&dir.display().to_string()));
