@@ -108,7 +108,9 @@ impl ConsoleSink {
         let per_step = self.recent.iter().map(|r| r.1).sum::<f64>() / n;
         if let (Some(first), Some(last)) = (self.recent.front(), self.recent.back()) {
             // The tokens of the first row were counted before it: they are no part of the window.
-            let seconds: f64 = self.recent.iter().skip(1).map(|r| r.1).sum();
+            // A row stands for all steps since the one before it; `step_time` is their mean.
+            let pairs = self.recent.iter().zip(self.recent.iter().skip(1));
+            let seconds: f64 = pairs.map(|(a, b)| (b.0 - a.0) as f64 * b.1).sum();
             let rate = (last.2 - first.2) / seconds;
             if rate.is_finite() && rate > 0.0 {
                 parts.push(format!("{} tok/s", short(rate)));
