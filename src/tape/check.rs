@@ -81,10 +81,10 @@ fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
     if whole.is_ok() {
         return Ok(all.len());
     }
-    (0..all.len()).rev().find(|&n| case.op.infer(&all[..n]).is_ok()).map_or_else(
-        || whole.map(|_| 0).map_err(|e| e.at(format!("case `{}`", case.label))),
-        Ok,
-    )
+    (0..all.len())
+        .rev()
+        .find(|&n| case.op.infer(&all[..n]).is_ok())
+        .map_or_else(|| whole.map(|_| 0).map_err(|e| e.at(format!("case `{}`", case.label))), Ok)
 }
 
 impl Check {
@@ -120,9 +120,12 @@ impl Check {
         for (i, ((shape, kind, differentiable), ty)) in case.inputs.iter().zip(&types).enumerate() {
             let values = fill(kind, ty.len(), seed, i);
             if values.len() != ty.len() {
-                return Err(Error::internal(format!("case `{}`: input {i} is misfilled", case.label))
-                    .expected(format!("{} numbers for {shape:?}", ty.len()))
-                    .found(values.len().to_string()));
+                return Err(Error::internal(format!(
+                    "case `{}`: input {i} is misfilled",
+                    case.label
+                ))
+                .expected(format!("{} numbers for {shape:?}", ty.len()))
+                .found(values.len().to_string()));
             }
             let (mut param, mut slot) = (None, None);
             if *differentiable || i >= read {
