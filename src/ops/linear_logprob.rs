@@ -256,6 +256,7 @@ fn cases() -> Vec<Case> {
         case("small vocabulary", 5, 8, 11, 1.0, vec![]),
         case("temperature and forbidden tokens", 4, 12, 40, 0.7, vec![1, 2, 39]),
         case("several tiles of the vocabulary", 3, 16, 2500, 1.3, vec![1023, 1024, 2499]),
+        case("several tasks", 41, 24, 1500, 1.0, vec![6]),
     ]
 }
 

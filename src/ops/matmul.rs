@@ -279,6 +279,7 @@ fn cases() -> Vec<Case> {
             3,
         ),
         case("inner size over one panel", 3, 700, 5, Matmul::default(), 0),
+        case("several tasks", 97, 70, 130, Matmul { bias: true, lora: lora(false) }, 8),
     ]
 }
 

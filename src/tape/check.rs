@@ -1,1 +1,277 @@
-//! (soon)
+//! Runs one [`Case`] of an op the way a model would: inputs filled from Philox, parameters with
+//! gradients in an arena, forward and backward through plan and executor; and measures slopes by
+//! differences. For tests; knows no op's arithmetic and nothing of it runs in training.
+
+use crate::base::{DType, Error, HostTensor, Philox, Result, RngDomain, TensorData};
+use crate::mem::{Arena, Region};
+use crate::ops::{Case, Emit, Fill, ParamRef, Slot, TensorType};
+use crate::tape::{Tape, TapePlan};
+
+/// Address space of a check; pages that nobody touches cost nothing.
+const ARENA_BYTES: usize = 1 << 30;
+/// What every byte of the planned region is before a run: a NaN in any float type, so that an
+/// output that is not written in full is seen.
+const POISON: u8 = 0xff;
+
+/// A result tensor, whatever its type, as doubles (exact for singles and 32-bit integers).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// Shape and type on the tape.
+    pub ty: TensorType,
+    /// Elements.
+    pub values: Vec<f64>,
+}
+
+/// What a run leaves behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckRun {
+    /// Fresh outputs of the op, then the tensors that it updated in place.
+    pub outputs: Vec<Checked>,
+    /// One per input of the case: the gradient if it is differentiable and backward ran.
+    pub grads: Vec<Option<Vec<f64>>>,
+}
+
+/// A case of an op on a tape of its own.
+#[derive(Debug)]
+pub struct Check {
+    arena: Arena,
+    tape: Tape,
+    plan: TapePlan,
+    params: Vec<Option<ParamRef>>,
+    outputs: Vec<Slot>,
+    /// For the first outputs: the gradient that flows into each.
+    seeds: Vec<Vec<f64>>,
+    with_backward: bool,
+}
+
+/// How many outputs the gradient flows from: of all ops in the table only `split` has more than
+/// one; the others' further outputs are statistics for their backward pass.
+fn outputs_with_gradient(op: &str, outputs: usize) -> usize {
+    if op == "split" { outputs } else { outputs.min(1) }
+}
+
+/// The numbers of input `i` of a case, rounded to singles so that they are the same in both
+/// precisions.
+pub fn fill(fill: &Fill, len: usize, seed: u64, i: usize) -> Vec<f64> {
+    let mut stream = Philox::new(seed, RngDomain::Test).stream(0, i as u32);
+    let mut normal = |std: f64| f64::from((f64::from(stream.normal()) * std) as f32);
+    match fill {
+        Fill::Normal(std) => (0..len).map(|_| normal(*std)).collect(),
+        Fill::NearOne(std) => (0..len).map(|_| f64::from((1.0 + normal(*std)) as f32)).collect(),
+        Fill::Ints(v) => v.iter().map(|&x| f64::from(x)).collect(),
+        Fill::Values(v) => v.iter().map(|&x| f64::from(x as f32)).collect(),
+    }
+}
+
+/// Doubles as a tensor of `dtype`.
+fn host(shape: &[usize], values: &[f64], dtype: DType) -> HostTensor {
+    let data = match dtype {
+        DType::F64 => TensorData::F64(values.to_vec()),
+        DType::I32 => TensorData::I32(values.iter().map(|&x| x as i32).collect()),
+        _ => TensorData::F32(values.iter().map(|&x| x as f32).collect()),
+    };
+    HostTensor::new(shape.to_vec(), data)
+}
+
+/// How many of a case's inputs are read; the rest are values before an update in place (the
+/// convention of the ops that infer no output, such as `adamw` and `zero`).
+fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
+    let all: Vec<&TensorType> = types.iter().collect();
+    let whole = case.op.infer(&all);
+    if whole.is_ok() {
+        return Ok(all.len());
+    }
+    (0..all.len())
+        .rev()
+        .find(|&n| case.op.infer(&all[..n]).is_ok())
+        .map_or_else(|| whole.map(|_| 0).map_err(|e| e.at(format!("case `{}`", case.label))), Ok)
+}
+
+impl Check {
+    /// The case's forward pass in `float` (F32 or F64).
+    ///
+    /// # Errors
+    /// If the op refuses its inputs.
+    pub fn forward(case: &Case, float: DType, seed: u64) -> Result<Self> {
+        Self::build(case, float, seed, false)
+    }
+
+    /// The case's forward and backward pass with random gradients of the outputs.
+    ///
+    /// # Errors
+    /// If the op or its backward rule refuses its inputs.
+    pub fn backward(case: &Case, float: DType, seed: u64) -> Result<Self> {
+        Self::build(case, float, seed, true)
+    }
+
+    fn build(case: &Case, float: DType, seed: u64, with_backward: bool) -> Result<Self> {
+        let mut arena = Arena::reserve(ARENA_BYTES)?;
+        let mut tape = Tape::new(float);
+        let types: Vec<TensorType> = case
+            .inputs
+            .iter()
+            .map(|(shape, fill, _)| {
+                let dtype = if matches!(fill, Fill::Ints(_)) { DType::I32 } else { float };
+                TensorType { shape: shape.clone(), dtype }
+            })
+            .collect();
+        let read = inputs_read(case, &types)?;
+        let (mut slots, mut params) = (Vec::new(), Vec::new());
+        for (i, ((shape, kind, differentiable), ty)) in case.inputs.iter().zip(&types).enumerate() {
+            let values = fill(kind, ty.len(), seed, i);
+            if values.len() != ty.len() {
+                return Err(Error::internal(format!(
+                    "case `{}`: input {i} is misfilled",
+                    case.label
+                ))
+                .expected(format!("{} numbers for {shape:?}", ty.len()))
+                .found(values.len().to_string()));
+            }
+            let (mut param, mut slot) = (None, None);
+            if *differentiable || i >= read {
+                let value = arena.persist(ty.len(), ty.dtype)?;
+                let grad = if *differentiable && with_backward {
+                    Some(arena.persist(ty.len(), ty.dtype)?)
+                } else {
+                    None
+                };
+                write(&mut arena, value, &values);
+                param = Some(ParamRef { value, grad });
+                slot = Some(tape.param(ParamRef { value, grad }, shape));
+            }
+            slots.push(slot.unwrap_or_else(|| tape.input(host(shape, &values, ty.dtype))));
+            params.push(param);
+        }
+        let fresh = tape.append(case.op.clone(), &slots[..read], &slots[read..])?;
+        let outputs: Vec<Slot> = fresh.iter().chain(&slots[read..]).copied().collect();
+        fresh.iter().for_each(|&s| {
+            tape.keep(s);
+        });
+        let seeds: Vec<Vec<f64>> = outputs[..outputs_with_gradient(case.op.name(), fresh.len())]
+            .iter()
+            .enumerate()
+            .map(|(i, &s)| fill(&Fill::Normal(1.0), tape.ty(s).len(), seed, 1000 + i))
+            .collect();
+        if with_backward && params.iter().flatten().any(|p| p.grad.is_some()) {
+            let mut pairs = Vec::new();
+            for (&s, seed) in outputs.iter().zip(&seeds) {
+                let g = host(&tape.ty(s).shape.clone(), seed, float);
+                pairs.push((s, tape.input(g)));
+            }
+            tape.backward(&pairs)?;
+        }
+        let plan = tape.plan();
+        Ok(Check { arena, tape, plan, params, outputs, seeds, with_backward })
+    }
+
+    /// The tape that [`Check::run`] runs.
+    pub fn tape(&self) -> &Tape {
+        &self.tape
+    }
+
+    /// Inputs whose value [`Check::set_value`] can change, and whose gradient is checked.
+    pub fn differentiable<'a>(&self, case: &'a Case) -> impl Iterator<Item = usize> + 'a {
+        case.inputs.iter().enumerate().filter(|(_, (_, _, d))| *d).map(|(i, _)| i)
+    }
+
+    /// The value of a differentiable input. Panics for others.
+    pub fn value(&self, input: usize) -> Vec<f64> {
+        read(&self.arena, self.param(input).value)
+    }
+
+    /// Overwrites a differentiable input. Panics for others.
+    pub fn set_value(&mut self, input: usize, values: &[f64]) {
+        let region = self.param(input).value;
+        write(&mut self.arena, region, values);
+    }
+
+    fn param(&self, input: usize) -> ParamRef {
+        self.params[input].expect("the input is differentiable")
+    }
+
+    /// Sets all gradients to zero; a run adds to them.
+    pub fn clear_gradients(&mut self) {
+        for g in self.params.iter().flatten().filter_map(|p| p.grad) {
+            write(&mut self.arena, g, &vec![0.0; g.elements]);
+        }
+    }
+
+    /// Runs the tape over poisoned memory. Panics if the run touched another number of bytes than
+    /// the plan said.
+    ///
+    /// # Errors
+    /// If the plan does not fit the arena.
+    pub fn run(&mut self) -> Result<CheckRun> {
+        let base = self.arena.shared_base();
+        let shared = Region { offset: base, elements: self.plan.peak, dtype: DType::U8 };
+        self.arena.write(shared, &vec![POISON; self.plan.peak]);
+        let run = self.tape.run(&self.plan, &self.arena, base)?;
+        let outputs = self
+            .outputs
+            .iter()
+            .map(|&s| {
+                let ty = self.tape.ty(s).clone();
+                let values = match ty.dtype {
+                    DType::I32 => run.i32(s).into_iter().map(f64::from).collect(),
+                    _ => run.f64(s),
+                };
+                Checked { ty, values }
+            })
+            .collect();
+        let grads = self
+            .params
+            .iter()
+            .map(|p| p.and_then(|p| p.grad).map(|g| read(&self.arena, g)))
+            .collect();
+        let (planned, actual) = (base + self.plan.peak, self.arena.actual_peak());
+        assert_eq!(planned, actual, "the plan predicts another peak than the run has");
+        Ok(CheckRun { outputs, grads })
+    }
+
+    /// `Σ seed · output`: the number whose gradient the backward pass computes.
+    ///
+    /// # Errors
+    /// If the plan does not fit the arena.
+    pub fn loss(&mut self) -> Result<f64> {
+        let outputs = self.run()?.outputs;
+        let dot = |(s, o): (&Vec<f64>, &Checked)| -> f64 {
+            s.iter().zip(&o.values).map(|(a, b)| a * b).sum()
+        };
+        Ok(self.seeds.iter().zip(&outputs).map(dot).sum())
+    }
+
+    /// The derivative of [`Check::loss`] with respect to one element, by central differences over
+    /// four points (error of order `h⁴`). Build with [`Check::forward`]: gradients would add up.
+    ///
+    /// # Errors
+    /// If the plan does not fit the arena.
+    pub fn slope(&mut self, input: usize, element: usize, h: f64) -> Result<f64> {
+        assert!(!self.with_backward, "differences need a forward tape");
+        let before = self.value(input);
+        let mut values = before.clone();
+        let mut slope = 0.0;
+        for (step, factor) in [(-2.0, 1.0), (-1.0, -8.0), (1.0, 8.0), (2.0, -1.0)] {
+            values[element] = before[element] + step * h;
+            self.set_value(input, &values);
+            slope += factor * self.loss()? / (12.0 * h);
+        }
+        self.set_value(input, &before);
+        Ok(slope)
+    }
+}
+
+fn read(arena: &Arena, r: Region) -> Vec<f64> {
+    match r.dtype {
+        DType::F64 => arena.read::<f64>(r),
+        DType::I32 => arena.read::<i32>(r).into_iter().map(f64::from).collect(),
+        _ => arena.read::<f32>(r).into_iter().map(f64::from).collect(),
+    }
+}
+
+fn write(arena: &mut Arena, r: Region, values: &[f64]) {
+    match r.dtype {
+        DType::F64 => arena.write(r, values),
+        DType::I32 => arena.write(r, &values.iter().map(|&x| x as i32).collect::<Vec<_>>()),
+        _ => arena.write(r, &values.iter().map(|&x| x as f32).collect::<Vec<_>>()),
+    }
+}
