@@ -4,6 +4,3 @@ pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod report; // report.html
 pub mod settings; // options, typed and checked against each other
 pub mod sinks; // console, metrics.jsonl, TensorBoard
-
-mod stubs_for_cli;
-pub use stubs_for_cli::{evaluate, grpo_run, sft_run, trace};
