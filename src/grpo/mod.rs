@@ -5,5 +5,6 @@ pub mod advantage; // rewards of a group to advantages
 pub mod optim; // gradient norm, clipping, AdamW
 pub mod pack; // groups to one decoder pass
 pub mod schedule; // learning rate over steps
+pub mod stats; // figures of an update
 pub mod update; // forward, loss and backward of a micro-batch
 pub mod weigh; // what each token counts: loss types as data

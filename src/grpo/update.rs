@@ -141,7 +141,7 @@ pub fn grpo_micro_batch(
     let reference = match s.reference {
         Reference::None => Vec::new(),
         Reference::AdapterOff => log_probs(config, params, arena, packed, &s.head, false)?.0,
-        Reference::Frozen(other) => log_probs(config, other, arena, packed, &s.head, false)?.0,
+        Reference::Frozen(other) => log_probs(config, other, arena, packed, &s.head, true)?.0,
     };
     let reference_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();

@@ -15,8 +15,48 @@ pub struct LoraConfig {
     pub lora_alpha: f64,
     /// Dropout on the adapter's input while training.
     pub lora_dropout: f64,
-    /// Last parts of module names (`q_proj`); language model only.
-    pub target_modules: Vec<String>,
+    /// Which modules of the language model carry an adapter.
+    pub target_modules: Targets,
+}
+
+/// PEFT's `target_modules`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    /// Last parts of module names (`q_proj`).
+    Names(Vec<String>),
+    /// A regular expression that the whole module name matches.
+    Pattern(String),
+}
+
+impl Targets {
+    fn cover(&self, module: &str) -> bool {
+        match self {
+            Targets::Names(names) => names
+                .iter()
+                .any(|t| module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.'))),
+            Targets::Pattern(p) => {
+                regex::Regex::new(&format!("^(?:{p})$")).is_ok_and(|r| r.is_match(module))
+            }
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Targets::Names(names) => json!(names),
+            Targets::Pattern(p) => json!(p),
+        }
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(p) if regex::Regex::new(p).is_ok() => Some(Targets::Pattern(p.clone())),
+            Value::Array(a) => {
+                let names: Option<_> = a.iter().map(|v| v.as_str().map(str::to_string)).collect();
+                names.map(Targets::Names)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Every linear layer of a decoder block.
@@ -31,11 +71,7 @@ impl LoraConfig {
 
     /// True if the module of this canonical name carries an adapter.
     pub fn covers(&self, module: &str) -> bool {
-        module.starts_with("model.language_model.")
-            && self
-                .target_modules
-                .iter()
-                .any(|t| module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.')))
+        module.starts_with("model.language_model.") && self.target_modules.cover(module)
     }
 
     /// First value of the `A` factor: uniform in ±1/√inputs (PEFT: `kaiming_uniform_` with a = √5).
@@ -55,7 +91,7 @@ impl LoraConfig {
             "r": self.r,
             "lora_alpha": self.lora_alpha,
             "lora_dropout": self.lora_dropout,
-            "target_modules": self.target_modules,
+            "target_modules": self.target_modules.to_json(),
             // PEFT matches module names anywhere; the vision tower has modules of the same names.
             "exclude_modules": r".*visual\..*",
             "bias": "none",
@@ -108,17 +144,15 @@ impl LoraConfig {
         if map.get("bias").is_some_and(|b| b != "none") {
             return Err(wrong("bias", "\"none\""));
         }
-        let targets = map.get("target_modules").and_then(Value::as_array);
-        let target_modules: Option<Vec<String>> =
-            targets.and_then(|a| a.iter().map(|v| v.as_str().map(str::to_string)).collect());
         let number = |key: &str| map.get(key).and_then(Value::as_f64);
         Ok(LoraConfig {
             r: number("r").filter(|r| *r >= 1.0).ok_or_else(|| wrong("r", "a positive integer"))?
                 as usize,
             lora_alpha: number("lora_alpha").ok_or_else(|| wrong("lora_alpha", "a number"))?,
             lora_dropout: number("lora_dropout").unwrap_or(0.0),
-            target_modules: target_modules
-                .ok_or_else(|| wrong("target_modules", "a list of module names"))?,
+            target_modules: map.get("target_modules").and_then(Targets::from_json).ok_or_else(
+                || wrong("target_modules", "a list of module names or a regular expression"),
+            )?,
         })
     }
 }
@@ -133,7 +167,7 @@ mod tests {
             r: 4,
             lora_alpha: 8.0,
             lora_dropout: 0.0,
-            target_modules: vec!["q_proj".into(), "gate_proj".into()],
+            target_modules: Targets::Names(vec!["q_proj".into(), "gate_proj".into()]),
         };
         assert!(c.covers("model.language_model.layers.0.self_attn.q_proj"));
         assert!(!c.covers("model.language_model.layers.0.self_attn.o_proj"));

@@ -135,10 +135,27 @@ impl ParamStore {
             return Err(Error::usage("the adapter fits no module of the model")
                 .key("lora_target_modules")
                 .expected("last parts of linear layers of the language model, such as q_proj")
-                .found(lora.target_modules.join(" ")));
+                .found(format!("{:?}", lora.target_modules)));
         }
         let index = list.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
         Ok(ParamStore { list, index, lora: training.lora().cloned() })
+    }
+
+    /// The same parameters with a copy of the present values of the trained ones: a reference that
+    /// does not move. What is not trained is shared.
+    ///
+    /// # Errors
+    /// Kind device if the copy does not fit the arena.
+    pub fn frozen_copy(&self, arena: &mut Arena) -> Result<Self> {
+        let mut copy = self.clone();
+        for p in copy.list.iter_mut().filter(|p| p.trained()) {
+            let values: Vec<f32> = arena.read(p.place.value);
+            let value = arena.persist(values.len(), DType::F32)?;
+            arena.write(value, &values);
+            p.place = ParamRef { value, grad: None };
+            p.moments = None;
+        }
+        Ok(copy)
     }
 
     /// All parameters, adapters last.

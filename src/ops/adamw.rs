@@ -125,3 +125,62 @@ fn cases() -> Vec<Case> {
         case("several tasks", 40_001, 1000, 0.01, 1.0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::HostArena;
+    use crate::ops::grad_norm::GradNorm;
+
+    /// Ten clipped steps of torch (tools/golden/optimizer.py).
+    const GOLDEN: &str = include_str!("../../tests/data/optimizer/adamw.json");
+
+    fn numbers(v: &serde_json::Value) -> Vec<f32> {
+        v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    }
+
+    #[test]
+    fn ten_clipped_steps_equal_torch() {
+        let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+        let start = numbers(&golden["start"]);
+        let n = start.len();
+        let option = |key: &str| golden["options"][key].as_f64().unwrap();
+        let arena = HostArena::reserve(1 << 16).unwrap();
+        let at = |i: usize, len: usize| arena.view(i << 12, len, DType::F32);
+        let (grad, param, m, v, clip) = (at(0, n), at(1, n), at(2, n), at(3, n), at(4, 2));
+        let vector = |n: usize| TensorType { shape: vec![n], dtype: DType::F32 };
+        let (long, short) = (vector(n), vector(2));
+        // SAFETY: disjoint ranges, used one after another.
+        let read = |view: crate::device::RawView| unsafe { view.slice::<f32>() }.to_vec();
+        let close = |what: &str, got: &[f32], want: &[f32]| {
+            let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+            Tolerance::rel(2e-7).check(what, &wide(got), &wide(want)).unwrap();
+        };
+        // SAFETY: as above.
+        unsafe { param.slice_mut() }.copy_from_slice(&start);
+        for step in 0..10 {
+            // SAFETY: as above.
+            unsafe {
+                grad.slice_mut().copy_from_slice(&numbers(&golden["grads"][step]));
+                GradNorm { max_norm: option("max_norm") }
+                    .run(&Io::new(&[(grad, &long)], &[(clip, &short)]));
+                AdamW {
+                    lr: option("lr"),
+                    beta1: 0.9,
+                    beta2: 0.99,
+                    eps: option("eps"),
+                    weight_decay: option("weight_decay"),
+                    step: step as u32 + 1,
+                }
+                .run(&Io::new(
+                    &[(grad, &long), (clip, &short)],
+                    &[(param, &long), (m, &long), (v, &long)],
+                ));
+            }
+            close("norm", &read(clip)[..1], &numbers(&golden["norms"])[step..=step]);
+            close("param", &read(param), &numbers(&golden["params"][step]));
+        }
+        close("exp_avg", &read(m), &numbers(&golden["exp_avg"]));
+        close("exp_avg_sq", &read(v), &numbers(&golden["exp_avg_sq"]));
+    }
+}

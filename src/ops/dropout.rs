@@ -4,6 +4,7 @@
 //! storing it.
 
 use super::cpu::rows::rows_per_task;
+use super::cpu::simd::LANES;
 use super::cpu::vectorised;
 use super::shapes::{is_index, require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
@@ -89,18 +90,34 @@ impl Dropout {
                         let rows = y.chunks_mut(h).zip(x.chunks(h)).zip(key.chunks(2));
                         for ((y, x), key) in rows {
                             let (sample, token) = (key[0] as u32, key[1] as u32);
-                            for (q, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {
-                                let lane = self.site << SITE_SHIFT | q as u32;
-                                let words = rng.at(self.step, sample, token, lane);
-                                for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                            let mut first = self.site << SITE_SHIFT;
+                            for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+                                let words = draw(&rng, self.step, sample, token, first);
+                                for ((y, &x), &word) in
+                                    y.iter_mut().zip(x).zip(words.as_flattened())
+                                {
                                     *y = if word < threshold { T::zero() } else { x * scale };
                                 }
+                                first += LANES as u32;
                             }
                         }
                     },
                 );
             });
     }
+}
+
+/// Columns per block: a vector of draws, four columns each.
+const BLOCK: usize = 4 * LANES;
+
+/// The words of [`LANES`] draws side by side.
+#[inline(always)]
+fn draw(rng: &Philox, step: u32, sample: u32, token: u32, first: u32) -> [[u32; 4]; LANES] {
+    let mut words = [[0; 4]; LANES];
+    for (l, w) in (first..).zip(&mut words) {
+        *w = rng.at(step, sample, token, l);
+    }
+    words
 }
 
 fn cases() -> Vec<Case> {
@@ -118,4 +135,55 @@ fn cases() -> Vec<Case> {
         case("nearly all dropped", 0.95, 2, 130),
         case("several tasks", 0.1, 60, 611),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::HostArena;
+
+    /// Which of `h` columns of each (sample, token) are kept.
+    fn kept(op: &Dropout, keys: &[i32], h: usize) -> Vec<bool> {
+        let t = keys.len() / 2;
+        let arena = HostArena::reserve(1 << 20).unwrap();
+        let (x_type, key_type) =
+            (TensorType::matrix(t, h, DType::F32), TensorType::matrix(t, 2, DType::I32));
+        let (x, key, y) = (
+            arena.view(0, t * h, DType::F32),
+            arena.view(1 << 18, 2 * t, DType::I32),
+            arena.view(1 << 19, t * h, DType::F32),
+        );
+        // SAFETY: three disjoint ranges, used one after another.
+        unsafe {
+            x.slice_mut().fill(1f32);
+            key.slice_mut().copy_from_slice(keys);
+            op.run(&Io::new(&[(x, &x_type), (key, &key_type)], &[(y, &x_type)]));
+            y.slice::<f32>().iter().map(|&y| y != 0.0).collect()
+        }
+    }
+
+    #[test]
+    fn masks_follow_the_key_and_nothing_else() {
+        let op = Dropout { p: 0.25, seed: 9, step: 4, site: 3, is_backward: false };
+        let h = 301;
+        let all = kept(&op, &[0, 0, 0, 1, 7, 0, 7, 1], h);
+        let row = |i: usize| &all[i * h..(i + 1) * h];
+        assert_eq!(kept(&op, &[7, 1, 0, 1], h), [row(3), row(1)].concat());
+        assert_eq!(kept(&Dropout { is_backward: true, ..op }, &[7, 0], h), row(2));
+        assert_eq!(kept(&op, &[7, 0], 40), row(2)[..40]);
+        let others =
+            [Dropout { site: 2, ..op }, Dropout { step: 5, ..op }, Dropout { seed: 8, ..op }];
+        for other in others {
+            assert_ne!(kept(&other, &[7, 0], h), row(2));
+        }
+        let share = all.iter().filter(|&&k| k).count() as f64 / all.len() as f64;
+        assert!((share - 0.75).abs() < 0.05, "{share} kept");
+    }
+
+    #[test]
+    fn a_probability_of_one_is_refused() {
+        let op = Dropout { p: 1.0, seed: 0, step: 0, site: 0, is_backward: false };
+        let (x, key) = (TensorType::matrix(2, 4, DType::F32), TensorType::matrix(2, 2, DType::I32));
+        assert!(op.infer(&[&x, &key]).is_err());
+    }
 }

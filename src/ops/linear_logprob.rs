@@ -79,11 +79,14 @@ impl LinearLogprob {
             logits_tile(h, w, hidden, first, n, &mut tile[..t * n]);
             tile[..t * n].par_chunks_mut(n).zip(&mut state).zip(&mut *logp).zip(target).for_each(
                 |(((z, state), logp), &target)| {
-                    vectorised(|| {
-                        let inv = self.head.inv_temperature() as f32;
-                        prepare_logits(z, first, inv, &self.head.forbidden);
-                        state.absorb(z);
-                    });
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            let inv = self.head.inv_temperature() as f32;
+                            prepare_logits(z, first, inv, &self.head.forbidden);
+                            state.absorb(z);
+                        },
+                    );
                     if let Some(&z) = (target as usize).checked_sub(first).and_then(|i| z.get(i)) {
                         *logp = z;
                     }
@@ -195,13 +198,16 @@ impl LinearLogprobBwd {
             let tile = &mut tile[..t * n];
             logits_tile(h, w, hidden, first, n, tile);
             tile.par_chunks_mut(n).enumerate().for_each(|(i, z)| {
-                vectorised(|| {
-                    prepare_logits(z, first, inv, &self.head.forbidden);
-                    let (lse, g) = (lse[i], g[i] * inv);
-                    for z in z.iter_mut() {
-                        *z = -g * exp(*z - lse);
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        prepare_logits(z, first, inv, &self.head.forbidden);
+                        let (lse, g) = (lse[i], g[i] * inv);
+                        for z in z.iter_mut() {
+                            *z = -g * exp(*z - lse);
+                        }
+                    },
+                );
                 let hit = (target[i] as usize).checked_sub(first);
                 if let Some(z) = hit.and_then(|j| z.get_mut(j)) {
                     *z += g[i] * inv;

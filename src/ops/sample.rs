@@ -72,13 +72,16 @@ impl Sample {
     /// Draws for one row; `z` holds raw logits and is overwritten. Returns token, logp, lse.
     fn draw(&self, row: &SampleRow, z: &mut [f32]) -> (i32, f32, f32) {
         let mut state = LseState::default();
-        vectorised(|| {
-            for (i, tile) in z.chunks_mut(VOCAB_TILE).enumerate() {
-                let inv = self.head.inv_temperature() as f32;
-                prepare_logits(tile, i * VOCAB_TILE, inv, &self.head.forbidden);
-                state.absorb(tile);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, tile) in z.chunks_mut(VOCAB_TILE).enumerate() {
+                    let inv = self.head.inv_temperature() as f32;
+                    prepare_logits(tile, i * VOCAB_TILE, inv, &self.head.forbidden);
+                    state.absorb(tile);
+                }
+            },
+        );
         let lse = state.lse();
         let token = if self.settings.repetition_penalty != 1.0 {
             let mut changed = z.to_vec();

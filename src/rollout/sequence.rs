@@ -1,7 +1,9 @@
 //! One completion: tokens so far, their log-probabilities, why it ended.
 
+use serde::{Deserialize, Serialize};
+
 /// Why a completion ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// It emitted an end-of-sequence token (the last token).
     Eos,
@@ -12,7 +14,7 @@ pub enum Finish {
 }
 
 /// A finished completion.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Sampled tokens, the end-of-sequence token included.
     pub ids: Vec<u32>,

@@ -1,6 +1,17 @@
 //! Floor 8: options, the training loop, checkpoints, metrics, evaluation and the report.
 
+pub mod checkpoint; // what a run can be continued from
+pub mod evaluate; // answers to a split and what they earn
+pub mod generation; // prompts to scored completions
+pub mod grpo_run; // the training loop
+pub mod interrupt; // Ctrl-C
 pub mod options; // the option table: flags, YAML/TOML keys, help, docs
+pub mod record; // what is kept of completions
 pub mod report; // report.html
+pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
+pub mod sft_run; // supervised warm start
 pub mod sinks; // console, metrics.jsonl, TensorBoard
+pub mod stream; // rows in the order of a run, encoded ahead
+pub mod trace; // one chat with every activation and gradient
+pub mod workspace; // memory, weights, tokenizer, image processor

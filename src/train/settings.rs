@@ -307,6 +307,8 @@ pub struct GrpoSettings {
     pub epsilon_low: f64,
     /// See `epsilon_low`.
     pub epsilon_high: f64,
+    /// Multiply the KL term by the ratio, which makes its gradient unbiased off policy.
+    pub use_bias_correction_kl: bool,
     /// Aggregation of the loss.
     pub loss_type: LossType,
     /// Scale of the advantages.

@@ -161,32 +161,35 @@ pub fn forward(a: &Attention, [q, k, v]: [&[f32]; 3], o: &mut [f32], lse: &mut [
                 let keys = &rows[block..rows.len().min(block + B)];
                 pack_transposed(&mut kt, k, keys, m * d, kv * d);
                 pack_rows(&mut vb, v, keys, m * d, kv * d);
-                vectorised(|| {
-                    for i in 0..tile.len {
-                        let seen = visible_in(tile.segment, tile.first + i, block);
-                        if seen == 0 {
-                            continue;
-                        }
-                        let t = tile.segment.queries.start + tile.first + i;
-                        for g in 0..group {
-                            let h = kv * group + g;
-                            let mut s = scores(&q[(t * n + h) * d..][..d], &kt);
-                            let state = i * group + g;
-                            let before = top[state];
-                            let peak = s[..seen].iter().fold(before, |m, x| m.max(x * scale));
-                            weights(&mut s, seen, scale, peak);
-                            let out = &mut o[(i * n + h) * d..][..d];
-                            if block > 0 {
-                                let shrink = exp(before - peak);
-                                sum[state] *= shrink;
-                                out.iter_mut().for_each(|x| *x *= shrink);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for i in 0..tile.len {
+                            let seen = visible_in(tile.segment, tile.first + i, block);
+                            if seen == 0 {
+                                continue;
                             }
-                            sum[state] += lane_sum(&s);
-                            top[state] = peak;
-                            weighted_rows(out, &s, &vb);
+                            let t = tile.segment.queries.start + tile.first + i;
+                            for g in 0..group {
+                                let h = kv * group + g;
+                                let mut s = scores(&q[(t * n + h) * d..][..d], &kt);
+                                let state = i * group + g;
+                                let before = top[state];
+                                let peak = s[..seen].iter().fold(before, |m, x| m.max(x * scale));
+                                weights(&mut s, seen, scale, peak);
+                                let out = &mut o[(i * n + h) * d..][..d];
+                                if block > 0 {
+                                    let shrink = exp(before - peak);
+                                    sum[state] *= shrink;
+                                    out.iter_mut().for_each(|x| *x *= shrink);
+                                }
+                                sum[state] += lane_sum(&s);
+                                top[state] = peak;
+                                weighted_rows(out, &s, &vb);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             }
             for i in 0..tile.len {
                 for g in 0..group {
@@ -230,24 +233,27 @@ pub fn backward_dq(
                 pack_transposed(&mut kt, k, keys, m * d, kv * d);
                 pack_transposed(&mut vt, v, keys, m * d, kv * d);
                 pack_rows(&mut kb, k, keys, m * d, kv * d);
-                vectorised(|| {
-                    for i in 0..tile.len {
-                        let seen = visible_in(tile.segment, tile.first + i, block);
-                        if seen == 0 {
-                            continue;
-                        }
-                        for h in kv * group..(kv + 1) * group {
-                            let (local, th) = (i * n + h, (first + i) * n + h);
-                            let mut p = scores(&q[th * d..][..d], &kt);
-                            weights(&mut p, seen, scale, lse[th]);
-                            let dp = scores(&dout[th * d..][..d], &vt);
-                            for (p, dp) in p.iter_mut().zip(&dp) {
-                                *p = *p * (dp - delta[local]) * scale;
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for i in 0..tile.len {
+                            let seen = visible_in(tile.segment, tile.first + i, block);
+                            if seen == 0 {
+                                continue;
                             }
-                            weighted_rows(&mut dq[local * d..][..d], &p, &kb);
+                            for h in kv * group..(kv + 1) * group {
+                                let (local, th) = (i * n + h, (first + i) * n + h);
+                                let mut p = scores(&q[th * d..][..d], &kt);
+                                weights(&mut p, seen, scale, lse[th]);
+                                let dp = scores(&dout[th * d..][..d], &vt);
+                                for (p, dp) in p.iter_mut().zip(&dp) {
+                                    *p = *p * (dp - delta[local]) * scale;
+                                }
+                                weighted_rows(&mut dq[local * d..][..d], &p, &kb);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             }
         }
     });
@@ -293,31 +299,34 @@ fn key_rows_gradient(
             for kv in 0..m {
                 pack_transposed(&mut kt, k, &rows, stride, kv * d);
                 pack_transposed(&mut vt, v, &rows, stride, kv * d);
-                vectorised(|| {
-                    for i in 0..segment.queries.len {
-                        let seen = segment.visible(i).saturating_sub(key).min(rows.len());
-                        if seen == 0 {
-                            continue;
-                        }
-                        for h in kv * group..(kv + 1) * group {
-                            let th = (segment.queries.start + i) * n + h;
-                            let mut p = scores(&q[th * d..][..d], &kt);
-                            weights(&mut p, seen, scale, lse[th]);
-                            let mut ds = scores(&dout[th * d..][..d], &vt);
-                            for (ds, p) in ds.iter_mut().zip(&p) {
-                                *ds = p * (*ds - delta[th]) * scale;
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for i in 0..segment.queries.len {
+                            let seen = segment.visible(i).saturating_sub(key).min(rows.len());
+                            if seen == 0 {
+                                continue;
                             }
-                            let slot = batch.at.len();
-                            batch.p[slot] = p;
-                            batch.ds[slot] = ds;
-                            batch.at.push(th);
-                            if slot + 1 == BATCH {
-                                batch.flush(q, dout, dk, dv, stride, kv * d, d);
+                            for h in kv * group..(kv + 1) * group {
+                                let th = (segment.queries.start + i) * n + h;
+                                let mut p = scores(&q[th * d..][..d], &kt);
+                                weights(&mut p, seen, scale, lse[th]);
+                                let mut ds = scores(&dout[th * d..][..d], &vt);
+                                for (ds, p) in ds.iter_mut().zip(&p) {
+                                    *ds = p * (*ds - delta[th]) * scale;
+                                }
+                                let slot = batch.at.len();
+                                batch.p[slot] = p;
+                                batch.ds[slot] = ds;
+                                batch.at.push(th);
+                                if slot + 1 == BATCH {
+                                    batch.flush(q, dout, dk, dv, stride, kv * d, d);
+                                }
                             }
                         }
-                    }
-                    batch.flush(q, dout, dk, dv, stride, kv * d, d);
-                });
+                        batch.flush(q, dout, dk, dv, stride, kv * d, d);
+                    },
+                );
             }
         }
     }

@@ -8,6 +8,7 @@
 //! are packed one at a time and stay in the first-level cache while all of the block passes by.
 
 use super::gemm_kernels::{Kernels, MAX_MR, MAX_NR, Tile, pack};
+use super::gemm_thin;
 use super::simd::{Isa, vectorised};
 use crate::ops::Real;
 use bytemuck::{Pod, Zeroable};
@@ -164,7 +165,7 @@ fn gemm_on(
         let rows = i..(i + mc).min(m);
         let cols = j..(j + nc).min(n);
         // SAFETY: tasks have disjoint rows or columns, all inside C by `check_shapes`.
-        unsafe { multiply_block(kernels, a, b, rows, cols, out) };
+        unsafe { multiply_block(isa, a, b, rows, cols, out) };
     };
     if threads == 1 {
         (0..down * across).for_each(task);
@@ -233,13 +234,22 @@ thread_local! {
 /// # Safety
 /// Nobody else may access these elements, and they must lie inside the output.
 unsafe fn multiply_block(
-    kernels: &Kernels,
+    isa: Isa,
     a: Mat<f32>,
     b: Mat<f32>,
     rows: Range<usize>,
     cols: Range<usize>,
     out: Out,
 ) {
+    if gemm_thin::fits(isa, rows.len(), &b) {
+        let a = a.block(rows.clone(), 0..a.cols);
+        // SAFETY: by this function's contract.
+        return BUFFERS.with_borrow_mut(|buffers| unsafe {
+            let c = (out.c.add(rows.start * out.ldc), out.ldc, out.accumulate);
+            gemm_thin::multiply(a, b, cols, c, grown(&mut buffers.a, gemm_thin::scratch(&a)));
+        });
+    }
+    let kernels = Kernels::of(isa);
     let (k, m, nr) = (a.cols, rows.len(), 2 * kernels.lanes);
     let kc = k.div_ceil(k.div_ceil(KC)).next_multiple_of(8).min(k);
     let packed = m > UNPACKED_ROWS;
@@ -370,6 +380,7 @@ mod tests {
             (12, 32, 256),
             (13, 100, 257),
             (25, 8, 31),
+            (16, 45, 67),
             (40, 47, 530),
             (301, 70, 9),
         ];

@@ -208,10 +208,20 @@ pub(super) fn pack(
         return;
     }
     let blocks = if step_stride == 1 { (width / 4, k / 4) } else { (0, 0) };
-    for s in 0..blocks.0 {
-        for t in 0..blocks.1 {
-            let (from, to) = (s * 4 * series_stride + t * 4, t * 4 * padded + s * 4);
-            transpose4(&src[from..], series_stride, &mut dst[to..], padded);
+    // A few cache lines of every series at a time: what is written stays in the nearest cache.
+    for t0 in (0..blocks.1).step_by(PACK_BLOCKS) {
+        for s in 0..blocks.0 {
+            for t in t0..(t0 + PACK_BLOCKS).min(blocks.1) {
+                // SAFETY: reads series `4s..4s+4` and writes steps `4t..4t+4`, all of which exist.
+                unsafe {
+                    transpose4(
+                        src.as_ptr().add(s * 4 * series_stride + t * 4),
+                        series_stride,
+                        dst.as_mut_ptr().add(t * 4 * padded + s * 4),
+                        padded,
+                    );
+                }
+            }
         }
     }
     // What the blocks left: all steps of the last series, the last steps of the others.
@@ -228,29 +238,34 @@ pub(super) fn pack(
     }
 }
 
+/// Blocks of four steps that [`pack`] takes from one series before it goes to the next.
+const PACK_BLOCKS: usize = 16;
+
 /// Transposes a 4 x 4 block. Strides count numbers.
+///
+/// # Safety
+/// Four rows of four numbers must exist on both sides.
 #[inline(always)]
-fn transpose4(src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize) {
-    assert!(3 * src_stride + 4 <= src.len() && 3 * dst_stride + 4 <= dst.len());
+unsafe fn transpose4(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86-64; the assertion bounds all accesses.
+    // SAFETY: SSE is part of x86-64; the rows exist by the contract.
     unsafe {
         use std::arch::x86_64::*;
-        let (s, d) = (src.as_ptr(), dst.as_mut_ptr());
-        let mut r0 = _mm_loadu_ps(s);
-        let mut r1 = _mm_loadu_ps(s.add(src_stride));
-        let mut r2 = _mm_loadu_ps(s.add(2 * src_stride));
-        let mut r3 = _mm_loadu_ps(s.add(3 * src_stride));
+        let mut r0 = _mm_loadu_ps(src);
+        let mut r1 = _mm_loadu_ps(src.add(src_stride));
+        let mut r2 = _mm_loadu_ps(src.add(2 * src_stride));
+        let mut r3 = _mm_loadu_ps(src.add(3 * src_stride));
         _MM_TRANSPOSE4_PS(&mut r0, &mut r1, &mut r2, &mut r3);
-        _mm_storeu_ps(d, r0);
-        _mm_storeu_ps(d.add(dst_stride), r1);
-        _mm_storeu_ps(d.add(2 * dst_stride), r2);
-        _mm_storeu_ps(d.add(3 * dst_stride), r3);
+        _mm_storeu_ps(dst, r0);
+        _mm_storeu_ps(dst.add(dst_stride), r1);
+        _mm_storeu_ps(dst.add(2 * dst_stride), r2);
+        _mm_storeu_ps(dst.add(3 * dst_stride), r3);
     }
     #[cfg(not(target_arch = "x86_64"))]
     for t in 0..4 {
         for s in 0..4 {
-            dst[t * dst_stride + s] = src[s * src_stride + t];
+            // SAFETY: the rows exist by the contract.
+            unsafe { *dst.add(t * dst_stride + s) = *src.add(s * src_stride + t) };
         }
     }
 }

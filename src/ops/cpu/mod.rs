@@ -4,6 +4,7 @@
 pub mod attention; // tiles of attention, forward and backward
 pub mod gemm; // matrix multiplication: public forms, blocking, threads
 mod gemm_kernels; // the register tiles of gemm, one per instruction set
+mod gemm_thin; // matrix multiplication for few rows
 pub mod logsumexp; // one walk over logits for head and sampler
 pub mod rows; // work cut into tasks by rows and columns
 pub mod simd; // run-time choice of the instruction set

@@ -176,6 +176,8 @@ pub static OPTIONS: &[Opt] = &[
     // --- grpo ------------------------------------------------------------------------------
     Opt { name: "beta", kind: POSITIVE, default: "0.0", first: true,
         help: "Weight of the KL divergence to the reference model (0: no reference pass).", ..of(GRPO, &[Train]) },
+    Opt { name: "use_bias_correction_kl", kind: Bool, default: "true",
+        help: "Multiply the KL term by the probability ratio, so that its gradient stays unbiased off policy.", ..of(GRPO, &[Train]) },
     Opt { name: "epsilon", aliases: &["epsilon_low"], kind: POSITIVE, default: "0.2",
         help: "Lower clip range of the probability ratio, and upper where epsilon_high is unset.", ..of(GRPO, &[Train]) },
     Opt { name: "epsilon_high", kind: POSITIVE,

@@ -348,6 +348,16 @@ fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
     let group = count(o, "num_generations");
     // TRL: the default of steps_per_generation is gradient_accumulation_steps.
     let steps = o.count("steps_per_generation").unwrap_or(training.gradient_accumulation_steps);
+    let accumulation = training.gradient_accumulation_steps;
+    if !steps.is_multiple_of(accumulation) {
+        return Err(o
+            .wrong("steps_per_generation", "optimizer steps would straddle two generations")
+            .expected(format!(
+                "a multiple of gradient_accumulation_steps: {} or {}",
+                steps / accumulation * accumulation.max(1),
+                (steps / accumulation + 1) * accumulation
+            )));
+    }
     let batch = training.batch_size.checked_mul(steps).ok_or_else(|| {
         o.wrong("per_device_train_batch_size", "the generation batch is too large to count")
     })?;
@@ -371,6 +381,7 @@ fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
         beta: float(o, "beta"),
         epsilon_low,
         epsilon_high: o.float("epsilon_high").unwrap_or(epsilon_low),
+        use_bias_correction_kl: o.flag("use_bias_correction_kl"),
         loss_type: match o.text("loss_type") {
             Some("grpo") => LossType::Grpo,
             _ => LossType::Dapo,

@@ -1,0 +1,207 @@
+//! Checkpoints: the model in the field's files, the trainer's state in Hugging Face's keys, and
+//! what an exact continuation needs in files of our own. A checkpoint is there in full or not at all.
+
+use crate::base::{Error, HostTensor, Result};
+use crate::io::safetensors::{self, Checkpoint};
+use crate::io::{atomic, safetensors::Checkpoint as Tensors};
+use crate::mem::Arena;
+use crate::model::vlm::Vlm;
+use crate::rollout::Completion;
+use crate::train::sinks::MetricRow;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Our own file beside the usual ones.
+const STATE: &str = "grpo_rt_state.json";
+/// Moments of AdamW by canonical parameter name.
+const OPTIMIZER: &str = "grpo_rt_optimizer.safetensors";
+
+/// Where a run stands between two optimizer steps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Rows of the data set consumed.
+    pub cursor: usize,
+    /// Prompt and completion tokens seen.
+    pub num_tokens: u64,
+    /// Rows passed over.
+    pub skipped_rows: u64,
+    /// Rollouts done.
+    pub generations: u32,
+    /// Completions that are still being trained on.
+    pub window: Option<Window>,
+}
+
+/// Completions of one rollout and how far they have been used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Rows of the prompts.
+    pub rows: Vec<usize>,
+    /// Completions of each prompt.
+    pub completions: Vec<Vec<Completion>>,
+    /// Advantage of each completion, group after group.
+    pub advantages: Vec<f64>,
+    /// Optimizer steps already taken on them.
+    pub used: usize,
+}
+
+/// Writes `checkpoint-<step>` into the run's folder and removes the oldest beyond `keep`.
+///
+/// # Errors
+/// If a file cannot be written; nothing is left of the attempt then.
+pub fn save(
+    run_dir: &Path,
+    model: &Vlm,
+    arena: &Arena,
+    state: &RunState,
+    history: &[MetricRow],
+    max_steps: usize,
+    keep: Option<usize>,
+) -> Result<PathBuf> {
+    let name = format!("checkpoint-{}", state.step);
+    let part = run_dir.join(format!(".{name}.part"));
+    let target = run_dir.join(&name);
+    let write = || -> Result<()> {
+        if part.exists() {
+            std::fs::remove_dir_all(&part).map_err(|e| Error::io("cannot clear", &part, &e))?;
+        }
+        std::fs::create_dir_all(&part).map_err(|e| Error::io("cannot create", &part, &e))?;
+        let adapter = model.params.lora().is_some();
+        if adapter {
+            model.save_adapter(&part, arena)?;
+        } else {
+            model.save_weights(&part, arena)?;
+        }
+        model.copy_companions(&part, !adapter)?;
+        let moments = moments(model, arena);
+        safetensors::save(part.join(OPTIMIZER), &moments, &Default::default())?;
+        let text = serde_json::to_string(state).expect("a state prints");
+        atomic::write_atomic(part.join(STATE), text.as_bytes())?;
+        let text = serde_json::to_string_pretty(&trainer_state(state, history, max_steps))
+            .expect("a JSON value prints");
+        atomic::write_atomic(part.join("trainer_state.json"), text.as_bytes())?;
+        atomic::commit_dir(&part, &target)
+    };
+    if let Err(e) = write() {
+        // The error that matters is the first one; what cannot be removed is only litter.
+        let _ = std::fs::remove_dir_all(&part);
+        return Err(e.at(format!("checkpoint of step {}", state.step)));
+    }
+    if let Some(keep) = keep {
+        let all = list(run_dir)?;
+        for (_, old) in &all[..all.len().saturating_sub(keep.max(1))] {
+            std::fs::remove_dir_all(old)
+                .map_err(|e| Error::io("cannot remove an old checkpoint", old, &e))?;
+        }
+    }
+    Ok(target)
+}
+
+fn moments(model: &Vlm, arena: &Arena) -> Vec<(String, HostTensor)> {
+    let mut out = Vec::new();
+    for p in model.params.trained() {
+        let Some(moments) = p.moments else { continue };
+        for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(moments) {
+            let name = format!("{kind}.{}", p.name);
+            out.push((name, HostTensor::f32(p.shape.clone(), arena.read(region))));
+        }
+    }
+    out
+}
+
+/// `trainer_state.json` with the keys of transformers' `TrainerState`.
+fn trainer_state(state: &RunState, history: &[MetricRow], max_steps: usize) -> Value {
+    let log: Vec<Value> = history
+        .iter()
+        .map(|row| {
+            let mut entry = serde_json::Map::new();
+            entry.insert("step".into(), row.step.into());
+            entry.insert("epoch".into(), row.epoch.into());
+            for (name, value) in &row.values {
+                entry.insert(name.clone(), json!(value));
+            }
+            Value::Object(entry)
+        })
+        .collect();
+    json!({
+        "best_global_step": null,
+        "best_metric": null,
+        "best_model_checkpoint": null,
+        "epoch": history.last().map_or(0.0, |r| r.epoch),
+        "global_step": state.step,
+        "is_hyper_param_search": false,
+        "is_local_process_zero": true,
+        "is_world_process_zero": true,
+        "log_history": log,
+        "max_steps": max_steps,
+        "num_input_tokens_seen": state.num_tokens,
+        "total_flos": 0,
+        "trial_name": null,
+        "trial_params": null,
+        "stateful_callbacks": {},
+    })
+}
+
+/// Checkpoints of a run, oldest first.
+///
+/// # Errors
+/// If the folder cannot be read; a folder that does not exist has none.
+pub fn list(run_dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    if !run_dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(run_dir).map_err(|e| Error::io("cannot read", run_dir, &e))?;
+    let mut all: Vec<(usize, PathBuf)> = entries
+        .flatten()
+        .filter_map(|e| {
+            let name = e.file_name().into_string().ok()?;
+            let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
+            e.path().join(STATE).is_file().then(|| (step, e.path()))
+        })
+        .collect();
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Puts a checkpoint's weights, adapters and moments into the model's places and returns the state.
+///
+/// # Errors
+/// If the folder is no checkpoint, is damaged, or belongs to a run that trained something else.
+pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
+    let file = dir.join(STATE);
+    let text = std::fs::read_to_string(&file).map_err(|e| {
+        Error::io("this folder is not a checkpoint that can be continued", &file, &e)
+            .hint("give a checkpoint-<step> folder of a grpo-rt run, or `true` for the latest")
+    })?;
+    let state: RunState = serde_json::from_str(&text).map_err(|e| {
+        Error::data("the checkpoint's state is damaged").file(&file).found(e.to_string())
+    })?;
+    if model.params.lora().is_some() {
+        model.load_adapter(dir, arena)?;
+    } else {
+        let weights = Checkpoint::open(dir)?;
+        model.params.load(arena, &weights, |p| Some(model.file_name(&p.name)))?;
+    }
+    let moments = Tensors::open(dir.join(OPTIMIZER))?;
+    for p in model.params.trained() {
+        let Some(places) = p.moments else { continue };
+        for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(places) {
+            let (shape, data) = moments.read_f32(&format!("{kind}.{}", p.name)).map_err(|e| {
+                e.hint(
+                    "the checkpoint trained other parameters than this run; use the same options",
+                )
+            })?;
+            if shape != p.shape {
+                return Err(Error::data("the checkpoint's optimizer state has another shape")
+                    .file(dir)
+                    .tensor(&p.name)
+                    .expected(format!("{:?}", p.shape))
+                    .found(format!("{shape:?}")));
+            }
+            arena.write(region, &data);
+        }
+    }
+    Ok(state)
+}

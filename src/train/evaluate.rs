@@ -1,0 +1,211 @@
+//! Evaluation: answers to all rows of a split, what they earn, and every answer in a file. Trains
+//! nothing.
+
+use crate::base::{Error, Result};
+use crate::io::dataset::{self, DatasetOptions, Row};
+use crate::model::prompt::Prompt;
+use crate::reward::RewardSet;
+use crate::rollout::RolloutSettings;
+use crate::train::generation::{Scored, generate_scored, question, reward_set, rollout_settings};
+use crate::train::interrupt;
+use crate::train::options::Options;
+use crate::train::settings::{DataSettings, EvalSettings, check_paths};
+use crate::train::workspace::{Workspace, training_of};
+use serde_json::json;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a split earned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalReport {
+    /// Mean of the first reward over all samples.
+    pub accuracy: f64,
+    /// Mean of each reward over the samples that it judged.
+    pub per_reward: Vec<(String, f64)>,
+    /// Completions scored.
+    pub samples: usize,
+    /// Rows that could not be read.
+    pub skipped: usize,
+    /// Mean length in tokens.
+    pub mean_length: f64,
+    /// Share of completions cut by the length limit.
+    pub clipped: f64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// Reads the rows that the settings name; bad rows are named on the console.
+///
+/// # Errors
+/// If a file is missing, has no good row, or has a bad one and the settings are strict.
+pub fn load_rows(s: &DataSettings, quiet: bool) -> Result<Vec<Row>> {
+    let files: Vec<String> = s.files.iter().map(|f| f.display().to_string()).collect();
+    let loaded = dataset::load(
+        &files.join(":"),
+        &DatasetOptions {
+            image_folders: s.image_folders.clone(),
+            question_template: s.question_template.clone(),
+            system_prompt: s.system_prompt.clone(),
+            strict: s.strict,
+            max_rows: s.max_rows,
+        },
+    )?;
+    if !quiet {
+        name_skipped(&loaded.skipped);
+    }
+    Ok(loaded.rows)
+}
+
+/// Names the first bad rows and counts the rest.
+pub fn name_skipped(skipped: &[Error]) {
+    const NAMED: usize = 5;
+    for e in skipped.iter().take(NAMED) {
+        eprintln!("skipped: {}", e.one_line());
+    }
+    if skipped.len() > NAMED {
+        eprintln!("skipped: {} more rows", skipped.len() - NAMED);
+    }
+}
+
+/// Answers and scores rows.
+pub struct Evaluation<'a> {
+    /// The model.
+    pub workspace: &'a Workspace,
+    /// How answers are drawn.
+    pub rollout: RolloutSettings,
+    /// Texts that end an answer.
+    pub stop: &'a [String],
+    /// What answers earn.
+    pub rewards: &'a RewardSet,
+    /// Answers per row.
+    pub samples: usize,
+    /// Answers decoded together.
+    pub batch: usize,
+}
+
+impl Evaluation<'_> {
+    /// Answers all rows; `each` sees every batch.
+    ///
+    /// # Errors
+    /// If memory is too small, or the user stopped the program.
+    pub fn run(
+        &self,
+        rows: &[Row],
+        mut each: impl FnMut(&[&Row], &Scored) -> Result<()>,
+    ) -> Result<EvalReport> {
+        let start = Instant::now();
+        let names: Vec<String> = self.rewards.names().iter().map(|n| n.to_string()).collect();
+        let mut sums = vec![(0.0, 0usize); names.len()];
+        let (mut count, mut length, mut clipped) = (0usize, 0usize, 0usize);
+        let mut skipped = Vec::new();
+        for (b, chunk) in rows.chunks((self.batch / self.samples).max(1)).enumerate() {
+            if interrupt::asked() {
+                return Err(interrupt::error("the files written so far"));
+            }
+            let mut kept: Vec<&Row> = Vec::new();
+            let mut prompts: Vec<Arc<Prompt>> = Vec::new();
+            for row in chunk {
+                match self.workspace.encoder.encode_row(row) {
+                    Ok(p) => {
+                        kept.push(row);
+                        prompts.push(Arc::new(p));
+                    }
+                    Err(e) => skipped.push(e),
+                }
+            }
+            let scored = generate_scored(
+                self.workspace,
+                &self.rollout,
+                self.stop,
+                self.rewards,
+                &kept,
+                &prompts,
+                self.samples,
+                b as u32,
+                0,
+            )?;
+            for (sum, column) in sums.iter_mut().zip(&scored.scores.per_reward) {
+                for score in column.iter().flatten() {
+                    *sum = (sum.0 + score, sum.1 + 1);
+                }
+            }
+            for c in scored.completions.iter().flatten() {
+                count += 1;
+                length += c.ids.len();
+                clipped += usize::from(c.truncated());
+            }
+            each(&kept, &scored)?;
+        }
+        name_skipped(&skipped);
+        let mean = |(sum, n): &(f64, usize)| if *n == 0 { 0.0 } else { sum / *n as f64 };
+        let per_reward: Vec<(String, f64)> = names.into_iter().zip(sums.iter().map(mean)).collect();
+        let share = |n: usize| if count == 0 { 0.0 } else { n as f64 / count as f64 };
+        Ok(EvalReport {
+            accuracy: per_reward.first().map_or(0.0, |r| r.1),
+            per_reward,
+            samples: count,
+            skipped: skipped.len(),
+            mean_length: share(length),
+            clipped: share(clipped),
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// `grpo-rt eval`.
+///
+/// # Errors
+/// If model or data cannot be read, or the answers cannot be written.
+pub fn evaluate(options: &Options) -> Result<EvalReport> {
+    let s = EvalSettings::from_options(options)?;
+    check_paths(options)?;
+    interrupt::watch();
+    let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
+    let rows = load_rows(&s.data, s.quiet)?;
+    let training = training_of(&s.model)?;
+    let mut w = Workspace::open(&s.model, &s.machine, &training, s.seed)?;
+    w.encoder.max_prompt_length = s.data.max_prompt_length;
+    let mut out = match &s.out {
+        Some(path) => {
+            let file = std::fs::File::create(path)
+                .map_err(|e| Error::io("cannot write the answers", path, &e))?;
+            Some((path, std::io::BufWriter::new(file)))
+        }
+        None => None,
+    };
+    let evaluation = Evaluation {
+        rollout: rollout_settings(&w, &s.sampling, s.seed),
+        workspace: &w,
+        stop: &s.sampling.stop,
+        rewards: &rewards,
+        samples: s.num_samples,
+        batch: s.batch_size,
+    };
+    evaluation.run(&rows, |rows, scored| {
+        let Some((path, out)) = &mut out else { return Ok(()) };
+        for (i, text) in scored.texts.iter().enumerate() {
+            let row = rows[i / s.num_samples];
+            let completion = &scored.completions[i / s.num_samples][i % s.num_samples];
+            let names = rewards.names();
+            let earned: serde_json::Map<String, serde_json::Value> = names
+                .iter()
+                .zip(&scored.scores.per_reward)
+                .map(|(name, column)| (name.to_string(), json!(column[i])))
+                .collect();
+            let line = json!({
+                "id": row.id,
+                "images": row.images,
+                "question": question(row),
+                "answer": row.answer,
+                "completion": text,
+                "tokens": completion.ids.len(),
+                "truncated": completion.truncated(),
+                "rewards": earned,
+            });
+            writeln!(out, "{line}")
+                .map_err(|e| Error::io("cannot write the answers", &*path, &e))?;
+        }
+        out.flush().map_err(|e| Error::io("cannot write the answers", &*path, &e))
+    })
+}

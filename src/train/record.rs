@@ -1,0 +1,123 @@
+//! What is kept of a batch of completions: a parquet file with TRL's columns, groups with their
+//! images for the report, and lines for the console.
+
+use crate::base::Result;
+use crate::io::completions::{
+    CompletionRecord, PromptMessage, PromptPart, completions_path, write,
+};
+use crate::io::dataset::{Part, Row};
+use crate::io::image;
+use crate::train::generation::{Scored, question};
+use crate::train::report::{SampleCompletion, SampleGroup, SampleLog};
+use std::path::Path;
+
+/// A scored batch and where it belongs.
+pub struct Recorded<'a> {
+    /// Optimizer step it is used for first.
+    pub step: usize,
+    /// Row of each prompt.
+    pub rows: &'a [&'a Row],
+    /// Completions and what they earned.
+    pub scored: &'a Scored,
+    /// Advantage of each completion.
+    pub advantages: &'a [f64],
+    /// Names of the rewards.
+    pub rewards: &'a [String],
+}
+
+impl Recorded<'_> {
+    fn group_size(&self) -> usize {
+        self.scored.completions.first().map_or(1, Vec::len).max(1)
+    }
+
+    fn scores_of(&self, i: usize) -> Vec<Option<f64>> {
+        self.scored.scores.per_reward.iter().map(|column| column[i]).collect()
+    }
+
+    /// Writes all completions as `completions/completions_<step>.parquet`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_parquet(&self, run_dir: &Path) -> Result<()> {
+        let n = self.group_size();
+        let records: Vec<CompletionRecord> = self
+            .scored
+            .texts
+            .iter()
+            .enumerate()
+            .map(|(i, text)| CompletionRecord {
+                step: self.step as i64,
+                prompt: prompt_messages(self.rows[i / n]),
+                completion: text.clone(),
+                rewards: self.scores_of(i),
+                advantage: self.advantages[i],
+            })
+            .collect();
+        write(completions_path(run_dir, self.step as u64), self.rewards, &records)
+    }
+
+    /// Keeps group number `prompt` for the report.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn sample_group(&self, prompt: usize, log: &SampleLog) -> Result<()> {
+        let n = self.group_size();
+        let row = self.rows[prompt];
+        let completions = (prompt * n..(prompt + 1) * n)
+            .map(|i| SampleCompletion {
+                text: self.scored.texts[i].clone(),
+                rewards: self.rewards.iter().cloned().zip(self.scores_of(i)).collect(),
+                total: self.scored.scores.total[i],
+                advantage: self.advantages[i],
+                tokens: self.scored.completions[prompt][i % n].ids.len(),
+            })
+            .collect();
+        let images_png = row
+            .images
+            .iter()
+            .map(|path| image::encode_png(&image::open(path)?))
+            .collect::<Result<_>>()?;
+        log.append(&SampleGroup {
+            step: self.step as u64,
+            prompt: question(row),
+            answer: row.answer.clone(),
+            images_png,
+            completions,
+        })
+    }
+
+    /// Lines to print: the first `count` completions (all if `None`).
+    pub fn printed(&self, count: Option<usize>) -> Vec<String> {
+        let n = self.group_size();
+        let take = count.unwrap_or(self.scored.texts.len());
+        let texts = self.scored.texts.iter().enumerate().take(take);
+        texts
+            .map(|(i, text)| {
+                let total =
+                    self.scored.scores.total[i].map_or("none".into(), |r| format!("{r:.3}"));
+                let question = question(self.rows[i / n]).replace('\n', " ");
+                format!(
+                    "step {} | {question} | {text:?} | reward {total} | advantage {:+.3}",
+                    self.step, self.advantages[i]
+                )
+            })
+            .collect()
+    }
+}
+
+fn prompt_messages(row: &Row) -> Vec<PromptMessage> {
+    row.messages
+        .iter()
+        .map(|m| PromptMessage {
+            role: m.role.clone(),
+            content: m
+                .content
+                .iter()
+                .map(|p| match p {
+                    Part::Text(t) => PromptPart::Text(t.clone()),
+                    Part::Image(_) => PromptPart::Image,
+                })
+                .collect(),
+        })
+        .collect()
+}

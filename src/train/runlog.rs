@@ -1,0 +1,217 @@
+//! The run's folder and everything that is written into it while it goes: resolved options, metrics
+//! averaged over the logging interval, samples for the report, the report itself.
+
+use crate::base::{Error, Result};
+use crate::io::atomic;
+use crate::train::checkpoint;
+use crate::train::options::Options;
+use crate::train::report::{SampleLog, write_report};
+use crate::train::settings::{LoggingSettings, OutputSettings, Resume};
+use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSink, read_metrics};
+use crate::train::sinks::{MetricRow, Sink, Sinks};
+use std::path::{Path, PathBuf};
+
+/// Makes or checks the folder of a run and finds the checkpoint it continues from.
+///
+/// # Errors
+/// If the folder holds another run and may not be overwritten, or there is nothing to continue.
+pub fn open_run_dir(output: &OutputSettings) -> Result<Option<PathBuf>> {
+    let dir = &output.run_dir;
+    let from = match &output.resume {
+        Resume::No => None,
+        Resume::From(path) => Some(path.clone()),
+        Resume::Latest => {
+            let last = checkpoint::list(dir)?.pop();
+            Some(last.map(|(_, path)| path).ok_or_else(|| {
+                Error::usage("there is no checkpoint to continue from")
+                    .file(dir)
+                    .key("resume_from_checkpoint")
+                    .expected("a folder checkpoint-<step> in the run's folder")
+                    .hint("start without --resume_from_checkpoint, or name the checkpoint's folder")
+            })?)
+        }
+    };
+    if from.is_none() && dir.join("metrics.jsonl").exists() {
+        if !output.overwrite {
+            return Err(Error::usage("the output folder holds a run already")
+                .file(dir)
+                .key("output_dir")
+                .hint("continue it with --resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"));
+        }
+        remove_run(dir)?;
+    }
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Error::io("cannot create the run's folder", dir, &e))?;
+    Ok(from)
+}
+
+/// Removes what a former run left, and nothing else.
+fn remove_run(dir: &Path) -> Result<()> {
+    let remove = |path: PathBuf| -> Result<()> {
+        let gone = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else if path.exists() {
+            std::fs::remove_file(&path)
+        } else {
+            Ok(())
+        };
+        gone.map_err(|e| Error::io("cannot remove what a former run left", &path, &e))
+    };
+    for name in [
+        "metrics.jsonl",
+        "samples.jsonl",
+        "report.html",
+        "config.resolved.yaml",
+        "completions",
+        "runs",
+    ] {
+        remove(dir.join(name))?;
+    }
+    for (_, path) in checkpoint::list(dir)? {
+        remove(path)?;
+    }
+    Ok(())
+}
+
+/// Where metrics go.
+pub struct RunLog {
+    dir: PathBuf,
+    sinks: Sinks,
+    console: ConsoleSink,
+    samples: SampleLog,
+    interval: usize,
+    pending: Vec<(String, Vec<f64>)>,
+    /// Every row logged so far, former sessions of the run included.
+    pub history: Vec<MetricRow>,
+}
+
+impl RunLog {
+    /// Opens the sinks; after a resume at step `resumed`, later lines of a former session go.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn open(
+        options: &Options,
+        dir: &Path,
+        logging: &LoggingSettings,
+        total_steps: usize,
+        resumed: Option<usize>,
+    ) -> Result<Self> {
+        atomic::write_atomic(dir.join("config.resolved.yaml"), options.to_yaml().as_bytes())?;
+        let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+        let mut history = Vec::new();
+        let samples = SampleLog::new(dir);
+        if let Some(step) = resumed {
+            samples.truncate_after(step as u64)?;
+        }
+        if logging.jsonl {
+            let path = dir.join("metrics.jsonl");
+            let mut sink = JsonlSink::open(&path)?;
+            if let Some(step) = resumed {
+                sink.truncate_after(step as u64)?;
+                history = read_metrics(&path)?;
+            }
+            sinks.push(Box::new(sink));
+        }
+        if let Some(events) = &logging.tensorboard_dir {
+            let mut sink = TensorBoardSink::create(events, resumed.map(|s| s as u64))?;
+            let settings: Vec<(String, String)> = options
+                .to_yaml()
+                .lines()
+                .filter(|l| !l.starts_with('#'))
+                .filter_map(|l| l.split_once(": "))
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect();
+            sink.settings(&settings)?;
+            sinks.push(Box::new(sink));
+        }
+        Ok(RunLog {
+            dir: dir.to_path_buf(),
+            sinks: Sinks(sinks),
+            console: ConsoleSink::new(ConsoleOptions::detect(total_steps as u64, logging.quiet)),
+            samples,
+            interval: logging.steps,
+            pending: Vec::new(),
+            history,
+        })
+    }
+
+    /// Prints a line to the person who watches.
+    ///
+    /// # Errors
+    /// If the console is gone.
+    pub fn say(&mut self, text: &str) -> Result<()> {
+        self.console.message(text)
+    }
+
+    /// Takes the figures of one optimizer step; logs their means at the interval's end, or `last`.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn step(
+        &mut self,
+        step: usize,
+        epoch: f64,
+        values: Vec<(String, f64)>,
+        last: bool,
+    ) -> Result<bool> {
+        for (name, value) in values {
+            match self.pending.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, list)) => list.push(value),
+                None => self.pending.push((name, vec![value])),
+            }
+        }
+        if !last && !step.is_multiple_of(self.interval) {
+            return Ok(false);
+        }
+        let mut row = MetricRow::new(step as u64, epoch);
+        for (name, list) in std::mem::take(&mut self.pending) {
+            row.push(name.clone(), summary(&name, &list));
+        }
+        self.log(row)?;
+        Ok(true)
+    }
+
+    /// Logs a finished row.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn log(&mut self, row: MetricRow) -> Result<()> {
+        self.sinks.log(&row)?;
+        self.console.log(&row)?;
+        self.history.push(row);
+        Ok(())
+    }
+
+    /// Where samples for the report go.
+    pub fn samples(&self) -> &SampleLog {
+        &self.samples
+    }
+
+    /// Closes the sinks and writes the report.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn finish(mut self) -> Result<Option<PathBuf>> {
+        self.sinks.close()?;
+        self.console.close()?;
+        if !self.dir.join("metrics.jsonl").is_file() {
+            return Ok(None);
+        }
+        write_report(&self.dir).map(Some)
+    }
+}
+
+/// What one figure of several steps becomes: extremes stay extremes, running totals stay totals,
+/// everything else is averaged over the values that are numbers.
+fn summary(name: &str, values: &[f64]) -> f64 {
+    let known: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
+    let Some(&last) = known.last() else { return f64::NAN };
+    if matches!(name, "num_tokens" | "learning_rate") || name.starts_with("data/") {
+        return last;
+    }
+    if name.ends_with("_max") || name.starts_with("memory/") {
+        return known.iter().copied().fold(last, f64::max);
+    }
+    known.iter().sum::<f64>() / known.len() as f64
+}

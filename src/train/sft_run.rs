@@ -1,0 +1,175 @@
+//! `grpo-rt sft`: supervised warm start on the reference answers, since a model that never emits
+//! the format earns no reward. Loss on the answer and its end of turn only.
+
+use crate::base::Result;
+use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
+use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack};
+use crate::grpo::schedule::{Schedule, ScheduleKind};
+use crate::grpo::update::{DropoutSettings, MicroResult, supervised_micro_batch};
+use crate::model::params::Training;
+use crate::ops::linear_logprob::HeadSettings;
+use crate::train::checkpoint::{self, RunState};
+use crate::train::evaluate::{load_rows, name_skipped};
+use crate::train::interrupt;
+use crate::train::options::Options;
+use crate::train::runlog::{RunLog, open_run_dir};
+use crate::train::settings::{Scheduler, SftSettings, TrainingSettings, check_paths};
+use crate::train::stream::{RowOrder, prefetch};
+use crate::train::workspace::{Workspace, training_of};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The optimizer's constants from the settings.
+pub fn optimizer_settings(t: &TrainingSettings) -> OptimizerSettings {
+    OptimizerSettings {
+        beta1: t.optimizer.beta1,
+        beta2: t.optimizer.beta2,
+        epsilon: t.optimizer.epsilon,
+        weight_decay: t.optimizer.weight_decay,
+        max_grad_norm: t.optimizer.max_grad_norm.unwrap_or(0.0),
+    }
+}
+
+/// The learning rate's course from the settings.
+pub fn schedule(t: &TrainingSettings, total_steps: usize) -> Schedule {
+    Schedule {
+        kind: match t.optimizer.scheduler {
+            Scheduler::Constant => ScheduleKind::Constant,
+            Scheduler::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
+            Scheduler::Linear => ScheduleKind::Linear,
+            Scheduler::Cosine => ScheduleKind::Cosine,
+        },
+        peak: t.optimizer.learning_rate,
+        warmup_steps: t.optimizer.warmup.steps(total_steps),
+        total_steps,
+    }
+}
+
+/// Dropout of a training step, if adapters have any.
+pub fn dropout(training: &Training, seed: u64, step: usize) -> Option<DropoutSettings> {
+    let p = training.lora().map_or(0.0, |l| l.lora_dropout);
+    (p > 0.0).then_some(DropoutSettings { p, seed, step: step as u32 })
+}
+
+/// Bytes by region, for the metrics.
+pub fn memory_metrics(w: &Workspace, planned: usize) -> [(String, f64); 3] {
+    [
+        ("memory/weights_and_optimizer".into(), w.arena.shared_base() as f64),
+        ("memory/planned_peak".into(), planned as f64),
+        ("memory/actual_peak".into(), w.arena.actual_peak() as f64),
+    ]
+}
+
+/// Runs the command; returns the run's folder.
+///
+/// # Errors
+/// If options, model or data are wrong, memory is too small, or a file cannot be written.
+pub fn sft(options: &Options) -> Result<PathBuf> {
+    let s = SftSettings::from_options(options)?;
+    check_paths(options)?;
+    interrupt::watch();
+    let resume = open_run_dir(&s.output)?;
+    let rows = load_rows(&s.data, s.logging.quiet)?;
+    let t = &s.training;
+    let training = training_of(&s.model)?;
+    let mut w = Workspace::open(&s.model, &s.machine, &training, t.seed)?;
+    w.encoder.max_prompt_length = s.data.max_prompt_length;
+    let per_step = t.batch_size * t.gradient_accumulation_steps;
+    let total = t.length.steps(rows.len().div_ceil(per_step));
+    let mut state = match &resume {
+        Some(dir) => checkpoint::load(dir, &w.model, &mut w.arena)?,
+        None => RunState::default(),
+    };
+    let dir = &s.output.run_dir;
+    let resumed = resume.is_some().then_some(state.step);
+    let mut log = RunLog::open(options, dir, &s.logging, total, resumed)?;
+    let (schedule, optimizer) = (schedule(t, total), optimizer_settings(t));
+    let head = Arc::new(HeadSettings { temperature: 1.0, forbidden: w.forbidden_tokens() });
+    let w = &w;
+    let order = RowOrder::new(rows.len(), t.seed, s.data.shuffle);
+    let stopped = std::thread::scope(|scope| -> Result<bool> {
+        let batches =
+            prefetch(scope, &rows, &w.encoder, order, state.cursor, per_step, s.data.strict);
+        while state.step < total {
+            let start = Instant::now();
+            let batch = batches.recv().expect("the stream ends only with an error")?;
+            let waited = start.elapsed().as_secs_f64();
+            name_skipped(&batch.skipped);
+            let mut groups = Vec::with_capacity(batch.prompts.len());
+            for (i, (row, prompt)) in batch.prompts.iter().enumerate() {
+                let ids = w.encoder.chat.encode_answer(&rows[*row].answer)?;
+                let completion = TrainCompletion {
+                    ids,
+                    old_logps: Vec::new(),
+                    advantage: 1.0,
+                    weight: 0.0,
+                    sample: i as u32,
+                };
+                groups.push(TrainGroup { prompt: prompt.clone(), completions: vec![completion] });
+            }
+            let answer: usize = groups.iter().map(|g| g.completions[0].ids.len()).sum();
+            for g in &mut groups {
+                g.completions[0].weight = 1.0 / answer as f32;
+            }
+            state.num_tokens += groups.iter().map(|g| g.rows() as u64 + 1).sum::<u64>();
+            zero_gradients(&w.model.params, &w.arena)?;
+            let mut sum = MicroResult::default();
+            let drop = dropout(&training, t.seed, state.step);
+            for micro in micro_batches(groups, t.micro_batch_tokens) {
+                let r = supervised_micro_batch(
+                    &w.model.config,
+                    &w.model.params,
+                    &w.arena,
+                    &pack(&micro),
+                    &head,
+                    drop,
+                )?;
+                sum.loss += r.loss;
+                sum.entropy.extend(r.entropy);
+                sum.planned_peak = sum.planned_peak.max(r.planned_peak);
+                sum.train_seconds += r.train_seconds;
+            }
+            let rate = schedule.rate(state.step);
+            let begin = Instant::now();
+            let norm = optimizer_step(&w.model.params, &w.arena, &optimizer, rate, state.step + 1)?;
+            let updated = begin.elapsed().as_secs_f64();
+            state.step += 1;
+            state.cursor = batch.cursor;
+            state.skipped_rows += batch.skipped.len() as u64;
+            let entropy = sum.entropy.iter().map(|&e| f64::from(e)).sum::<f64>()
+                / sum.entropy.len().max(1) as f64;
+            let mut values: Vec<(String, f64)> = vec![
+                ("loss".into(), sum.loss),
+                ("grad_norm".into(), norm),
+                ("learning_rate".into(), rate),
+                ("entropy".into(), entropy),
+                ("num_tokens".into(), state.num_tokens as f64),
+                ("step_time".into(), start.elapsed().as_secs_f64()),
+                ("time/wait_for_data".into(), waited),
+                ("time/forward_backward".into(), sum.train_seconds),
+                ("time/optimizer".into(), updated),
+                ("data/skipped_rows".into(), state.skipped_rows as f64),
+            ];
+            values.extend(memory_metrics(w, sum.planned_peak));
+            let last = state.step == total;
+            let epoch = state.cursor as f64 / rows.len() as f64;
+            log.step(state.step, epoch, values, last)?;
+            let due = s.output.save_steps.is_some_and(|n| state.step.is_multiple_of(n));
+            let stop = interrupt::asked() && !last;
+            if due || last || stop {
+                let keep = s.output.save_total_limit;
+                checkpoint::save(dir, &w.model, &w.arena, &state, &log.history, total, keep)?;
+            }
+            if stop {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })?;
+    log.finish()?;
+    if stopped {
+        return Err(interrupt::error(&dir.display().to_string()));
+    }
+    Ok(dir.clone())
+}

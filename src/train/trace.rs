@@ -1,0 +1,144 @@
+//! `grpo-rt trace`: one chat through the model with everything written down, for people who port
+//! the model or compare it with another implementation. No adapter dropout, no forbidden tokens.
+
+use crate::base::{DType, Error, HostTensor, Result, TensorData};
+use crate::io::safetensors;
+use crate::model::families::Part;
+use crate::model::families::qwen2_5_vl::net::{TextInput, head, text, vision};
+use crate::model::net::Net;
+use crate::model::params::Training;
+use crate::model::processor::qwen_image::ImageBackend;
+use crate::model::prompt::stack_images;
+use crate::ops::attention::{Segment, Span};
+use crate::ops::gather_rows::GatherRows;
+use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
+use crate::ops::matmul::Matmul;
+use crate::tape::Tape;
+use crate::train::settings::{MachineSettings, TraceSettings};
+use crate::train::workspace::{Workspace, read_messages, training_of};
+use std::sync::Arc;
+
+/// Named tensors of a trace: `input_ids [T]`, `position_ids [3,T]`, `pixel_values`,
+/// `image_grid_thw [images,3]`, named activations, `logits [T,V]`, and with gradients `loss` (mean
+/// negative log-likelihood of the last assistant message) and `grad.<name in the checkpoint>`.
+///
+/// # Errors
+/// If the chat or the model cannot be read, or gradients are wanted of a chat that does not end with
+/// an assistant's message.
+pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(String, HostTensor)>> {
+    let (messages, images) = read_messages(&settings.messages)?;
+    let mut training = training_of(&settings.model)?;
+    if settings.grad && training == Training::None {
+        let all = vec![Part::Vision, Part::Connector, Part::Language, Part::Head];
+        training = Training::Full(all);
+    }
+    let machine = MachineSettings { threads: settings.threads, memory_budget: None };
+    let mut w = Workspace::open(&settings.model, &machine, &training, 0)?;
+    w.encoder.images = w.encoder.images.clone().with_backend(backend);
+    let complete = messages.last().is_some_and(|m| m.role == "assistant");
+    if settings.grad && !complete {
+        return Err(Error::data("gradients need something to learn")
+            .file(&settings.messages)
+            .expected("an assistant's message at the end")
+            .found("a chat that ends with another role"));
+    }
+    let prompt = w.encoder.encode(&messages, &images, !complete)?;
+    let mut out = vec![
+        (
+            "input_ids".to_string(),
+            integers(vec![prompt.len()], prompt.ids.iter().map(|&i| i as i32)),
+        ),
+        (
+            "position_ids".to_string(),
+            integers(
+                vec![3, prompt.len()],
+                (0..3).flat_map(|axis| prompt.positions.iter().map(move |p| p[axis])),
+            ),
+        ),
+    ];
+    let config = &w.model.config;
+    let mut tape = Tape::new(DType::F32);
+    let mut net = Net::new(&mut tape, &w.model.params);
+    let features = match stack_images([&prompt]) {
+        Some((pixels, grids)) => {
+            out.push(("pixel_values".into(), pixels.clone()));
+            let sizes = grids.iter().flatten().map(|&n| n as i32);
+            out.push(("image_grid_thw".into(), integers(vec![grids.len(), 3], sizes)));
+            Some(vision(&mut net, config, pixels, &grids)?)
+        }
+        None => None,
+    };
+    let all = Span { start: 0, len: prompt.len() };
+    let input = TextInput {
+        index: prompt.index(0),
+        vision: features,
+        positions: prompt.positions.clone(),
+        segments: Arc::new(vec![Segment { queries: all, keys: vec![all], causal: true }]),
+        cache: None,
+    };
+    let hidden = text(&mut net, config, &input)?;
+    let weights = head(&mut net, config)?;
+    let logits = tape.op(Matmul::default(), &[hidden, weights])?;
+    tape.name(logits, "logits");
+    let named: Vec<_> = (0..tape.slots().len() as u32)
+        .map(crate::ops::Slot)
+        .filter_map(|s| tape.slots()[s.0 as usize].name.clone().map(|n| (n, s)))
+        .collect();
+    for (_, s) in &named {
+        tape.keep(*s);
+    }
+    let mut loss = None;
+    if settings.grad {
+        let last = messages.len() - 1;
+        let start = w.encoder.encode(&messages[..last], &images, true)?.len();
+        let rows = answer_rows(&prompt.ids, start, w.encoder.chat.end_of_turn_id);
+        let targets: Vec<i32> = rows.iter().map(|&r| prompt.ids[r as usize + 1] as i32).collect();
+        let n = rows.len();
+        let (rows, targets) = (tape.indices(rows), tape.indices(targets));
+        let hidden = tape.op(GatherRows, &[hidden, rows])?;
+        let op =
+            LinearLogprob { head: Arc::new(HeadSettings { temperature: 1.0, forbidden: vec![] }) };
+        let logp = tape.ops(op, &[hidden, weights, targets])?[0];
+        tape.keep(logp);
+        let slope = tape.input(HostTensor::f32([n, 1], vec![-1.0 / n as f32; n]));
+        tape.backward(&[(logp, slope)])?;
+        loss = Some(logp);
+    }
+    let plan = tape.plan();
+    let run = tape.run(&plan, &w.arena, w.arena.shared_base())?;
+    for (name, s) in named {
+        out.push((name, HostTensor::f32(tape.ty(s).shape.clone(), run.f32(s))));
+    }
+    if let Some(logp) = loss {
+        let logp = run.f64(logp);
+        let mean = -logp.iter().sum::<f64>() / logp.len() as f64;
+        out.push(("loss".into(), HostTensor::f32(Vec::new(), vec![mean as f32])));
+        for p in w.model.params.trained() {
+            if let Some(g) = p.place.grad {
+                let name = format!("grad.{}", w.model.file_name(&p.name));
+                out.push((name, HostTensor::f32(p.shape.clone(), w.arena.read(g))));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn integers(shape: Vec<usize>, values: impl Iterator<Item = i32>) -> HostTensor {
+    HostTensor::new(shape, TensorData::I32(values.collect()))
+}
+
+/// Rows that predict the answer from token `start` up to and with the end of its turn.
+fn answer_rows(ids: &[u32], start: usize, end_of_turn: u32) -> Vec<i32> {
+    let end =
+        ids[start..].iter().position(|&t| t == end_of_turn).map_or(ids.len(), |n| start + n + 1);
+    (start - 1..end - 1).map(|r| r as i32).collect()
+}
+
+/// [`trace`], written to the file that the settings name.
+///
+/// # Errors
+/// As [`trace`], or if the file cannot be written.
+pub fn trace_to_file(settings: &TraceSettings) -> Result<()> {
+    let tensors = trace(settings, ImageBackend::default())?;
+    safetensors::save(&settings.out, &tensors, &Default::default())
+}

@@ -1,0 +1,239 @@
+//! What every command that runs a model sets up first: memory, weights, adapter, tokenizer, image
+//! processor. Decides nothing about training.
+
+use crate::base::{Error, Result};
+use crate::io::dataset::{Message, Part, Row};
+use crate::io::image::{self, Alpha, Image};
+use crate::io::text::template::ChatTemplate;
+use crate::io::text::tokenizer::Tokenizer;
+use crate::mem::Arena;
+use crate::model::config::VlmConfig;
+use crate::model::families::Part as ModelPart;
+use crate::model::lora::{LoraConfig, Targets};
+use crate::model::params::Training;
+use crate::model::processor::chat::ChatEncoder;
+use crate::model::processor::qwen_image::QwenImageProcessor;
+use crate::model::prompt::Prompt;
+use crate::model::vlm::Vlm;
+use crate::train::settings::{MachineSettings, ModelSettings, Trained};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Turns rows into prompts.
+#[derive(Debug)]
+pub struct PromptEncoder {
+    /// Messages to token ids.
+    pub chat: ChatEncoder,
+    /// Images to patches.
+    pub images: QwenImageProcessor,
+    /// Longest prompt that is accepted, in tokens.
+    pub max_prompt_length: Option<usize>,
+    merge: usize,
+}
+
+impl PromptEncoder {
+    /// Reads tokenizer, chat template and image processor of a model folder.
+    ///
+    /// # Errors
+    /// If one of them is missing or broken.
+    pub fn open(settings: &ModelSettings, config: &VlmConfig) -> Result<Self> {
+        let dir = &settings.path;
+        let tokenizer = Tokenizer::from_dir(dir)?;
+        let chat = ChatEncoder::new(tokenizer, ChatTemplate::from_dir(dir)?, config.tokens.image)
+            .map_err(|e| e.file(dir.join("tokenizer.json")))?;
+        let wide = |n: Option<usize>| n.map(|n| n as u64);
+        let images = QwenImageProcessor::from_dir(dir)?
+            .with_pixel_limits(wide(settings.min_pixels), wide(settings.max_pixels))?;
+        let merge = config.vision.spatial_merge_size;
+        Ok(PromptEncoder { chat, images, max_prompt_length: None, merge })
+    }
+
+    /// Encodes messages with their images, ending where the assistant begins, or with the last turn
+    /// complete.
+    ///
+    /// # Errors
+    /// If an image cannot be processed, placeholders and images do not match, or the prompt is
+    /// longer than allowed (prompts with images are never cut).
+    pub fn encode(
+        &self,
+        messages: &[Message],
+        images: &[Image],
+        open_turn: bool,
+    ) -> Result<Prompt> {
+        let processed = images
+            .iter()
+            .map(|i| self.images.process(i).map(Arc::new))
+            .collect::<Result<Vec<_>>>()?;
+        let tokens: Vec<usize> =
+            processed.iter().map(|p| self.images.num_image_tokens(p.grid_thw)).collect();
+        let encoded = self.chat.encode(messages, &tokens, open_turn)?;
+        if let Some(limit) = self.max_prompt_length
+            && encoded.ids.len() > limit
+        {
+            return Err(Error::data("the prompt is longer than max_prompt_length")
+                .expected(format!("at most {limit} tokens"))
+                .found(format!(
+                    "{} tokens, {} of images",
+                    encoded.ids.len(),
+                    tokens.iter().sum::<usize>()
+                ))
+                .hint("raise --max_prompt_length or lower --max_pixels; prompts are never cut"));
+        }
+        Prompt::new(encoded.ids, processed, encoded.image_spans, self.merge, encoded.text)
+    }
+
+    /// Encodes the prompt of a data set's row.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::encode`], with the row's file and number.
+    pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
+        let go = || {
+            let images = row
+                .images
+                .iter()
+                .map(|p| image::open_with(p, Alpha::OverWhite))
+                .collect::<Result<Vec<_>>>()?;
+            self.encode(&row.messages, &images, true)
+        };
+        go().map_err(|e| e.file(&row.file).row(row.row))
+    }
+}
+
+/// Reads a JSON file of chat messages in Hugging Face's format (`content` a text, or a list of
+/// `{"type":"text","text":…}` and `{"type":"image","image":path}`; paths relative to the file).
+///
+/// # Errors
+/// If the file or an image cannot be read, or a part is of another type.
+pub fn read_messages(file: &Path) -> Result<(Vec<Message>, Vec<Image>)> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::io("cannot read the messages", file, &e))?;
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(|e| {
+        Error::data("the messages are not a JSON list").file(file).found(e.to_string())
+    })?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut images = Vec::new();
+    let mut messages = Vec::new();
+    for (i, m) in list.iter().enumerate() {
+        let wrong = |what: &str| Error::data(what).file(file).at(format!("message {}", i + 1));
+        let role = m["role"].as_str().ok_or_else(|| wrong("a message has no role"))?;
+        let mut content = Vec::new();
+        match &m["content"] {
+            serde_json::Value::String(s) => content.push(Part::Text(s.clone())),
+            serde_json::Value::Array(parts) => {
+                for part in parts {
+                    match (part["text"].as_str(), part["image"].as_str()) {
+                        (Some(text), _) => content.push(Part::Text(text.into())),
+                        (None, Some(path)) => {
+                            content.push(Part::Image(images.len()));
+                            images.push(image::open_with(folder.join(path), Alpha::OverWhite)?);
+                        }
+                        _ => {
+                            return Err(wrong("a part is neither text nor image")
+                                .expected("{\"type\":\"text\",\"text\":…} or {\"type\":\"image\",\"image\":path}")
+                                .found(part.to_string()));
+                        }
+                    }
+                }
+            }
+            other => {
+                return Err(wrong("a message has no content")
+                    .expected("a text or a list of parts")
+                    .found(other.to_string()));
+            }
+        }
+        messages.push(Message { role: role.into(), content });
+    }
+    Ok((messages, images))
+}
+
+/// Memory and model of a command.
+#[derive(Debug)]
+pub struct Workspace {
+    /// All tensors.
+    pub arena: Arena,
+    /// The model.
+    pub model: Vlm,
+    /// Rows to prompts.
+    pub encoder: PromptEncoder,
+}
+
+/// What the settings train, as the model understands it.
+///
+/// # Errors
+/// If an adapter folder cannot be read.
+pub fn training_of(settings: &ModelSettings) -> Result<Training> {
+    let saved = settings.adapter.as_deref().map(LoraConfig::from_dir).transpose()?;
+    Ok(match (&settings.trained, saved) {
+        (Trained::Lora(l), None) => Training::Lora(LoraConfig {
+            r: l.r,
+            lora_alpha: l.alpha,
+            lora_dropout: l.dropout,
+            target_modules: Targets::Names(l.target_modules.clone()),
+        }),
+        (Trained::Lora(l), Some(saved)) => {
+            Training::Lora(LoraConfig { lora_dropout: l.dropout, ..saved })
+        }
+        (Trained::Nothing, Some(saved)) => Training::Lora(saved),
+        (Trained::Nothing, None) => Training::None,
+        (Trained::Parts(p), _) => {
+            let mut parts = Vec::new();
+            if p.llm {
+                parts.extend([ModelPart::Language, ModelPart::Head]);
+            }
+            if p.vision {
+                parts.push(ModelPart::Vision);
+            }
+            if p.projector {
+                parts.push(ModelPart::Connector);
+            }
+            Training::Full(parts)
+        }
+    })
+}
+
+/// Bytes that a run may plan with when the user names no budget: nine tenths of the memory.
+fn default_budget() -> usize {
+    const UNKNOWN: usize = 16 << 30;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .and_then(|l| l.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    kib.map_or(UNKNOWN, |k| k * 1024 / 10 * 9)
+}
+
+impl Workspace {
+    /// Opens a model for training or use.
+    ///
+    /// # Errors
+    /// If the model cannot be read or does not fit the budget.
+    pub fn open(
+        settings: &ModelSettings,
+        machine: &MachineSettings,
+        training: &Training,
+        seed: u64,
+    ) -> Result<Self> {
+        let budget = machine.memory_budget.map_or_else(default_budget, |b| b as usize);
+        let mut arena = Arena::reserve(budget)?;
+        let model = Vlm::load(&settings.path, training, seed, &mut arena)?;
+        if let Some(adapter) = &settings.adapter {
+            model.load_adapter(adapter, &mut arena)?;
+        }
+        let encoder = PromptEncoder::open(settings, &model.config)?;
+        Ok(Workspace { arena, model, encoder })
+    }
+
+    /// Tokens that a completion may never contain: image and video placeholders and their frame, and
+    /// rows of the head that the tokenizer has no token for. Sorted.
+    pub fn forbidden_tokens(&self) -> Vec<u32> {
+        let t = &self.model.config.tokens;
+        let tokenizer = &self.encoder.chat.tokenizer;
+        let mut ids = vec![t.image, t.video, t.vision_start, t.vision_end];
+        ids.extend(tokenizer.token_id("<|vision_pad|>"));
+        ids.extend(tokenizer.vocab_size() as u32..self.model.config.text.vocab_size as u32);
+        ids.retain(|&i| (i as usize) < self.model.config.text.vocab_size);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}

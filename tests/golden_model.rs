@@ -1,0 +1,131 @@
+//! Whole models against transformers (`tools/golden/qwen2_5_vl.py`): token ids, pixel values and
+//! positions exactly, logits within 1e-4, the gradient of every parameter within 1e-3, relative to
+//! the largest element of each tensor.
+
+use grpo_rt::base::{DType, HostTensor, Tolerance};
+use grpo_rt::io::safetensors::Checkpoint;
+use grpo_rt::model::processor::qwen_image::ImageBackend;
+use grpo_rt::train::settings::{ModelSettings, TraceSettings, Trained};
+use grpo_rt::train::trace::trace;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/qwen2_5_vl").join(path)
+}
+
+fn settings(model: &str, adapter: Option<&str>, messages: &str, grad: bool) -> TraceSettings {
+    TraceSettings {
+        model: ModelSettings {
+            path: data(model),
+            dtype: DType::F32,
+            adapter: adapter.map(data),
+            trained: Trained::Nothing,
+            min_pixels: None,
+            max_pixels: None,
+        },
+        messages: data(messages),
+        grad,
+        out: PathBuf::new(),
+        threads: None,
+        quiet: true,
+    }
+}
+
+fn wide(t: &HostTensor) -> Vec<f64> {
+    t.to_f32_vec().into_iter().map(f64::from).collect()
+}
+
+/// Runs a case and compares everything that the golden has; returns how many gradients that were.
+fn compare(s: &TraceSettings, expected: &str) -> usize {
+    let ours: BTreeMap<String, HostTensor> =
+        trace(s, ImageBackend::Pillow).unwrap().into_iter().collect();
+    let golden = Checkpoint::open(data(expected)).unwrap();
+    let mut gradients = 0;
+    for name in golden.names() {
+        let want = golden.read(name).unwrap();
+        let flat = wide(&want);
+        match name {
+            "input_ids" | "image_grid_thw" | "position_ids" => {
+                let got = ours[name].to_i64_vec().unwrap();
+                assert_eq!(got, want.to_i64_vec().unwrap(), "{expected} {name}");
+            }
+            "pixel_values" => {
+                assert_eq!(
+                    ours[name].as_f32().unwrap(),
+                    want.as_f32().unwrap(),
+                    "{expected} {name}"
+                );
+            }
+            "image_embeds" => {
+                Tolerance::rel(1e-4).check(expected, &wide(&ours["visual.merger"]), &flat).unwrap();
+            }
+            "logits" => {
+                Tolerance::rel(1e-4).check(expected, &wide(&ours[name]), &flat).unwrap();
+            }
+            "logits_last" => {
+                let all = wide(&ours["logits"]);
+                let last = &all[all.len() - flat.len()..];
+                Tolerance::rel(1e-4).check(expected, last, &flat).unwrap();
+            }
+            "loss" if s.grad => {
+                Tolerance::rel(1e-5).check(expected, &wide(&ours[name]), &flat).unwrap();
+            }
+            _ => {
+                let Some(parameter) = name.strip_prefix("grad.") else { continue };
+                let got = gradient(&ours, parameter);
+                let what = format!("{expected} {name}");
+                // A gradient that is 0 by symmetry (key biases) is rounding noise on both sides.
+                Tolerance { abs: 1e-6, rel: 1e-3 }.check(&what, &got, &flat).unwrap();
+                gradients += 1;
+            }
+        }
+    }
+    gradients
+}
+
+/// Our gradient of a canonical parameter name, whatever naming the checkpoint has.
+fn gradient(ours: &BTreeMap<String, HostTensor>, canonical: &str) -> Vec<f64> {
+    let canonical = canonical.strip_prefix("base_model.model.").unwrap_or(canonical);
+    let on_disk = grpo_rt::model::families::qwen2_5_vl::name_in(
+        grpo_rt::model::families::Naming::Checkpoint,
+        canonical,
+    );
+    let names = [format!("grad.{canonical}"), format!("grad.{on_disk}")];
+    let found = names.iter().find_map(|n| ours.get(n));
+    wide(found.unwrap_or_else(|| panic!("no gradient of {canonical}")))
+}
+
+#[test]
+fn models_equal_transformers_in_logits_and_every_gradient() {
+    for (model, parameters) in [("tied", 40), ("untied", 40), ("grouped", 40)] {
+        let s = settings(model, None, &format!("{model}/messages.json"), true);
+        let n = compare(&s, &format!("{model}/expected.safetensors"));
+        assert!(n >= parameters, "{model}: only {n} gradients were compared");
+    }
+}
+
+#[test]
+fn one_image_and_no_image() {
+    for model in ["tied", "untied", "grouped"] {
+        for (messages, expected) in
+            [("messages_one", "expected_one"), ("messages_text", "expected_text")]
+        {
+            let s = settings(model, None, &format!("{model}/{messages}.json"), true);
+            compare(&s, &format!("{model}/{expected}.safetensors"));
+        }
+    }
+}
+
+#[test]
+fn bfloat16_shards_are_read() {
+    let s = settings("tied_bf16_sharded", None, "tied/messages.json", false);
+    compare(&s, "tied_bf16_sharded/expected.safetensors");
+}
+
+#[test]
+fn adapters_equal_peft() {
+    let s = settings("tied", Some("tied_lora"), "tied/messages.json", true);
+    let n = compare(&s, "tied_lora/expected.safetensors");
+    assert_eq!(n, 12, "two factors of three modules in two layers");
+}
