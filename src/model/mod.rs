@@ -1,6 +1,7 @@
 //! Floor 5: vision-language models: configuration, weights, blocks, processors and families.
 
 pub mod config; // config.json in the layouts of transformers 4 and 5
+pub mod create; // a new model with random weights, as a folder
 pub mod families; // one short file each: wiring only
 pub mod lora; // low-rank adapters: which modules, PEFT's files
 pub mod net; // layers of a model on a tape

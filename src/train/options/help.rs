@@ -47,7 +47,7 @@ pub fn help(command: Command, all: bool) -> String {
     if hidden > 0 {
         out += &format!("\n--help all shows {hidden} more options.\n");
     }
-    if !taken.is_empty() {
+    if taken.iter().any(|o| o.name == "config") {
         out += &format!(
             "\nEvery option is also a key of the --config file and a variable {ENV_PREFIX}<NAME>.\n"
         );

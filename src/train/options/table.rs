@@ -2,7 +2,7 @@
 //! `--help`, the documentation and the spelling suggestions are made. Holds data, no logic. An
 //! option stands here only when the program acts on it.
 
-use super::Command::{self, Demo, Eval, Init, MakeShapes, Sft, Trace, Train};
+use super::Command::{self, Demo, Doctor, Eval, Init, MakeShapes, Sft, Trace, Train};
 use super::Kind::{self, Bool, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word};
 
 /// One option: everything the program says about it.
@@ -76,7 +76,7 @@ const READS: &[Command] = &[Train, Sft, Eval];
 const SAMPLES: &[Command] = &[Train, Eval];
 const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes];
 const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, Trace];
-const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Init, Trace];
+const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Init, Trace, Doctor];
 
 const RATIO: Kind = Float { min: 0.0, max: 1.0 };
 const POSITIVE: Kind = Float { min: 0.0, max: f64::MAX };
@@ -295,6 +295,8 @@ pub static OPTIONS: &[Opt] = &[
         help: "YAML, TOML or JSON file of options; flags and GRPO_RT_* variables win over it.", ..of(MACHINE, FILES) },
     Opt { name: "threads", kind: COUNT,
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
+    Opt { name: "json", kind: Bool, default: "false",
+        help: "Print one JSON object instead of text.", ..of(MACHINE, &[Doctor]) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, READS) },
     Opt { name: "micro_batch_tokens", kind: COUNT, default: "4096",

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::train::options::{Command, Kind, OPTIONS, Options, Value};
 
 impl TrainSettings {
@@ -69,9 +69,14 @@ impl EvalSettings {
 }
 
 impl InitSettings {
-    /// Takes over the options of `init`.
+    /// Checks the options of `init`: without a text there is nothing to train the tokenizer on.
     pub fn from_options(o: &Options) -> Result<Self> {
         assert_eq!(o.command(), Command::Init);
+        if o.paths("text_files").is_empty() && o.paths("dataset_name").is_empty() {
+            return Err(Error::usage("the new tokenizer has nothing to be trained on")
+                .expected("text_files, dataset_name or both")
+                .hint("add --dataset_name data/train.jsonl, the data the model is for"));
+        }
         Ok(InitSettings {
             family: text(o, "family"),
             preset: text(o, "preset"),
@@ -247,6 +252,11 @@ fn trained_parts(o: &Options) -> Result<TrainedParts> {
     Ok(parts)
 }
 
+/// VLM-R1 writes the place of the question with a capital; either is understood.
+fn has_place(template: &str) -> bool {
+    template.contains("{Question}") || template.contains("{question}")
+}
+
 fn data(o: &Options) -> Result<DataSettings> {
     let files = o.paths("dataset_name");
     let image_folders = o.paths("image_folders");
@@ -256,7 +266,7 @@ fn data(o: &Options) -> Result<DataSettings> {
             .expected(format!("1 or {} folders", files.len())));
     }
     let question_template = o.text("question_template").map(str::to_string);
-    if question_template.as_ref().is_some_and(|t| !t.contains("{Question}")) {
+    if question_template.as_ref().is_some_and(|t| !has_place(t)) {
         return Err(o
             .wrong("question_template", "the template has no place for the question")
             .expected("a text with {Question} in it"));

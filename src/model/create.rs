@@ -1,0 +1,212 @@
+//! A new model with random weights, written as a Hugging Face folder that transformers loads without
+//! a missing key. The same configuration, tokenizer and seed always give the same bytes; nothing is
+//! downloaded and nothing is read.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::base::{Error, Philox, Result, RngDomain};
+use crate::io::atomic::write_atomic;
+use crate::io::text::bpe::TrainedTokenizer;
+use crate::mem::Arena;
+use crate::model::config::{TokenIds, VlmConfig};
+use crate::model::params::{Param, Training};
+use crate::model::processor::qwen_image::{ImageProcessorSettings, write_config};
+use crate::model::vlm::{Vlm, model_bytes};
+
+/// Sizes that [`VlmConfig::preset`] knows.
+pub const PRESETS: [&str; 2] = ["tiny", "small"];
+
+/// Standard deviation of linear layers and embeddings: `initializer_range` of transformers'
+/// Qwen2_5_VLConfig, and what [`VlmConfig::to_json`] says.
+///
+/// Projections onto the residual stream get no smaller one (GPT-2 divides by the square root of
+/// twice the layers): presets have at most eight layers with norms in front, and at this width the
+/// sum of their first outputs is far below the norm's reach.
+const INITIALIZER_RANGE: f32 = 0.02;
+
+/// Half of the context of a new model is the most that one image may take.
+const IMAGE_SHARE: usize = 2;
+
+/// Ids of the control tokens in a new tokenizer; Qwen's instruction models end a completion at the
+/// end of the turn and at the end of the text.
+///
+/// # Errors
+/// A tokenizer without one of them.
+pub fn token_ids(tokenizer: &TrainedTokenizer) -> Result<TokenIds> {
+    let id = |name| tokenizer.special_id(name);
+    let end_of_text = id("<|endoftext|>")?;
+    Ok(TokenIds {
+        image: id("<|image_pad|>")?,
+        video: id("<|video_pad|>")?,
+        vision_start: id("<|vision_start|>")?,
+        vision_end: id("<|vision_end|>")?,
+        eos: vec![id("<|im_end|>")?, end_of_text],
+        bos: Some(end_of_text),
+        pad: Some(end_of_text),
+    })
+}
+
+/// Writes a model of `config` with random weights to the folder `dir`, which is made if missing:
+/// `config.json` (layout of transformers 5), `generation_config.json`, `model.safetensors` (names of
+/// the published checkpoints, single precision), tokenizer, chat template and image processor.
+///
+/// # Errors
+/// A configuration with fewer embedding rows than the tokenizer has tokens, or a file that cannot be
+/// written.
+pub fn create_model(
+    dir: impl AsRef<Path>,
+    config: VlmConfig,
+    tokenizer: &TrainedTokenizer,
+    seed: u64,
+) -> Result<()> {
+    let dir = dir.as_ref();
+    let tokens = tokenizer.tokenizer().vocab_size();
+    if config.text.vocab_size < tokens {
+        return Err(Error::usage(
+            "the model has fewer embedding rows than the tokenizer has tokens",
+        )
+        .key("vocab_size")
+        .expected(format!("at least {tokens}"))
+        .found(config.text.vocab_size.to_string()));
+    }
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot make the folder", dir, &e))?;
+    write_json(&dir.join("generation_config.json"), &generation_config(&config))?;
+    write_config(dir, &image_settings(&config))?;
+    tokenizer.save(dir)?;
+    let mut arena = Arena::reserve(model_bytes(&config, &Training::None))?;
+    let json = config.to_json();
+    let mut number = 0;
+    let model = Vlm::create(config, &mut arena, |p| {
+        number += 1;
+        initial_value(p, seed, number - 1)
+    })?;
+    model.save_weights(dir, &arena)?;
+    // Last: a folder without config.json is not taken for a model.
+    write_json(&dir.join("config.json"), &json)
+}
+
+/// First value of parameter `number`, as transformers' `_init_weights` draws it: norms 1, biases 0,
+/// everything else normal with deviation [`INITIALIZER_RANGE`].
+fn initial_value(p: &Param, seed: u64, number: u32) -> Vec<f32> {
+    if p.shape.len() == 1 {
+        let value = if p.name.ends_with(".bias") { 0.0 } else { 1.0 };
+        return vec![value; p.len()];
+    }
+    // Sub-stream 0; fresh adapters draw from sub-stream 1.
+    let mut stream = Philox::new(seed, RngDomain::Init).stream(0, number);
+    (0..p.len()).map(|_| INITIALIZER_RANGE * stream.normal()).collect()
+}
+
+fn generation_config(config: &VlmConfig) -> Value {
+    let ids = &config.tokens;
+    json!({
+        "bos_token_id": ids.bos,
+        "do_sample": true,
+        "eos_token_id": ids.eos,
+        "pad_token_id": ids.pad,
+    })
+}
+
+/// Image settings that fit the vision tower, with room for a question and a completion in the
+/// context.
+fn image_settings(config: &VlmConfig) -> ImageProcessorSettings {
+    let vision = &config.vision;
+    let unit = vision.patch_size * vision.spatial_merge_size;
+    let most_units = config.text.max_position_embeddings / IMAGE_SHARE;
+    let default = ImageProcessorSettings::default();
+    ImageProcessorSettings {
+        // As the published processor: four tokens at least.
+        min_pixels: (4 * unit * unit) as u64,
+        max_pixels: default.max_pixels.min((most_units * unit * unit) as u64),
+        patch_size: vision.patch_size,
+        temporal_patch_size: vision.temporal_patch_size,
+        merge_size: vision.spatial_merge_size,
+        ..default
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_atomic(path, format!("{value:#}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::safetensors::Checkpoint;
+    use crate::io::text::{ChatTemplate, Tokenizer, bpe::train_bpe};
+    use crate::model::processor::{chat::ChatEncoder, qwen_image::QwenImageProcessor};
+
+    fn tokenizer() -> TrainedTokenizer {
+        train_bpe((0..20).map(|i| format!("Which color is shape {i}? red")), 300).unwrap()
+    }
+
+    fn created(seed: u64) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let t = tokenizer();
+        let ids = token_ids(&t).unwrap();
+        let config = VlmConfig::preset("tiny", t.tokenizer().vocab_size(), ids).unwrap();
+        create_model(dir.path(), config, &t, seed).unwrap();
+        dir
+    }
+
+    #[test]
+    fn every_preset_is_known() {
+        let ids = token_ids(&tokenizer()).unwrap();
+        for preset in PRESETS {
+            VlmConfig::preset(preset, 300, ids.clone()).unwrap();
+        }
+        let error = VlmConfig::preset("huge", 300, ids).unwrap_err().to_string();
+        assert!(PRESETS.iter().all(|p| error.contains(p)), "{error}");
+    }
+
+    #[test]
+    fn the_folder_loads_and_its_files_agree() {
+        let dir = created(7);
+        let config = VlmConfig::from_dir(dir.path()).unwrap();
+        let tokens = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!(config.text.vocab_size, tokens.vocab_size());
+        assert_eq!(config.tokens, token_ids(&tokenizer()).unwrap());
+        assert_eq!(tokens.token(config.tokens.eos[0]).as_deref(), Some("<|im_end|>"));
+        let template = ChatTemplate::from_dir(dir.path()).unwrap();
+        let chat = ChatEncoder::new(tokens, template, config.tokens.image).unwrap();
+        assert_eq!(chat.end_of_turn_id, config.tokens.eos[0]);
+        let images = QwenImageProcessor::from_dir(dir.path()).unwrap();
+        assert_eq!(images.patch_dim(), config.vision.patch_values());
+        assert_eq!(images.num_image_tokens(images.grid_of(56, 56).unwrap()), 4);
+        let mut arena = Arena::reserve(model_bytes(&config, &Training::None)).unwrap();
+        let model = Vlm::load(dir.path(), &Training::None, 0, &mut arena).unwrap();
+        assert!(model.params.all().iter().all(|p| p.len() > 0));
+    }
+
+    #[test]
+    fn weights_follow_the_seed_and_have_the_right_spread() {
+        let (a, b, other) = (created(1), created(1), created(2));
+        let bytes =
+            |d: &tempfile::TempDir| std::fs::read(d.path().join("model.safetensors")).unwrap();
+        assert!(bytes(&a) == bytes(&b) && bytes(&a) != bytes(&other));
+        let file = Checkpoint::open(a.path()).unwrap();
+        let read = |name: &str| file.read_f32(name).unwrap().1;
+        assert!(read("model.norm.weight").iter().all(|x| *x == 1.0));
+        assert!(read("visual.merger.mlp.0.bias").iter().all(|x| *x == 0.0));
+        let (q, k) = (
+            read("model.layers.0.mlp.up_proj.weight"),
+            read("model.layers.0.mlp.gate_proj.weight"),
+        );
+        assert_ne!(q, k);
+        let n = q.len() as f32;
+        let mean = q.iter().sum::<f32>() / n;
+        let deviation = (q.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / n).sqrt();
+        assert!(mean.abs() < 5e-4 && (deviation - 0.02).abs() < 5e-4, "{mean} {deviation}");
+    }
+
+    #[test]
+    fn too_few_embedding_rows_are_refused() {
+        let t = tokenizer();
+        let mut config = VlmConfig::preset("tiny", 300, token_ids(&t).unwrap()).unwrap();
+        config.text.vocab_size = t.tokenizer().vocab_size() - 1;
+        let error = create_model(tempfile::tempdir().unwrap(), config, &t, 0).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("rows"), "{error}");
+    }
+}
