@@ -38,6 +38,8 @@ mod tests {
         let report = EvalReport {
             accuracy: 0.5,
             per_reward: vec![("exact".into(), 0.5), ("format".into(), 1.0)],
+            clipped: 0.0,
+            skipped: 0,
             samples: 200,
             mean_length: 2.25,
             seconds: 1.5,
