@@ -51,10 +51,14 @@ impl Tape {
                 continue;
             }
             let Some(op) = node.op else {
-                let shape = self.ty(node.inputs[0]).shape.clone();
+                let of = node.inputs[0];
+                let shape = self.ty(of).shape.clone();
                 if let Some(g) = dout[0] {
                     let g = self.view(g, &shape)?;
-                    grads.add(self, node.inputs[0], g)?;
+                    match self.param_grads.get(&of).copied() {
+                        Some(place) => self.emit_into(Arc::new(Accumulate), &[g], &[place])?,
+                        None => grads.add(self, of, g)?,
+                    }
                 }
                 continue;
             };
