@@ -67,8 +67,6 @@ pub struct MicroResult {
     pub reference: Vec<f32>,
     /// Entropy of the policy.
     pub entropy: Vec<f32>,
-    /// Bytes of the arena that the plan predicted for this micro-batch.
-    pub planned_peak: usize,
     /// Seconds of the reference pass.
     pub reference_seconds: f64,
     /// Seconds of forward and backward.
@@ -168,7 +166,6 @@ pub fn grpo_micro_batch(
         logp: logps,
         reference,
         entropy: run.f32(entropy),
-        planned_peak: arena.shared_base() + plan.peak,
         reference_seconds,
         train_seconds: start.elapsed().as_secs_f64(),
     })
@@ -200,7 +197,6 @@ pub fn supervised_micro_batch(
         loss,
         logp: logps,
         entropy: run.f32(entropy),
-        planned_peak: arena.shared_base() + plan.peak,
         train_seconds: start.elapsed().as_secs_f64(),
         ..MicroResult::default()
     })

@@ -24,6 +24,7 @@ pub struct Region {
 pub struct Arena {
     host: HostArena,
     persistent: usize,
+    planned_peak: AtomicUsize,
     actual_peak: AtomicUsize,
 }
 
@@ -36,6 +37,7 @@ impl Arena {
         Ok(Arena {
             host: HostArena::reserve(bytes)?,
             persistent: 0,
+            planned_peak: AtomicUsize::new(0),
             actual_peak: AtomicUsize::new(0),
         })
     }
@@ -49,7 +51,8 @@ impl Arena {
         let end = offset + aligned(elements * dtype.size());
         self.check_fits(end, "the weights, gradients and optimizer state")?;
         self.persistent = end;
-        self.note_peak(end);
+        self.note_planned(end);
+        self.note_bound(end);
         Ok(Region { offset, elements, dtype })
     }
 
@@ -79,17 +82,28 @@ impl Arena {
 
     /// A view of a persistent tensor.
     pub fn region(&self, r: Region) -> RawView {
+        self.note_bound(r.offset + aligned(r.elements * r.dtype.size()));
         self.host.view(r.offset, r.elements, r.dtype)
     }
 
     /// A view at any offset; counts towards the actual peak.
     pub fn bind(&self, offset: usize, elements: usize, dtype: DType) -> RawView {
-        self.note_peak(offset + aligned(elements * dtype.size()));
+        self.note_bound(offset + aligned(elements * dtype.size()));
         self.host.view(offset, elements, dtype)
     }
 
-    fn note_peak(&self, end: usize) {
+    /// Announces that a plan will use the arena up to byte `end`, before it does.
+    pub fn note_planned(&self, end: usize) {
+        self.planned_peak.fetch_max(end, Ordering::Relaxed);
+    }
+
+    fn note_bound(&self, end: usize) {
         self.actual_peak.fetch_max(end, Ordering::Relaxed);
+    }
+
+    /// The end of the highest range that any plan announced, in bytes.
+    pub fn planned_peak(&self) -> usize {
+        self.planned_peak.load(Ordering::Relaxed)
     }
 
     /// The end of the highest range that was ever bound, in bytes.

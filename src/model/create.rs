@@ -24,7 +24,7 @@ pub const PRESETS: [&str; 2] = ["tiny", "small"];
 /// Projections onto the residual stream get no smaller one (GPT-2 divides by the square root of
 /// twice the layers): presets have at most eight layers with norms in front, and at this width the
 /// sum of their first outputs is far below the norm's reach.
-const INITIALIZER_RANGE: f32 = 0.02;
+const EMBEDDING_DEVIATION: f32 = 0.1;
 
 /// Half of the context of a new model is the most that one image may take.
 const IMAGE_SHARE: usize = 2;
@@ -77,26 +77,42 @@ pub fn create_model(
     tokenizer.save(dir)?;
     let mut arena = Arena::reserve(model_bytes(&config, &Training::None))?;
     let json = config.to_json();
+    let layers = config.text.num_layers;
     let mut number = 0;
     let model = Vlm::create(config, &mut arena, |p| {
         number += 1;
-        initial_value(p, seed, number - 1)
+        initial_value(p, seed, number - 1, layers)
     })?;
     model.save_weights(dir, &arena)?;
     // Last: a folder without config.json is not taken for a model.
     write_json(&dir.join("config.json"), &json)
 }
 
-/// First value of parameter `number`, as transformers' `_init_weights` draws it: norms 1, biases 0,
-/// everything else normal with deviation [`INITIALIZER_RANGE`].
-fn initial_value(p: &Param, seed: u64, number: u32) -> Vec<f32> {
+/// First value of parameter `number`: norms 1, biases 0, matrices normal.
+fn initial_value(p: &Param, seed: u64, number: u32, layers: usize) -> Vec<f32> {
     if p.shape.len() == 1 {
         let value = if p.name.ends_with(".bias") { 0.0 } else { 1.0 };
         return vec![value; p.len()];
     }
     // Sub-stream 0; fresh adapters draw from sub-stream 1.
     let mut stream = Philox::new(seed, RngDomain::Init).stream(0, number);
-    (0..p.len()).map(|_| INITIALIZER_RANGE * stream.normal()).collect()
+    let deviation = deviation(p, layers);
+    (0..p.len()).map(|_| deviation * stream.normal()).collect()
+}
+
+/// Deviation of a matrix: `1/sqrt(inputs)`, so that signals keep their size through every layer at
+/// any width; projections back into the residual stream are smaller by `sqrt(2 layers)` (GPT-2,
+/// section 2.3), so that the stream does not grow with depth. The 0.02 of transformers is tuned to
+/// widths of thousands: at 128 its branches are almost silent, and a tiny model trained from it
+/// does not find the image within a demo's time.
+fn deviation(p: &Param, layers: usize) -> f32 {
+    if p.name.ends_with("embed_tokens.weight") || p.name.starts_with("lm_head") {
+        return EMBEDDING_DEVIATION;
+    }
+    let inputs: usize = p.shape[1..].iter().product();
+    let residual = ["o_proj.weight", "down_proj.weight", "attn.proj.weight"];
+    let branches = if residual.iter().any(|n| p.name.ends_with(n)) { 2 * layers } else { 1 };
+    1.0 / ((inputs * branches) as f32).sqrt()
 }
 
 fn generation_config(config: &VlmConfig) -> Value {

@@ -37,6 +37,7 @@ impl KvPool {
         let layers =
             (0..cfg.num_layers).map(|_| LayerCache { k: next(), v: next(), rows }).collect();
         arena.check_fits(end, "the KV cache")?;
+        arena.note_planned(end);
         Ok(KvPool { layers, end })
     }
 }

@@ -72,6 +72,7 @@ impl Tape {
     /// Kind device if the plan does not fit the arena.
     pub fn run<'a>(&'a self, plan: &'a TapePlan, arena: &'a Arena, base: usize) -> Result<Run<'a>> {
         arena.check_fits(base + plan.peak, "one step")?;
+        arena.note_planned(base + plan.peak);
         let mut run = Run { tape: self, plan, arena, base, by_op: BTreeMap::new() };
         for (i, info) in self.slots.iter().enumerate() {
             if let (Place::Input(t), Some(_)) = (&info.place, plan.offsets[i]) {

@@ -330,7 +330,7 @@ impl<'a> GrpoRun<'a> {
             ("time/optimizer".to_string(), optimizer_seconds),
             ("data/skipped_rows".to_string(), self.state.skipped_rows as f64),
         ]);
-        values.extend(memory_metrics(w, sum.micro.planned_peak));
+        values.extend(memory_metrics(w));
         let last = self.state.step == self.total;
         let epoch = self.state.cursor as f64 / self.rows.len() as f64;
         log.step(self.state.step, epoch, values, last)?;
@@ -444,7 +444,6 @@ impl Sum {
         self.micro.old.extend(r.old);
         self.micro.reference.extend(r.reference);
         self.micro.entropy.extend(r.entropy);
-        self.micro.planned_peak = self.micro.planned_peak.max(r.planned_peak);
         self.micro.reference_seconds += r.reference_seconds;
         self.micro.train_seconds += r.train_seconds;
         self.sampled.extend(sampled);

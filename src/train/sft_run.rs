@@ -53,10 +53,10 @@ pub fn dropout(training: &Training, seed: u64, step: usize) -> Option<DropoutSet
 }
 
 /// Bytes by region, for the metrics.
-pub fn memory_metrics(w: &Workspace, planned: usize) -> [(String, f64); 3] {
+pub fn memory_metrics(w: &Workspace) -> [(String, f64); 3] {
     [
         ("memory/weights_and_optimizer".into(), w.arena.shared_base() as f64),
-        ("memory/planned_peak".into(), planned as f64),
+        ("memory/planned_peak".into(), w.arena.planned_peak() as f64),
         ("memory/actual_peak".into(), w.arena.actual_peak() as f64),
     ]
 }
@@ -127,7 +127,6 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 )?;
                 sum.loss += r.loss;
                 sum.entropy.extend(r.entropy);
-                sum.planned_peak = sum.planned_peak.max(r.planned_peak);
                 sum.train_seconds += r.train_seconds;
             }
             let rate = schedule.rate(state.step);
@@ -151,7 +150,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 ("time/optimizer".into(), updated),
                 ("data/skipped_rows".into(), state.skipped_rows as f64),
             ];
-            values.extend(memory_metrics(w, sum.planned_peak));
+            values.extend(memory_metrics(w));
             let last = state.step == total;
             let epoch = state.cursor as f64 / rows.len() as f64;
             log.step(state.step, epoch, values, last)?;
