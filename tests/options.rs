@@ -314,8 +314,12 @@ fn every_config_of_the_repository_is_right() {
 fn groups_must_fit_into_the_generation_batch() {
     let s = settings("--batch_size 4 --gradient_accumulation_steps 6 --num_generations 8").unwrap();
     assert_eq!((s.grpo.generation_batch_size, s.grpo.prompts_per_generation), (24, 3));
-    let s = settings("--batch_size 8 --gradient_accumulation_steps 6 --steps_per_generation 1");
-    assert_eq!(s.unwrap().grpo.prompts_per_generation, 1);
+    let s = settings("--batch_size 8 --gradient_accumulation_steps 2 --steps_per_generation 4");
+    assert_eq!(s.unwrap().grpo.prompts_per_generation, 4);
+    refused(
+        "--batch_size 8 --gradient_accumulation_steps 6 --steps_per_generation 1",
+        &["straddle", "such as 6"],
+    );
     refused(
         "--batch_size 6 --gradient_accumulation_steps 2 --num_generations 8",
         &["6 x 2 = 12, by 8", "per_device_train_batch_size 4 or 8", "num_generations 6 or 12"],
@@ -368,6 +372,7 @@ fn other_contradictions_are_refused() {
     refused("--top_p 0", &["a number above 0"]);
     refused("--stop=", &["empty stop text"]);
     refused("--question_template hello", &["{Question}"]);
+    refused("--eval_dataset a.parquet", &["a.parquet", "JSON Lines", "docs/data.md"]);
     refused("--reward_weights 1", &["2 weights, for accuracy, format"]);
     refused("--reward_funcs a a", &["`a` stands twice"]);
     refused("--image_folders a b", &["1 or 1 folders"]);

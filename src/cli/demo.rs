@@ -41,7 +41,7 @@ const STEPS: &[Step] = &[
     ),
     step(
         "make a tiny vision-language model with random weights, and its tokenizer",
-        "init --family qwen2_5_vl --preset tiny --vocab_size 512 \
+        "init --family qwen2_5_vl --preset tiny --vocab_size 384 \
          --dataset_name {out}/shapes/train.jsonl --output_dir {out}/model",
     ),
     step(

@@ -2,7 +2,7 @@
 //! file of `--out`, never to the screen.
 
 use super::Outcome;
-use super::output::print;
+use super::output::{counted, print};
 use crate::base::Result;
 use crate::train::evaluate::{EvalReport, evaluate};
 use crate::train::options::Options;
@@ -22,11 +22,18 @@ fn lines(report: &EvalReport) -> String {
     let width = report.per_reward.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let rewards = report.per_reward.iter();
     let rewards = rewards.map(|(name, value)| format!("{name:<width$}  {value:.4}\n"));
-    rewards.collect::<String>()
+    let mut text = rewards.collect::<String>()
         + &format!(
-            "{} completions, {:.1} tokens on average, {:.1} s\n",
-            report.samples, report.mean_length, report.seconds
-        )
+            "{} completions, {:.1} tokens on average, {:.1} % cut off, {:.1} s\n",
+            report.samples,
+            report.mean_length,
+            100.0 * report.clipped,
+            report.seconds
+        );
+    if report.skipped > 0 {
+        text += &format!("{} left out: see the warnings\n", counted(report.skipped, "bad row"));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -38,14 +45,15 @@ mod tests {
         let report = EvalReport {
             accuracy: 0.5,
             per_reward: vec![("exact".into(), 0.5), ("format".into(), 1.0)],
-            clipped: 0.0,
-            skipped: 0,
             samples: 200,
+            skipped: 1,
             mean_length: 2.25,
+            clipped: 0.125,
             seconds: 1.5,
         };
         let text = lines(&report);
         assert_eq!(text.lines().next(), Some("exact   0.5000"));
-        assert!(text.ends_with("200 completions, 2.2 tokens on average, 1.5 s\n"), "{text}");
+        assert!(text.contains("200 completions, 2.2 tokens on average, 12.5 % cut off, 1.5 s\n"));
+        assert!(text.ends_with("1 bad row left out: see the warnings\n"), "{text}");
     }
 }

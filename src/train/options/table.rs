@@ -127,7 +127,7 @@ pub static OPTIONS: &[Opt] = &[
 
     // --- data ------------------------------------------------------------------------------
     Opt { name: "dataset_name", aliases: &["data_file_paths", "dataset"], kind: List(&Path), first: true, required: READS,
-        help: "Data files (.jsonl, .json, .parquet, .arrow); several are joined. `a.jsonl:b.jsonl` is accepted too.",
+        help: "Data files (JSON Lines); several are joined. `a.jsonl:b.jsonl` is accepted too.",
         ..of(DATA, &[Train, Sft, Eval, Init]) },
     Opt { name: "image_folders", aliases: &["image_folder", "image_root"], kind: List(&Path), first: true,
         help: "Folders that image paths start from: one for all, or one per data file (default: beside the file).",

@@ -77,6 +77,7 @@ impl InitSettings {
                 .expected("text_files, dataset_name or both")
                 .hint("add --dataset_name data/train.jsonl, the data the model is for"));
         }
+        check_format(o, "dataset_name")?;
         Ok(InitSettings {
             family: text(o, "family"),
             preset: text(o, "preset"),
@@ -252,13 +253,26 @@ fn trained_parts(o: &Options) -> Result<TrainedParts> {
     Ok(parts)
 }
 
-/// VLM-R1 writes the place of the question with a capital; either is understood.
-fn has_place(template: &str) -> bool {
-    template.contains("{Question}") || template.contains("{question}")
+/// Tables are refused by name: read as text, every row of them would be a bad one.
+fn check_format(o: &Options, name: &str) -> Result<()> {
+    const TABLES: [&str; 5] = ["parquet", "arrow", "csv", "tsv", "gz"];
+    let is_table = |p: &PathBuf| p.extension().is_some_and(|e| TABLES.iter().any(|t| e == *t));
+    match o.paths(name).iter().find(|p| is_table(p)) {
+        None => Ok(()),
+        Some(path) => Err(o
+            .wrong(name, "data files of this format are not read")
+            .expected(
+                "JSON Lines: one {\"image\": ..., \"question\": ..., \"answer\": ...} per line",
+            )
+            .found(path.display().to_string())
+            .hint("convert it; docs/data.md has the few lines of Python")),
+    }
 }
 
 fn data(o: &Options) -> Result<DataSettings> {
     let files = o.paths("dataset_name");
+    check_format(o, "dataset_name")?;
+    check_format(o, "eval_dataset")?;
     let image_folders = o.paths("image_folders");
     if image_folders.len() > 1 && image_folders.len() != files.len() {
         return Err(o
@@ -266,7 +280,8 @@ fn data(o: &Options) -> Result<DataSettings> {
             .expected(format!("1 or {} folders", files.len())));
     }
     let question_template = o.text("question_template").map(str::to_string);
-    if question_template.as_ref().is_some_and(|t| !has_place(t)) {
+    let places = ["{Question}", "{question}"];
+    if question_template.as_ref().is_some_and(|t| places.iter().all(|p| !t.contains(p))) {
         return Err(o
             .wrong("question_template", "the template has no place for the question")
             .expected("a text with {Question} in it"));
@@ -353,9 +368,8 @@ fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
         return Err(o
             .wrong("steps_per_generation", "optimizer steps would straddle two generations")
             .expected(format!(
-                "a multiple of gradient_accumulation_steps: {} or {}",
-                steps / accumulation * accumulation.max(1),
-                (steps / accumulation + 1) * accumulation
+                "a multiple of gradient_accumulation_steps, {accumulation}: such as {}",
+                steps.next_multiple_of(accumulation)
             )));
     }
     let batch = training.batch_size.checked_mul(steps).ok_or_else(|| {
