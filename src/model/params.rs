@@ -229,10 +229,9 @@ impl ParamStore {
     /// Writes the first values of fresh adapters.
     pub fn init_adapters(&self, arena: &mut Arena, seed: u64) {
         let Some(lora) = &self.lora else { return };
-        let mut number = 0;
-        for p in self.list.iter().filter(|p| p.name.ends_with(".lora_A.weight")) {
-            arena.write(p.place.value, &lora.initial_a(seed, number, p.shape[1]));
-            number += 1;
+        let factors = self.list.iter().filter(|p| p.name.ends_with(".lora_A.weight"));
+        for (number, p) in factors.enumerate() {
+            arena.write(p.place.value, &lora.initial_a(seed, number as u32, p.shape[1]));
         }
     }
 }

@@ -204,8 +204,8 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
                 "rewards": earned,
             });
             writeln!(out, "{line}")
-                .map_err(|e| Error::io("cannot write the answers", &*path, &e))?;
+                .map_err(|e| Error::io("cannot write the answers", *path, &e))?;
         }
-        out.flush().map_err(|e| Error::io("cannot write the answers", &*path, &e))
+        out.flush().map_err(|e| Error::io("cannot write the answers", *path, &e))
     })
 }
