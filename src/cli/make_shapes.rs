@@ -22,9 +22,10 @@ pub fn make_shapes(options: &Options) -> Result<Outcome> {
     let made = shapes::make_shapes(&wanted)?;
     if !s.quiet {
         print(&format!(
-            "wrote {} ({} rows) and {} ({} rows, of other images)\n",
+            "wrote {} ({} rows), {} (the same rows, answered in several ways) and {} ({} rows, of other images)\n",
             made.train.display(),
             made.train_rows,
+            made.warmup.display(),
             made.test.display(),
             made.test_rows
         ));

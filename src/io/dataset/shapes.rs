@@ -12,6 +12,7 @@ use serde_json::json;
 use super::draw::{COLORS, KINDS, PLACES, Shape, draw};
 use crate::base::rng::PhiloxStream;
 use crate::base::{Error, Philox, Result, RngDomain};
+use crate::io::atomic::write_atomic;
 
 /// Names of the four kinds of question, column `task`. Row r asks kind r mod 4, so every prefix of
 /// a file is balanced.
@@ -48,6 +49,8 @@ pub struct ShapesReport {
     pub train: PathBuf,
     /// test.jsonl.
     pub test: PathBuf,
+    /// warmup.jsonl.
+    pub warmup: PathBuf,
     /// Rows of train.jsonl.
     pub train_rows: usize,
     /// Rows of test.jsonl.
@@ -68,7 +71,9 @@ struct Drawn {
 }
 
 /// Writes the data set. Rows have the columns `id`, `image`, `question`, `answer` and `task`; each
-/// has a picture of its own, and no picture of test.jsonl is in train.jsonl.
+/// has a picture of its own, and no picture of test.jsonl is in train.jsonl. `warmup.jsonl` has the
+/// training rows for a supervised start, answered as a mixed crowd answers: three in five between
+/// `<answer>` tags, the others in words of their own ([`said`]).
 ///
 /// # Errors
 /// No rows, pictures below 28 or above 2048 pixels, or a folder that cannot be written.
@@ -91,9 +96,10 @@ pub fn make_shapes(options: &ShapesOptions) -> Result<ShapesReport> {
     let test_rows = MIN_TEST_ROWS.max(options.num_rows / 10);
     // Test first: training pictures that equal one of them are drawn again.
     let mut seen = HashSet::new();
-    let test = write_split(options, "test", 1, test_rows, &mut seen)?;
-    let train = write_split(options, "train", 0, options.num_rows, &mut seen)?;
-    Ok(ShapesReport { train, test, train_rows: options.num_rows, test_rows })
+    let (test, _) = write_split(options, "test", 1, test_rows, &mut seen)?;
+    let (train, warmup) = write_split(options, "train", 0, options.num_rows, &mut seen)?;
+    let warmup = write_lines(&options.output_dir, "warmup", &warmup)?;
+    Ok(ShapesReport { train, test, warmup, train_rows: options.num_rows, test_rows })
 }
 
 fn write_split(
@@ -102,9 +108,9 @@ fn write_split(
     split: u32,
     rows: usize,
     seen: &mut HashSet<Vec<u8>>,
-) -> Result<PathBuf> {
+) -> Result<(PathBuf, String)> {
     let rng = Philox::new(options.seed, RngDomain::Data);
-    let mut lines = String::new();
+    let (mut lines, mut warmup) = (String::new(), String::new());
     // In chunks, so that a million rows do not have to fit in memory.
     for start in (0..rows).step_by(4096) {
         let chunk: Vec<Drawn> = (start..rows.min(start + 4096))
@@ -117,26 +123,43 @@ fn write_split(
         })?;
         for (i, drawn) in chunk.into_iter().enumerate() {
             let row = start + i;
-            let line = json!({
-                "id": format!("{name}-{row:06}"),
-                "image": image_name(name, row),
-                "question": drawn.scene.question,
-                "answer": drawn.scene.answer,
-                "task": TASKS[row % 4],
-            });
-            lines += &format!("{line}\n");
+            let line = |answer: &str| {
+                let columns = json!({
+                    "id": format!("{name}-{row:06}"),
+                    "image": image_name(name, row),
+                    "question": drawn.scene.question,
+                    "answer": answer,
+                    "task": TASKS[row % 4],
+                });
+                format!("{columns}\n")
+            };
+            lines += &line(drawn.scene.answer);
+            warmup += &line(&said(drawn.scene.answer, rng.stream(SAID, row as u32).below(5)));
             if split == 1 {
                 seen.insert(drawn.picture.into_raw());
             }
         }
     }
-    // The rows come last and at once: a file that is there is complete.
-    let file = options.output_dir.join(format!("{name}.jsonl"));
-    let part = options.output_dir.join(format!("{name}.jsonl.part"));
-    std::fs::write(&part, lines)
-        .and_then(|()| std::fs::rename(&part, &file))
-        .map_err(|e| Error::io("cannot write the data set", &file, &e))?;
+    Ok((write_lines(&options.output_dir, name, &lines)?, warmup))
+}
+
+/// The rows come last and at once: a file that is there is complete.
+fn write_lines(dir: &Path, name: &str, lines: &str) -> Result<PathBuf> {
+    let file = dir.join(format!("{name}.jsonl"));
+    write_atomic(&file, lines.as_bytes())?;
     Ok(file)
+}
+
+/// Stream of the draws of [`said`]; pictures count up from 0.
+const SAID: u32 = u32::MAX;
+
+/// An answer in one of five habits, three of which put it between tags.
+fn said(answer: &str, habit: usize) -> String {
+    match habit {
+        0 => answer.to_string(),
+        1 => format!("It is {answer}."),
+        _ => format!("<answer>{answer}</answer>"),
+    }
 }
 
 fn image_name(split: &str, row: usize) -> String {
