@@ -36,53 +36,55 @@ const fn measured(key: &'static str, why: &'static str, line: &'static str) -> S
 /// to every step that takes them.
 const STEPS: &[Step] = &[
     step(
-        "draw pictures of shapes with questions; test.jsonl has pictures that train.jsonl has not",
-        "data make-shapes --output_dir {out}/shapes --num_rows 2048",
+        "draw pictures of shapes with questions; test.jsonl has pictures that train.jsonl has not, \
+         warmup.jsonl has the training rows as a mixed crowd answers them",
+        "data make-shapes --output_dir {out}/shapes --num_rows 8192 --image_size 84",
     ),
     step(
         "make a tiny vision-language model with random weights, and its tokenizer",
-        "init --family qwen2_5_vl --preset tiny --vocab_size 384 \
-         --dataset_name {out}/shapes/train.jsonl --output_dir {out}/model",
+        "init --family qwen2_5_vl --preset tiny --vocab_size 512 \
+         --dataset_name {out}/shapes/warmup.jsonl --output_dir {out}/model",
     ),
     step(
-        "warm it up on given answers: GRPO needs a model that is right now and then",
-        "sft --model_name_or_path {out}/model --dataset_name {out}/shapes/train.jsonl \
-         --output_dir {out}/sft --tune_mm_vision --tune_mm_mlp --max_steps 200 \
-         --per_device_train_batch_size 32 --learning_rate 1e-3 --warmup_steps 10 \
-         --logging_steps 10 --save_steps 0",
+        "warm it up on the crowd's answers: GRPO needs a model that is right now and then",
+        "sft --model_name_or_path {out}/model --dataset_name {out}/shapes/warmup.jsonl \
+         --output_dir {out}/sft --tune_mm_vision --tune_mm_mlp --max_steps 1200 \
+         --per_device_train_batch_size 32 --learning_rate 4e-4 \
+         --lr_scheduler_type constant_with_warmup --warmup_steps 100 \
+         --logging_steps 50 --save_steps 0",
     ),
     measured(
         "greedy_before_grpo",
         "how often its best guess is right on pictures it has never seen",
         "eval --model_name_or_path {out}/sft --dataset_name {out}/shapes/test.jsonl \
-         --reward_funcs exact --max_completion_length 16 --out {out}/eval_before_greedy.jsonl",
+         --reward_funcs accuracy --max_completion_length 16 --out {out}/eval_before_greedy.jsonl",
     ),
     measured(
         "accuracy_before_grpo",
         "how often it is right when it samples, as it does in training",
         "eval --model_name_or_path {out}/sft --dataset_name {out}/shapes/test.jsonl \
-         --reward_funcs exact --max_completion_length 16 --do_sample --num_samples 4 \
+         --reward_funcs accuracy --max_completion_length 16 --do_sample --num_samples 4 \
          --temperature 1.0 --out {out}/eval_before.jsonl",
     ),
     step(
-        "train it with GRPO: eight tries per question, and the better ones become more likely",
+        "train it with GRPO: eight tries per question, the right ones in <answer> tags pay",
         "train --model_name_or_path {out}/sft --dataset_name {out}/shapes/train.jsonl \
-         --output_dir {out}/grpo --tune_mm_vision --tune_mm_mlp --reward_funcs exact \
-         --num_generations 8 --per_device_train_batch_size 64 --max_completion_length 16 \
-         --max_steps 100 --learning_rate 3e-4 --lr_scheduler_type constant_with_warmup \
-         --warmup_steps 5 --scale_rewards none --save_steps 0",
+         --output_dir {out}/grpo --tune_mm_vision --tune_mm_mlp --reward_funcs accuracy \
+         --num_generations 8 --per_device_train_batch_size 128 --max_completion_length 16 \
+         --max_steps 400 --learning_rate 1e-4 --lr_scheduler_type constant_with_warmup \
+         --warmup_steps 10 --logging_steps 4 --save_steps 0",
     ),
     measured(
         "greedy_after_grpo",
         "the first question again, to the trained model",
         "eval --model_name_or_path {out}/grpo --dataset_name {out}/shapes/test.jsonl \
-         --reward_funcs exact --max_completion_length 16 --out {out}/eval_after_greedy.jsonl",
+         --reward_funcs accuracy --max_completion_length 16 --out {out}/eval_after_greedy.jsonl",
     ),
     measured(
         "accuracy_after_grpo",
         "and the second",
         "eval --model_name_or_path {out}/grpo --dataset_name {out}/shapes/test.jsonl \
-         --reward_funcs exact --max_completion_length 16 --do_sample --num_samples 4 \
+         --reward_funcs accuracy --max_completion_length 16 --do_sample --num_samples 4 \
          --temperature 1.0 --out {out}/eval_after.jsonl",
     ),
 ];
