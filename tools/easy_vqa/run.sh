@@ -7,13 +7,15 @@
 #
 # --data  a folder with train.jsonl and test.jsonl as tools/data/easy_vqa.py writes them, or the
 #         unpacked easy-vqa wheel; without it the data is fetched with pip
-# --out   folder for everything (default outputs/easy_vqa); steps whose result is there are not redone
+# --out   folder for everything (default outputs/easy_vqa); a step that was done with the same options,
+#         after the same steps, is not redone
 # --bin   the program (default: built with cargo)
 #
 # Every variable below can be set in the environment: SFT_STEPS=2 GRPO_STEPS=2 tools/easy_vqa/run.sh
 set -euo pipefail
+shopt -s inherit_errexit # a command that fails inside $(...) ends the script too
 
-# --- data: the question decides what is asked, so all kinds of rows are in the first thousands ----
+# --- data -----------------------------------------------------------------------------------------
 : "${SEED:=7}"
 : "${TRAIN_ROWS:=}" # first rows of train.jsonl; empty is all 38,575
 : "${TEST_ROWS:=1000}" # first rows of test.jsonl; empty is all 9,673
@@ -78,13 +80,21 @@ if [ -z "$bin" ]; then
 fi
 command -v "$bin" >/dev/null || { echo "$bin is no program" >&2; exit 2; }
 
-# Runs a command of grpo-rt and shows it first, on stderr: stdout is the result.
-run() {
-    printf '\n$ grpo-rt %s\n' "$*" >&2
-    "$bin" "$@"
+# once NAME COMMAND...: runs a command of grpo-rt and keeps its output in done/NAME.txt, unless that
+# was done with the same words after the same commands ($so_far). Shows the command first.
+so_far=""
+once() {
+    local name=$1
+    shift
+    if [ "$(cat "$out/done/$name.cmd" 2>/dev/null)" != "$so_far$*" ]; then
+        rm -f "$out/done/$name.cmd"
+        printf '\n$ grpo-rt %s\n' "$*" >&2
+        "$bin" "$@" | tee "$out/done/$name.txt" >&2
+        printf '%s' "$so_far$*" >"$out/done/$name.cmd"
+    fi
 }
 
-mkdir -p "$out"
+mkdir -p "$out/done"
 data=$out/data
 if [ -n "$source_dir" ] && [ -f "$source_dir/train.jsonl" ]; then
     data=$source_dir
@@ -102,66 +112,73 @@ pixels=() train_rows=() test_rows=()
 [ -z "$TEST_ROWS" ] || test_rows=(--max_rows "$TEST_ROWS")
 read -r -a tuned <<<"$TUNED"
 
-[ -f "$out/model/config.json" ] || run init --preset "$PRESET" --vocab_size "$VOCAB_SIZE" \
-    --dataset_name "$data/train.jsonl" --seed "$SEED" --output_dir "$out/model"
+init=(init --preset "$PRESET" --vocab_size "$VOCAB_SIZE" --dataset_name "$data/train.jsonl"
+    --seed "$SEED" --overwrite_output_dir --output_dir "$out/model")
+once init "${init[@]}"
+so_far="${init[*]}; "
 
-# What is finished has its weights in the run's own folder; what is not starts again.
-[ -f "$out/sft/model.safetensors" ] || run sft --model_name_or_path "$out/model" \
-    --dataset_name "$data/train.jsonl" "${train_rows[@]}" "${pixels[@]}" "${tuned[@]}" \
-    --max_steps "$SFT_STEPS" --per_device_train_batch_size "$SFT_BATCH" \
-    --learning_rate "$SFT_RATE" --lr_scheduler_type constant_with_warmup \
-    --warmup_steps "$((SFT_WARMUP < SFT_STEPS ? SFT_WARMUP : SFT_STEPS))" --logging_steps 20 \
-    --save_steps 0 --seed "$SEED" --overwrite_output_dir --output_dir "$out/sft"
+sft=(sft --model_name_or_path "$out/model"
+    --dataset_name "$data/train.jsonl" "${train_rows[@]}" "${pixels[@]}" "${tuned[@]}"
+    --max_steps "$SFT_STEPS" --per_device_train_batch_size "$SFT_BATCH"
+    --learning_rate "$SFT_RATE" --lr_scheduler_type constant_with_warmup
+    --warmup_steps "$((SFT_WARMUP < SFT_STEPS ? SFT_WARMUP : SFT_STEPS))" --logging_steps 20
+    --save_steps 0 --seed "$SEED" --overwrite_output_dir --output_dir "$out/sft")
+once sft "${sft[@]}"
+so_far+="${sft[*]}; "
 
-# measure NAME MODEL: prints `greedy sampled`; the numbers are kept in files of that name.
+# measure NAME MODEL: prints its mean reward on the test rows, greedy and sampled.
 measure() {
     local name=$1 model=$2 mode more
     for mode in greedy sampled; do
-        [ ! -s "$out/eval/$name-$mode.txt" ] || continue
         more=()
         if [ "$mode" = sampled ]; then
             more=(--do_sample --num_samples "$EVAL_SAMPLES" --temperature "$TEMPERATURE")
         fi
-        run eval --model_name_or_path "$model" --dataset_name "$data/test.jsonl" \
+        once "$name-$mode" eval --model_name_or_path "$model" --dataset_name "$data/test.jsonl" \
             "${test_rows[@]}" "${pixels[@]}" --reward_funcs "$REWARD" --seed "$SEED" \
             --max_completion_length "$MAX_COMPLETION_LENGTH" --eval_batch_size "$EVAL_BATCH" \
-            "${more[@]}" --out "$out/eval/$name-$mode.jsonl" >"$out/eval/$name-$mode.part"
-        mv "$out/eval/$name-$mode.part" "$out/eval/$name-$mode.txt"
+            "${more[@]}" --out "$out/eval/$name-$mode.jsonl"
     done
     for mode in greedy sampled; do
-        awk -v reward="$REWARD" '$1 == reward { printf "%s ", $2 }' "$out/eval/$name-$mode.txt"
+        awk -v reward="$REWARD" '$1 == reward { printf "%s ", $2 }' "$out/done/$name-$mode.txt"
     done
 }
 mkdir -p "$out/eval"
 
 before=$(measure before "$out/sft")
 
-[ -f "$out/grpo/model.safetensors" ] || run train --model_name_or_path "$out/sft" \
-    --dataset_name "$data/train.jsonl" "${train_rows[@]}" "${pixels[@]}" "${tuned[@]}" \
-    --reward_funcs "$REWARD" --max_completion_length "$MAX_COMPLETION_LENGTH" \
-    --max_steps "$GRPO_STEPS" --per_device_train_batch_size "$GRPO_BATCH" \
-    --num_generations "$NUM_GENERATIONS" --num_iterations "$NUM_ITERATIONS" --beta "$BETA" \
-    --epsilon "$EPSILON" --scale_rewards "$SCALE_REWARDS" --temperature "$TEMPERATURE" \
-    --learning_rate "$GRPO_RATE" --lr_scheduler_type constant_with_warmup \
-    --warmup_steps "$((GRPO_WARMUP < GRPO_STEPS ? GRPO_WARMUP : GRPO_STEPS))" --logging_steps 5 \
-    --save_steps "$SAVE_STEPS" --seed "$SEED" --overwrite_output_dir --output_dir "$out/grpo"
+train=(train --model_name_or_path "$out/sft"
+    --dataset_name "$data/train.jsonl" "${train_rows[@]}" "${pixels[@]}" "${tuned[@]}"
+    --reward_funcs "$REWARD" --max_completion_length "$MAX_COMPLETION_LENGTH"
+    --max_steps "$GRPO_STEPS" --per_device_train_batch_size "$GRPO_BATCH"
+    --num_generations "$NUM_GENERATIONS" --num_iterations "$NUM_ITERATIONS" --beta "$BETA"
+    --epsilon "$EPSILON" --scale_rewards "$SCALE_REWARDS" --temperature "$TEMPERATURE"
+    --learning_rate "$GRPO_RATE" --lr_scheduler_type constant_with_warmup
+    --warmup_steps "$((GRPO_WARMUP < GRPO_STEPS ? GRPO_WARMUP : GRPO_STEPS))" --logging_steps 5
+    --save_steps "$SAVE_STEPS" --seed "$SEED" --overwrite_output_dir --output_dir "$out/grpo")
+once train "${train[@]}"
+so_far+="${train[*]}; "
 
 after=$(measure after "$out/grpo")
 
-printf '\neasy-VQA, %s rows of the test split, reward %s\n\n' "${TEST_ROWS:-all}" "$REWARD"
-format='%-18s %10s %22s\n'
-# shellcheck disable=SC2059 # the same format for every line
-line() { printf "$format" "$@"; }
+# The last checkpoints, so that a collapse near the end would show.
+names=() figures=()
+for checkpoint in $(find "$out/grpo" -maxdepth 1 -name 'checkpoint-*' | sort -V |
+    tail -n "$LAST_CHECKPOINTS"); do
+    names+=("$(basename "$checkpoint")")
+    figure=$(measure "${names[-1]}" "$checkpoint")
+    figures+=("$figure")
+done
+
+printf '\neasy-VQA, rows of the test split: %s, reward: %s\n\n' "${TEST_ROWS:-all}" "$REWARD"
+line() { printf '%-18s %10s %22s\n' "$@"; }
 line model greedy "sampled ($EVAL_SAMPLES per row)"
-# shellcheck disable=SC2086 # two words each
+# shellcheck disable=SC2086 # figures are two words
 {
     line "before (sft)" $before
     line "after (grpo)" $after
+    for i in "${!names[@]}"; do
+        line "${names[$i]}" ${figures[$i]}
+    done
 }
-checkpoints=$(find "$out/grpo" -maxdepth 1 -name 'checkpoint-*' | sort -t- -k2 -V | tail -n "$LAST_CHECKPOINTS")
-for checkpoint in $checkpoints; do
-    name=$(basename "$checkpoint")
-    # shellcheck disable=SC2046
-    line "$name" $(measure "$name" "$checkpoint")
-done
 printf '\nthe run as a page: %s\n' "$out/grpo/report.html"
