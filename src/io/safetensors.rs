@@ -53,7 +53,8 @@ impl Checkpoint {
     pub fn open(dir_or_file: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = dir_or_file.as_ref();
         let meta = std::fs::metadata(path)
-            .map_err(|e| Error::io("cannot open the checkpoint", path, &e))?;
+            .map_err(|e| Error::io("cannot open the checkpoint", path, &e))
+            .map_err(|e| e.hint("the file was not copied with the others; fetch it again"))?;
         let file = if meta.is_dir() { find_in_dir(path)? } else { path.to_path_buf() };
         if file.to_string_lossy().ends_with(".index.json") {
             return Self::open_index(&file);

@@ -19,6 +19,14 @@ pub struct Region {
     pub dtype: DType,
 }
 
+/// Bytes for people, fine enough to tell a need from a budget just below it.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..0x100000 => format!("{bytes} bytes"),
+        _ => format!("{:.3} MiB", bytes as f64 / 1048576.0),
+    }
+}
+
 /// The one allocation of a run.
 #[derive(Debug)]
 pub struct Arena {
@@ -75,8 +83,8 @@ impl Arena {
             return Ok(());
         }
         Err(Error::device(format!("the memory budget is too small for {what}"))
-            .expected(format!("at most {:.1} MiB", self.host.capacity() as f64 / 1048576.0))
-            .found(format!("{:.1} MiB", end as f64 / 1048576.0))
+            .expected(format!("at most {}, the budget", size(self.host.capacity())))
+            .found(format!("{} are needed", size(end)))
             .hint("raise --memory_budget, or lower --micro_batch_tokens, --per_device_train_batch_size, --max_completion_length or --max_pixels"))
     }
 

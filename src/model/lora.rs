@@ -115,10 +115,15 @@ impl LoraConfig {
     /// patterns, biases).
     pub fn from_dir(dir: &Path) -> Result<LoraConfig> {
         let file = dir.join("adapter_config.json");
-        let text = std::fs::read_to_string(&file)
-            .map_err(|e| Error::io("cannot read the adapter", &file, &e))?;
+        let text = std::fs::read_to_string(&file).map_err(|e| {
+            Error::io("cannot read the adapter", &file, &e)
+                .hint("an adapter's folder holds adapter_config.json and adapter_model.safetensors")
+        })?;
         let map: Map<String, Value> = serde_json::from_str(&text).map_err(|e| {
-            Error::data("not an adapter configuration").file(&file).found(e.to_string())
+            Error::data("not an adapter configuration")
+                .file(&file)
+                .found(e.to_string())
+                .hint("the file is damaged or was not copied completely; fetch it again")
         })?;
         let wrong = |key: &str, expected: &str| {
             let found = map.get(key).unwrap_or(&Value::Null).to_string();

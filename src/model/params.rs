@@ -199,12 +199,16 @@ impl ParamStore {
             let Some(name) = file_name(p) else { continue };
             let (shape, data) = file.read_f32(&name)?;
             if shape != p.shape {
+                let said = match name.contains(".lora_") {
+                    true => "adapter_config.json",
+                    false => "config.json",
+                };
                 return Err(Error::data("a tensor of the checkpoint has the wrong shape")
                     .file(file.source())
                     .tensor(&name)
-                    .expected(format!("{:?} by config.json", p.shape))
+                    .expected(format!("{:?} by {said}", p.shape))
                     .found(format!("{shape:?}"))
-                    .hint("config.json and weights belong to different models"));
+                    .hint(format!("{said} and weights are not of one model; fetch both again")));
             }
             arena.write(p.place.value, &data);
         }

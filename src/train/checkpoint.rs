@@ -184,7 +184,10 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
             .hint("give a checkpoint-<step> folder of a grpo-rt run, or `true` for the latest")
     })?;
     let state: RunState = serde_json::from_str(&text).map_err(|e| {
-        Error::data("the checkpoint's state is damaged").file(&file).found(e.to_string())
+        Error::data("the checkpoint's state is damaged")
+            .file(&file)
+            .found(e.to_string())
+            .hint("name an older checkpoint with --resume_from_checkpoint PATH")
     })?;
     if model.params.lora().is_some() {
         model.load_adapter(dir, arena)?;
@@ -192,7 +195,8 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
         let weights = Checkpoint::open(dir)?;
         model.params.load(arena, &weights, |p| Some(model.file_name(&p.name)))?;
     }
-    let moments = Tensors::open(dir.join(OPTIMIZER))?;
+    let older = "name an older checkpoint with --resume_from_checkpoint PATH";
+    let moments = Tensors::open(dir.join(OPTIMIZER)).map_err(|e| e.hint(older))?;
     for p in model.params.trained() {
         let Some(places) = p.moments else { continue };
         for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(places) {
@@ -206,7 +210,8 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
                     .file(dir)
                     .tensor(&p.name)
                     .expected(format!("{:?}", p.shape))
-                    .found(format!("{shape:?}")));
+                    .found(format!("{shape:?}"))
+                    .hint("resume with the options of the run"));
             }
             arena.write(region, &data);
         }

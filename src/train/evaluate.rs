@@ -165,11 +165,12 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
     let rows = load_rows(&s.data, s.quiet)?;
     let training = training_of(&s.model)?;
     let mut w = Workspace::open(&s.model, &s.machine, &training, s.seed)?;
-    w.encoder.max_prompt_length = s.data.max_prompt_length;
+    w.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     let mut out = match &s.out {
         Some(path) => {
             let file = std::fs::File::create(path)
-                .map_err(|e| Error::io("cannot write the answers", path, &e))?;
+                .map_err(|e| Error::io("cannot write the answers", path, &e).key("out"))
+                .map_err(|e| e.hint("give a file in a folder that exists and can be written"))?;
             Some((path, std::io::BufWriter::new(file)))
         }
         None => None,

@@ -1,7 +1,7 @@
 //! `grpo-rt train`: rollout, rewards, advantages, updates, over and over. One call of [`train`] is
 //! one session of a run; the arithmetic lives in `grpo`, the files in `runlog` and `checkpoint`.
 
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::grpo::advantage::{ScaleRewards, advantages, mean, std_dev};
 use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack};
@@ -14,7 +14,7 @@ use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
 use crate::ops::grpo_loss::GrpoLoss;
 use crate::reward::RewardSet;
-use crate::rollout::RolloutSettings;
+use crate::rollout::{Completion, RolloutSettings};
 use crate::train::checkpoint::{self, RunState, Window};
 use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
 use crate::train::generation::{Scored, generate_scored, reward_set, rollout_settings};
@@ -47,7 +47,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let training = training_of(&s.model)?;
     let seed = s.training.seed;
     let mut w = Workspace::open(&s.model, &s.machine, &training, seed)?;
-    w.encoder.max_prompt_length = s.data.max_prompt_length;
+    w.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     let fresh_adapter = training.lora().is_some() && s.model.adapter.is_none();
     let frozen = match s.grpo.beta != 0.0 && !fresh_adapter {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
@@ -58,6 +58,10 @@ pub fn train(options: &Options) -> Result<PathBuf> {
         None => RunState::default(),
     };
     let updates = updates_per_generation(&s);
+    if let (Some(dir), Some(window)) = (&resume, &state.window) {
+        let vocabulary = w.model.config.text.vocab_size;
+        check_window(window, &s, rows.len(), vocabulary).map_err(|e| e.file(dir))?;
+    }
     let per_epoch = (rows.len() / s.grpo.prompts_per_generation).max(1) * updates;
     let total = s.training.length.steps(per_epoch);
     let dir = s.output.run_dir.clone();
@@ -101,6 +105,33 @@ pub fn train(options: &Options) -> Result<PathBuf> {
 fn updates_per_generation(s: &TrainSettings) -> usize {
     let slices = s.grpo.steps_per_generation / s.training.gradient_accumulation_steps;
     slices.max(1) * s.grpo.num_iterations
+}
+
+/// Refuses completions of a checkpoint that are not of this run's groups and rows.
+fn check_window(w: &Window, s: &TrainSettings, rows: usize, vocabulary: usize) -> Result<()> {
+    let (prompts, n) = (s.grpo.prompts_per_generation, s.grpo.num_generations);
+    let whole = |c: &Completion| {
+        !c.ids.is_empty()
+            && c.ids.len() == c.logps.len()
+            && c.ids.iter().all(|&id| (id as usize) < vocabulary)
+    };
+    let fits = w.rows.len() == prompts
+        && w.rows.iter().all(|&r| r < rows)
+        && w.completions.len() == prompts
+        && w.completions.iter().all(|group| group.len() == n && group.iter().all(whole))
+        && w.advantages.len() == prompts * n
+        && w.used < updates_per_generation(s);
+    if fits {
+        return Ok(());
+    }
+    Err(Error::data("the checkpoint's completions do not fit this run")
+        .expected(format!("{prompts} prompts of {rows} rows, with {n} completions each"))
+        .found(format!(
+            "{} prompts, up to row {}",
+            w.rows.len(),
+            w.rows.iter().max().map_or(0, |r| r + 1)
+        ))
+        .hint("resume with the options and the data of the run"))
 }
 
 /// Completions that are being trained on, with everything that is known about them.

@@ -11,7 +11,8 @@ use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSin
 use crate::train::sinks::{MetricRow, Sink, Sinks};
 use std::path::{Path, PathBuf};
 
-/// Makes or checks the folder of a run and finds the checkpoint it continues from.
+/// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing:
+/// a former run goes when [`RunLog::open`] is reached, after model and data have been read.
 ///
 /// # Errors
 /// If the folder holds another run and may not be overwritten, or there is nothing to continue.
@@ -31,18 +32,33 @@ pub fn open_run_dir(output: &OutputSettings) -> Result<Option<PathBuf>> {
             })?)
         }
     };
-    if from.is_none() && dir.join("metrics.jsonl").exists() {
-        if !output.overwrite {
-            return Err(Error::usage("the output folder holds a run already")
-                .file(dir)
-                .key("output_dir")
-                .hint("continue it with --resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"));
-        }
-        remove_run(dir)?;
+    // A checkpoint of this very folder is continued; one of elsewhere starts a run of its own.
+    let own = from.as_deref().is_some_and(|f| same_folder(f.parent(), dir));
+    if !own && !output.overwrite && holds_run(dir)? {
+        return Err(Error::usage("the output folder holds a run already")
+            .file(dir)
+            .key("output_dir")
+            .hint("continue it with --resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"));
     }
-    std::fs::create_dir_all(dir)
-        .map_err(|e| Error::io("cannot create the run's folder", dir, &e))?;
+    std::fs::create_dir_all(dir).map_err(|e| {
+        Error::io("cannot create the run's folder", dir, &e)
+            .key("output_dir")
+            .hint("give an --output_dir that can be written")
+    })?;
     Ok(from)
+}
+
+/// Whether the folder has metrics or checkpoints of a run.
+fn holds_run(dir: &Path) -> Result<bool> {
+    Ok(dir.join("metrics.jsonl").exists() || !checkpoint::list(dir)?.is_empty())
+}
+
+/// Whether two paths lead to one folder that exists.
+fn same_folder(a: Option<&Path>, b: &Path) -> bool {
+    // The parent of a bare name is the current folder.
+    let full =
+        |p: &Path| std::fs::canonicalize(if p == Path::new("") { Path::new(".") } else { p });
+    a.is_some_and(|a| full(a).is_ok_and(|a| full(b).is_ok_and(|b| a == b)))
 }
 
 /// Removes what a former run left, and nothing else.
@@ -86,7 +102,8 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the sinks; after a resume at step `resumed`, later lines of a former session go.
+    /// Opens the sinks. After a resume at step `resumed`, later lines of a former session go;
+    /// without one, what a former run left goes if `overwrite_output_dir` says so.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -97,6 +114,9 @@ impl RunLog {
         total_steps: usize,
         resumed: Option<usize>,
     ) -> Result<Self> {
+        if resumed.is_none() && options.flag("overwrite_output_dir") && holds_run(dir)? {
+            remove_run(dir)?;
+        }
         atomic::write_atomic(dir.join("config.resolved.yaml"), options.to_yaml().as_bytes())?;
         let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
         let mut history = Vec::new();

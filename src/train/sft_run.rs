@@ -74,7 +74,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let t = &s.training;
     let training = training_of(&s.model)?;
     let mut w = Workspace::open(&s.model, &s.machine, &training, t.seed)?;
-    w.encoder.max_prompt_length = s.data.max_prompt_length;
+    w.bound_prompts(s.data.max_prompt_length, 1)?;
     let per_step = t.batch_size * t.gradient_accumulation_steps;
     let total = t.length.steps(rows.len().div_ceil(per_step));
     let mut state = match &resume {

@@ -28,6 +28,8 @@ pub struct PromptEncoder {
     pub images: QwenImageProcessor,
     /// Longest prompt that is accepted, in tokens.
     pub max_prompt_length: Option<usize>,
+    /// Positions that the model's context leaves to a prompt; set by [`Workspace::bound_prompts`].
+    max_positions: Option<usize>,
     merge: usize,
 }
 
@@ -45,7 +47,7 @@ impl PromptEncoder {
         let images = QwenImageProcessor::from_dir(dir)?
             .with_pixel_limits(wide(settings.min_pixels), wide(settings.max_pixels))?;
         let merge = config.vision.spatial_merge_size;
-        Ok(PromptEncoder { chat, images, max_prompt_length: None, merge })
+        Ok(PromptEncoder { chat, images, max_prompt_length: None, max_positions: None, merge })
     }
 
     /// Encodes messages with their images, ending where the assistant begins, or with the last turn
@@ -79,7 +81,19 @@ impl PromptEncoder {
                 ))
                 .hint("raise --max_prompt_length or lower --max_pixels; prompts are never cut"));
         }
-        Prompt::new(encoded.ids, processed, encoded.image_spans, self.merge, encoded.text)
+        let spans = encoded.image_spans;
+        let prompt = Prompt::new(encoded.ids, processed, spans, self.merge, encoded.text)?;
+        if let Some(limit) = self.max_positions
+            && prompt.next_position as usize > limit
+        {
+            return Err(Error::data("the prompt is longer than the model's context allows")
+                .expected(format!(
+                    "at most {limit} positions: max_position_embeddings less max_completion_length"
+                ))
+                .found(format!("{} positions", prompt.next_position))
+                .hint("shorten the row, or lower --max_completion_length or --max_pixels"));
+        }
+        Ok(prompt)
     }
 
     /// Encodes the prompt of a data set's row.
@@ -221,6 +235,25 @@ impl Workspace {
         }
         let encoder = PromptEncoder::open(settings, &model.config)?;
         Ok(Workspace { arena, model, encoder })
+    }
+
+    /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a
+    /// completion of `completion` tokens: a longer one is a bad row, not the end of a run.
+    ///
+    /// # Errors
+    /// If the context has no room for any prompt.
+    pub fn bound_prompts(&mut self, tokens: Option<usize>, completion: usize) -> Result<()> {
+        let context = self.model.config.text.max_position_embeddings;
+        let room = context.checked_sub(completion).filter(|room| *room > 0).ok_or_else(|| {
+            Error::usage("completions are as long as the model's context")
+                .key("max_completion_length")
+                .expected(format!("less than {context} (max_position_embeddings of config.json)"))
+                .found(completion.to_string())
+                .hint("lower --max_completion_length; prompts need room too")
+        })?;
+        self.encoder.max_prompt_length = tokens;
+        self.encoder.max_positions = Some(room);
+        Ok(())
     }
 
     /// Tokens that a completion may never contain: image and video placeholders and their frame, and

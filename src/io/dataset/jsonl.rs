@@ -85,8 +85,12 @@ fn object_of(bytes: &[u8]) -> std::result::Result<Map<String, Value>, RowError> 
             .found(format!("a bad byte at column {}", e.valid_up_to() + 1))
             .hint("save the file as UTF-8")
     })?;
-    let value: Value = serde_json::from_str(text)
-        .map_err(|e| Error::data("the row is not JSON").found(e.to_string()))?;
+    let value: Value = serde_json::from_str(text).map_err(|e| {
+        Error::data("the row is not JSON")
+            .expected("one JSON object per line")
+            .found(e.to_string())
+            .hint("mend the line, or remove it")
+    })?;
     match value {
         Value::Object(columns) => Ok(columns),
         other => Err(Error::data("the row is not a JSON object")

@@ -133,12 +133,17 @@ pub fn load(spec: &str, options: &DatasetOptions) -> Result<Loaded> {
     if loaded.rows.is_empty() {
         let e = Error::data("the data set has no usable row").file(spec);
         return Err(match loaded.skipped.first() {
-            Some(first) => e.found(format!(
-                "{} bad rows; the first: {}",
-                loaded.skipped.len(),
-                first.one_line()
-            )),
-            None => e.found("no rows"),
+            Some(first) => {
+                e.hint("mend the rows, or the options that say how they are read").found(format!(
+                    "{}; the first: {}",
+                    match loaded.skipped.len() {
+                        1 => "1 bad row".to_owned(),
+                        n => format!("{n} bad rows"),
+                    },
+                    first.one_line()
+                ))
+            }
+            None => e.found("no rows").hint("give a JSON Lines file with one row per line"),
         });
     }
     Ok(loaded)

@@ -6,10 +6,17 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 pub(super) fn read_json(path: &Path) -> Result<Value> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Error::io("cannot read the file", path, &e))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Error::io("cannot read the model's configuration", path, &e).hint(
+            "give the folder that holds config.json, tokenizer.json and the weights of a model",
+        )
+    })?;
     serde_json::from_str(&text).map_err(|e| {
-        Error::data("the file is not JSON").file(path).line(e.line()).found(e.to_string())
+        Error::data("the file is not JSON")
+            .file(path)
+            .line(e.line())
+            .found(e.to_string())
+            .hint("the file is damaged or was not copied completely; fetch it again")
     })
 }
 
