@@ -26,11 +26,12 @@ pub struct TokenStats {
 }
 
 impl TokenStats {
-    /// Names and values as logged; what is absent is left out.
+    /// Names and values as logged; what is absent is left out: the entropy of no token would read
+    /// as a policy that has collapsed.
     pub fn named(&self) -> Vec<(String, f64)> {
         let all = [
             ("kl", self.kl),
-            ("entropy", Some(self.entropy)),
+            ("entropy", (self.tokens > 0).then_some(self.entropy)),
             ("clip_ratio/low_mean", Some(self.clip_low_mean)),
             ("clip_ratio/low_min", self.clip_low_min),
             ("clip_ratio/high_mean", Some(self.clip_high_mean)),

@@ -2,7 +2,7 @@
 //! nothing.
 
 use crate::base::{Error, Result};
-use crate::io::dataset::{self, DatasetOptions, Row};
+use crate::io::dataset::{self, DatasetOptions, Loaded, Row};
 use crate::model::prompt::Prompt;
 use crate::reward::RewardSet;
 use crate::rollout::RolloutSettings;
@@ -39,7 +39,7 @@ pub struct EvalReport {
 ///
 /// # Errors
 /// If a file is missing, has no good row, or has a bad one and the settings are strict.
-pub fn load_rows(s: &DataSettings, quiet: bool) -> Result<Vec<Row>> {
+pub fn load_rows(s: &DataSettings) -> Result<Loaded> {
     let files: Vec<String> = s.files.iter().map(|f| f.display().to_string()).collect();
     let loaded = dataset::load(
         &files.join(":"),
@@ -51,10 +51,8 @@ pub fn load_rows(s: &DataSettings, quiet: bool) -> Result<Vec<Row>> {
             max_rows: s.max_rows,
         },
     )?;
-    if !quiet {
-        name_skipped(&loaded.skipped);
-    }
-    Ok(loaded.rows)
+    name_skipped(&loaded.skipped);
+    Ok(loaded)
 }
 
 /// Names the first bad rows and counts the rest.
@@ -82,13 +80,15 @@ pub struct Evaluation<'a> {
     pub samples: usize,
     /// Answers decoded together.
     pub batch: usize,
+    /// Stop at a row that cannot be encoded.
+    pub strict: bool,
 }
 
 impl Evaluation<'_> {
     /// Answers all rows; `each` sees every batch.
     ///
     /// # Errors
-    /// If memory is too small, or the user stopped the program.
+    /// If memory is too small, a row is bad and `strict`, or the user stopped the program.
     pub fn run(
         &self,
         rows: &[Row],
@@ -99,7 +99,7 @@ impl Evaluation<'_> {
         let mut sums = vec![(0.0, 0usize); names.len()];
         let (mut count, mut length, mut clipped) = (0usize, 0usize, 0usize);
         let mut skipped = Vec::new();
-        for (b, chunk) in rows.chunks((self.batch / self.samples).max(1)).enumerate() {
+        for chunk in rows.chunks((self.batch / self.samples).max(1)) {
             if interrupt::asked() {
                 return Err(interrupt::error("the files written so far"));
             }
@@ -111,6 +111,7 @@ impl Evaluation<'_> {
                         kept.push(row);
                         prompts.push(Arc::new(p));
                     }
+                    Err(e) if self.strict => return Err(e),
                     Err(e) => skipped.push(e),
                 }
             }
@@ -122,8 +123,9 @@ impl Evaluation<'_> {
                 &kept,
                 &prompts,
                 self.samples,
-                b as u32,
                 0,
+                // Random keys count completions, so that the batch size changes none of them.
+                count as u32,
             )?;
             for (sum, column) in sums.iter_mut().zip(&scored.scores.per_reward) {
                 for score in column.iter().flatten() {
@@ -162,7 +164,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
     check_paths(options)?;
     interrupt::watch();
     let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
-    let rows = load_rows(&s.data, s.quiet)?;
+    let loaded = load_rows(&s.data)?;
     let training = training_of(&s.model)?;
     let mut w = Workspace::open(&s.model, &s.machine, &training, s.seed)?;
     w.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
@@ -182,8 +184,9 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
         rewards: &rewards,
         samples: s.num_samples,
         batch: s.batch_size,
+        strict: s.data.strict,
     };
-    evaluation.run(&rows, |rows, scored| {
+    let mut report = evaluation.run(&loaded.rows, |rows, scored| {
         let Some((path, out)) = &mut out else { return Ok(()) };
         for (i, text) in scored.texts.iter().enumerate() {
             let row = rows[i / s.num_samples];
@@ -208,5 +211,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
                 .map_err(|e| Error::io("cannot write the answers", *path, &e))?;
         }
         out.flush().map_err(|e| Error::io("cannot write the answers", *path, &e))
-    })
+    })?;
+    report.skipped += loaded.skipped.len();
+    Ok(report)
 }

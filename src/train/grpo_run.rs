@@ -42,8 +42,9 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     interrupt::watch();
     let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
     let resume = open_run_dir(&s.output)?;
-    let rows = load_rows(&s.data, s.logging.quiet)?;
-    let eval_rows = s.eval_data.as_ref().map(|d| load_rows(d, s.logging.quiet)).transpose()?;
+    let loaded = load_rows(&s.data)?;
+    let rows = loaded.rows;
+    let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?;
     let training = training_of(&s.model)?;
     let seed = s.training.seed;
     let mut w = Workspace::open(&s.model, &s.machine, &training, seed)?;
@@ -55,7 +56,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     };
     let state = match &resume {
         Some(dir) => checkpoint::load(dir, &w.model, &mut w.arena)?,
-        None => RunState::default(),
+        None => RunState { skipped_rows: loaded.skipped.len() as u64, ..RunState::default() },
     };
     let updates = updates_per_generation(&s);
     if let (Some(dir), Some(window)) = (&resume, &state.window) {
@@ -91,8 +92,8 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     if !stopped {
         checkpoint::save_model(&dir, &w.model, &w.arena)?;
     }
-    if let (Some(rows), false) = (&eval_rows, stopped) {
-        run.evaluate(rows, &mut log)?;
+    if let (Some(loaded), false) = (&eval_rows, stopped) {
+        run.evaluate(&loaded.rows, &mut log)?;
     }
     log.finish()?;
     if stopped {
@@ -446,6 +447,7 @@ impl<'a> GrpoRun<'a> {
             rewards: self.rewards,
             samples: 1,
             batch: self.settings.grpo.generation_batch_size.max(32),
+            strict: self.settings.eval_data.as_ref().is_some_and(|d| d.strict),
         };
         let report = evaluation.run(rows, |_, _| Ok(()))?;
         let epoch = self.state.cursor as f64 / self.rows.len() as f64;

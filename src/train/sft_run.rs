@@ -70,7 +70,8 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     check_paths(options)?;
     interrupt::watch();
     let resume = open_run_dir(&s.output)?;
-    let rows = load_rows(&s.data, s.logging.quiet)?;
+    let loaded = load_rows(&s.data)?;
+    let rows = loaded.rows;
     let t = &s.training;
     let training = training_of(&s.model)?;
     let mut w = Workspace::open(&s.model, &s.machine, &training, t.seed)?;
@@ -79,7 +80,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let total = t.length.steps(rows.len().div_ceil(per_step));
     let mut state = match &resume {
         Some(dir) => checkpoint::load(dir, &w.model, &mut w.arena)?,
-        None => RunState::default(),
+        None => RunState { skipped_rows: loaded.skipped.len() as u64, ..RunState::default() },
     };
     let dir = &s.output.run_dir;
     let resumed = resume.is_some().then_some(state.step);

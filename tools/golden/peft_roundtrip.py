@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
 
-def encode(folder, messages_file):
+def encode(folder, messages_file, backend):
     messages = json.loads(messages_file.read_text())
     processor = AutoProcessor.from_pretrained(folder)
-    # The Pillow form is the reference of the preprocessor; the torchvision form resizes a little differently.
-    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    # The two forms resize a little differently; grpo-rt computes what transformers takes by default.
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend=backend)
     paths = [part["image"] for m in messages if isinstance(m["content"], list) for part in m["content"]
              if "image" in part]
     images = [Image.open(messages_file.parent / p).convert("RGB") for p in paths]
@@ -55,10 +55,11 @@ def main():
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--expect", type=Path, required=True)
     parser.add_argument("--messages", type=Path)
+    parser.add_argument("--backend", choices=["torchvision", "pil"], default="torchvision")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     args = parser.parse_args()
     expect = load_file(args.expect)
-    inputs = encode(args.base, args.messages or args.base / "messages.json")
+    inputs = encode(args.base, args.messages or args.base / "messages.json", args.backend)
     if "input_ids" in expect and expect["input_ids"].flatten().tolist() != inputs["input_ids"][0].tolist():
         sys.exit("token ids differ")
     model, problems = load(args.base, args.adapter)

@@ -71,7 +71,7 @@ def compute(inputs, case):
         beta=case["beta"], loss_type=case["loss_type"], epsilon_low=case["epsilon"],
         epsilon_high=case["epsilon_high"], max_completion_length=case["max_completion_length"],
         current_gradient_accumulation_steps=case["gradient_accumulation_steps"],
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=case["delta"],
+        args=SimpleNamespace(use_bias_correction_kl=case["use_bias_correction_kl"], delta=case["delta"],
                              steps_per_generation=case["steps_per_generation"]),
     )
     ids = torch.zeros(ROWS, TOKENS, dtype=torch.long)
@@ -87,7 +87,8 @@ def compute(inputs, case):
 
 def loss_cases():
     base = dict(epsilon=0.2, epsilon_high=0.2, delta=None, gradient_accumulation_steps=1, steps_per_generation=1,
-                num_items_in_batch=17, max_completion_length=8, importance_sampling_level="token", old_logps=True)
+                num_items_in_batch=17, max_completion_length=8, importance_sampling_level="token", old_logps=True,
+                use_bias_correction_kl=False)
     for loss_type, beta in product(["grpo", "bnpo", "dr_grpo", "dapo"], [0.0, 0.04]):
         for change in [{}, {"epsilon_high": 0.28}, {"delta": 1.3}, {"old_logps": False},
                        {"importance_sampling_level": "sequence"},
@@ -95,6 +96,11 @@ def loss_cases():
             yield dict(base, loss_type=loss_type, beta=beta) | change
     for beta in [0.0, 0.04]:
         yield dict(base, loss_type="cispo", beta=beta, epsilon_high=1.1)
+    # The KL term with the probability ratio, the default of TRL; the largest beta makes it the main term.
+    for loss_type, beta in product(["grpo", "dapo"], [0.04, 1.0]):
+        for change in [{}, {"epsilon_high": 0.28}, {"old_logps": False},
+                       {"gradient_accumulation_steps": 2, "steps_per_generation": 4}]:
+            yield dict(base, loss_type=loss_type, beta=beta, use_bias_correction_kl=True) | change
 
 
 def advantage_code():
@@ -147,6 +153,9 @@ def main():
     first, delta = result["losses"][0], result["losses"][2]
     assert first["metrics"]["clip_ratio/low_mean"] > 0 and first["metrics"]["clip_ratio/high_mean"] > 0
     assert delta["delta"] is not None and delta["loss"] != first["loss"]
+    ratio = next(c for c in result["losses"] if c["use_bias_correction_kl"])
+    plain = next(c for c in result["losses"] if c["loss_type"] == ratio["loss_type"] and c["beta"] == ratio["beta"])
+    assert ratio["loss"] != plain["loss"] and ratio["metrics"]["kl"] != plain["metrics"]["kl"]
     text = json.dumps(result, separators=(",", ":"), allow_nan=False).replace('{"epsilon"', '\n{"epsilon"')
     (out / "grpo.json").write_text(text.replace('{"name"', '\n{"name"') + "\n")
 
