@@ -19,12 +19,9 @@ pub struct Region {
     pub dtype: DType,
 }
 
-/// Bytes for people, fine enough to tell a need from a budget just below it.
+/// Bytes for people, and exactly: a need may be just above the budget.
 fn size(bytes: usize) -> String {
-    match bytes {
-        0..0x100000 => format!("{bytes} bytes"),
-        _ => format!("{:.3} MiB", bytes as f64 / 1048576.0),
-    }
+    format!("{bytes} bytes ({:.1} MiB)", bytes as f64 / 1048576.0)
 }
 
 /// The one allocation of a run.
