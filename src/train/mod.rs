@@ -12,6 +12,7 @@ pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start
 pub mod sinks; // console, metrics.jsonl, TensorBoard
+pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead
 pub mod trace; // one chat with every activation and gradient
 pub mod workspace; // memory, weights, tokenizer, image processor

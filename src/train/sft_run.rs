@@ -2,64 +2,22 @@
 //! the format earns no reward. Loss on the answer and its end of turn only.
 
 use crate::base::Result;
-use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
+use crate::grpo::optim::{optimizer_step, zero_gradients};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack};
-use crate::grpo::schedule::{Schedule, ScheduleKind};
-use crate::grpo::update::{DropoutSettings, MicroResult, supervised_micro_batch};
-use crate::model::params::Training;
+use crate::grpo::update::{MicroResult, supervised_micro_batch};
 use crate::ops::linear_logprob::HeadSettings;
 use crate::train::checkpoint::{self, RunState};
 use crate::train::evaluate::{load_rows, name_skipped};
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::runlog::{RunLog, open_run_dir};
-use crate::train::settings::{Scheduler, SftSettings, TrainingSettings, check_paths};
+use crate::train::settings::{SftSettings, check_paths};
+use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
 use crate::train::stream::{RowOrder, prefetch};
 use crate::train::workspace::{Workspace, training_of};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// The optimizer's constants from the settings.
-pub fn optimizer_settings(t: &TrainingSettings) -> OptimizerSettings {
-    OptimizerSettings {
-        beta1: t.optimizer.beta1,
-        beta2: t.optimizer.beta2,
-        epsilon: t.optimizer.epsilon,
-        weight_decay: t.optimizer.weight_decay,
-        max_grad_norm: t.optimizer.max_grad_norm.unwrap_or(0.0),
-    }
-}
-
-/// The learning rate's course from the settings.
-pub fn schedule(t: &TrainingSettings, total_steps: usize) -> Schedule {
-    Schedule {
-        kind: match t.optimizer.scheduler {
-            Scheduler::Constant => ScheduleKind::Constant,
-            Scheduler::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
-            Scheduler::Linear => ScheduleKind::Linear,
-            Scheduler::Cosine => ScheduleKind::Cosine,
-        },
-        peak: t.optimizer.learning_rate,
-        warmup_steps: t.optimizer.warmup.steps(total_steps),
-        total_steps,
-    }
-}
-
-/// Dropout of a training step, if adapters have any.
-pub fn dropout(training: &Training, seed: u64, step: usize) -> Option<DropoutSettings> {
-    let p = training.lora().map_or(0.0, |l| l.lora_dropout);
-    (p > 0.0).then_some(DropoutSettings { p, seed, step: step as u32 })
-}
-
-/// Bytes by region, for the metrics.
-pub fn memory_metrics(w: &Workspace) -> [(String, f64); 3] {
-    [
-        ("memory/weights_and_optimizer".into(), w.arena.shared_base() as f64),
-        ("memory/planned_peak".into(), w.arena.planned_peak() as f64),
-        ("memory/actual_peak".into(), w.arena.actual_peak() as f64),
-    ]
-}
 
 /// Runs the command; returns the run's folder.
 ///
