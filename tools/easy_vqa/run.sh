@@ -27,23 +27,23 @@ shopt -s inherit_errexit # a command that fails inside $(...) ends the script to
 : "${TUNED:=--tune_mm_llm --tune_mm_vision --tune_mm_mlp}"
 
 # --- supervised warm start: often right when it samples, far from always --------------------------
-: "${SFT_STEPS:=1200}"
+: "${SFT_STEPS:=350}"
 : "${SFT_BATCH:=32}"
 : "${SFT_RATE:=3e-4}"
 : "${SFT_WARMUP:=20}"
 
 # --- GRPO -----------------------------------------------------------------------------------------
-: "${GRPO_STEPS:=300}"
+: "${GRPO_STEPS:=1500}"
 : "${GRPO_BATCH:=256}" # completions per step: 32 questions with 8 tries each
 : "${NUM_GENERATIONS:=8}"
-: "${GRPO_RATE:=1e-4}"
+: "${GRPO_RATE:=1.5e-4}"
 : "${GRPO_WARMUP:=10}"
 : "${BETA:=0.01}"
 : "${EPSILON:=0.2}"
 : "${NUM_ITERATIONS:=2}" # two updates per rollout, so that clipping has something to clip
 : "${SCALE_REWARDS:=none}"
 : "${TEMPERATURE:=1.0}"
-: "${SAVE_STEPS:=50}"
+: "${SAVE_STEPS:=300}"
 
 # --- measuring ------------------------------------------------------------------------------------
 : "${REWARD:=exact}" # the model answers with one word and no tags
