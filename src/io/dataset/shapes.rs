@@ -73,7 +73,7 @@ struct Drawn {
 /// Writes the data set. Rows have the columns `id`, `image`, `question`, `answer` and `task`; each
 /// has a picture of its own, and no picture of test.jsonl is in train.jsonl. `warmup.jsonl` has the
 /// training rows for a supervised start, answered as a mixed crowd answers: three in five between
-/// `<answer>` tags, the others in words of their own ([`said`]).
+/// `<answer>` tags, the others in words of their own.
 ///
 /// # Errors
 /// No rows, pictures below 28 or above 2048 pixels, or a folder that cannot be written.
