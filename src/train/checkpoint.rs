@@ -2,8 +2,8 @@
 //! what an exact continuation needs in files of our own. A checkpoint is there in full or not at all.
 
 use crate::base::{Error, HostTensor, Result};
+use crate::io::atomic;
 use crate::io::safetensors::{self, Checkpoint};
-use crate::io::{atomic, safetensors::Checkpoint as Tensors};
 use crate::mem::Arena;
 use crate::model::vlm::Vlm;
 use crate::rollout::Completion;
@@ -196,7 +196,7 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
         model.params.load(arena, &weights, |p| Some(model.file_name(&p.name)))?;
     }
     let older = "name an older checkpoint with --resume_from_checkpoint PATH";
-    let moments = Tensors::open(dir.join(OPTIMIZER)).map_err(|e| e.hint(older))?;
+    let moments = Checkpoint::open(dir.join(OPTIMIZER)).map_err(|e| e.hint(older))?;
     for p in model.params.trained() {
         let Some(places) = p.moments else { continue };
         for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(places) {

@@ -5,7 +5,7 @@
 
 use crate::ops::attention::{Attention, KEY_BLOCK, Segment};
 use crate::ops::cpu::simd::vectorised;
-use crate::ops::cpu::vecmath::exp;
+use crate::ops::cpu::vecmath::{exp, lane_tree};
 use rayon::prelude::*;
 
 const B: usize = KEY_BLOCK;
@@ -82,14 +82,7 @@ fn lane_sum(p: &Lanes) -> f32 {
     for (i, s) in t.iter_mut().enumerate() {
         *s = (p[i] + p[i + 16]) + (p[i + 32] + p[i + 48]);
     }
-    let mut w = 8;
-    while w > 0 {
-        for i in 0..w {
-            t[i] += t[i + w];
-        }
-        w /= 2;
-    }
-    t[0]
+    lane_tree(t)
 }
 
 /// Softmax weights of one block from its scores: `exp(s·scale − shift)` for visible keys, else 0.

@@ -1,7 +1,7 @@
 //! The walk over a row of logits that both the training head and the sampler use: fixed tiles of
 //! the vocabulary, fixed lanes within a tile. Same logits, same log-sum-exp, to the bit.
 
-use crate::ops::cpu::vecmath::exp;
+use crate::ops::cpu::vecmath::{exp, lane_tree};
 
 /// Columns of the vocabulary that are walked at a time.
 pub const VOCAB_TILE: usize = 1024;
@@ -21,18 +21,6 @@ impl Default for LseState {
     fn default() -> Self {
         LseState { top: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 }
     }
-}
-
-#[inline(always)]
-fn tree(mut t: [f32; 16]) -> f32 {
-    let mut w = 8;
-    while w > 0 {
-        for i in 0..w {
-            t[i] += t[i + w];
-        }
-        w /= 2;
-    }
-    t[0]
 }
 
 impl LseState {
@@ -61,8 +49,8 @@ impl LseState {
             weighted[i] = e.mul_add(x, weighted[i]);
         }
         let shrink = if self.sum > 0.0 { exp(self.top - top) } else { 0.0 };
-        self.sum = self.sum * shrink + tree(sums);
-        self.weighted = self.weighted * shrink + tree(weighted);
+        self.sum = self.sum * shrink + lane_tree(sums);
+        self.weighted = self.weighted * shrink + lane_tree(weighted);
         self.top = top;
     }
 

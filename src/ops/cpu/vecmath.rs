@@ -233,6 +233,19 @@ pub fn sum(x: &[f32]) -> f32 {
     )
 }
 
+/// Sum of sixteen lanes, always in the same tree.
+#[inline(always)]
+pub fn lane_tree(mut t: [f32; LANES]) -> f32 {
+    let mut w = LANES / 2;
+    while w > 0 {
+        for i in 0..w {
+            t[i] += t[i + w];
+        }
+        w /= 2;
+    }
+    t[0]
+}
+
 /// Sum of squares.
 #[inline(always)]
 pub fn sum_squares(x: &[f32]) -> f32 {
