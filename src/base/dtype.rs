@@ -32,6 +32,15 @@ impl DType {
         }
     }
 
+    /// The type of per-row statistics, parameter vectors and sums beside activations of this type:
+    /// doubles for doubles, singles for everything else.
+    pub const fn statistic(self) -> DType {
+        match self {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
     /// Name in a safetensors header.
     pub const fn safetensors_name(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@
 
 pub mod cpu; // vector arithmetic, matrix multiplication
 pub mod io; // what a running op sees
-pub mod real; // f32 and f64 under one name
+pub mod real; // the number types of the ops
 pub mod shapes; // shape checks that ops share
 
 pub mod accumulate; // sum into a gradient
@@ -32,7 +32,7 @@ pub mod swiglu; // gated activation
 pub mod zero; // clears tensors in place
 
 pub use io::Io;
-pub use real::Real;
+pub use real::{Real, Stored};
 
 use crate::base::{DType, Result, Tolerance};
 use crate::mem::arena::Region;

@@ -4,8 +4,9 @@
 use crate::base::{DType, HostTensor, Result, TensorData};
 use crate::device::RawView;
 use crate::mem::{Arena, Lifetime, Plan, plan_offsets};
-use crate::ops::{Io, Slot, TensorType};
+use crate::ops::{Io, Slot, Stored, TensorType};
 use crate::tape::{Place, Tape};
+use half::bf16;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -124,8 +125,9 @@ impl Run<'_> {
             match &t.data {
                 TensorData::F64(v) => view.slice_mut::<f64>().copy_from_slice(v),
                 TensorData::F32(v) => view.slice_mut::<f32>().copy_from_slice(v),
+                TensorData::BF16(v) => view.slice_mut::<bf16>().copy_from_slice(v),
                 TensorData::I32(v) => view.slice_mut::<i32>().copy_from_slice(v),
-                other => panic!("inputs are singles or 32-bit integers, not {other:?}"),
+                other => panic!("inputs are floats or 32-bit integers, not {other:?}"),
             }
         }
     }
@@ -138,6 +140,7 @@ impl Run<'_> {
             match view.dtype() {
                 DType::F32 => view.slice::<f32>().to_vec(),
                 DType::F64 => view.slice::<f64>().iter().map(|&x| x as f32).collect(),
+                DType::BF16 => view.slice::<bf16>().iter().map(|&x| x.load()).collect(),
                 other => panic!("slot holds {other:?}"),
             }
         }
@@ -151,6 +154,7 @@ impl Run<'_> {
             match view.dtype() {
                 DType::F32 => view.slice::<f32>().iter().map(|&x| f64::from(x)).collect(),
                 DType::F64 => view.slice::<f64>().to_vec(),
+                DType::BF16 => view.slice::<bf16>().iter().map(|&x| f64::from(x.load())).collect(),
                 other => panic!("slot holds {other:?}"),
             }
         }

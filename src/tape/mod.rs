@@ -10,7 +10,7 @@ pub use exec::{Run, TapePlan};
 
 use crate::base::{DType, Error, HostTensor, Result, TensorData};
 use crate::mem::Region;
-use crate::ops::{Emit, Op, ParamRef, Slot, TensorType};
+use crate::ops::{Emit, Op, ParamRef, Slot, Stored, TensorType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// An empty tape that computes in `float` (F32; F64 for gradient checks).
+    /// An empty tape with activations in `float` (F32 or BF16; F64 for gradient checks).
     pub fn new(float: DType) -> Self {
         Tape {
             float,
@@ -113,7 +113,21 @@ impl Tape {
         s
     }
 
-    /// A slot filled from the host; singles become the tape's floating-point type.
+    /// A slot filled from the host with activations (pixels, hidden states): singles are rounded to
+    /// the tape's floating-point type.
+    pub fn activation(&mut self, tensor: HostTensor) -> Slot {
+        let tensor = match (tensor.data, self.float) {
+            (TensorData::F32(v), DType::BF16) => HostTensor::new(
+                tensor.shape,
+                TensorData::BF16(v.into_iter().map(Stored::store).collect()),
+            ),
+            (data, _) => HostTensor { shape: tensor.shape, data },
+        };
+        self.input(tensor)
+    }
+
+    /// A slot filled from the host with numbers beside the activations (tables, columns of the
+    /// loss): singles stay singles, on a tape of doubles they become doubles.
     pub fn input(&mut self, tensor: HostTensor) -> Slot {
         let tensor = match (tensor.data, self.float) {
             (TensorData::F32(v), DType::F64) => HostTensor::new(

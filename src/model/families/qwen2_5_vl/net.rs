@@ -46,7 +46,7 @@ pub fn vision(
     let v = &cfg.vision;
     let layout: VisionLayout = vision_layout(grids, v)?;
     let signed = |rows: &[u32]| rows.iter().map(|&r| r as i32).collect();
-    let x = net.tape.input(pixels);
+    let x = net.tape.activation(pixels);
     let order = net.tape.indices(signed(&layout.patch_order));
     let x = net.tape.op(GatherRows, &[x, order])?;
     let w = net
