@@ -56,6 +56,14 @@ impl Isa {
     }
 }
 
+/// True if the machine has the AVX-512 dot product of bf16 pairs (Zen 4, Cooper Lake and later).
+pub fn has_bf16_dot() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Isa::best() == Isa::Avx512 && std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Runs `body` compiled for the widest instruction set of this machine.
 ///
 /// Write the closure as `#[inline(always)] || …`, and mark every function of our own that it calls
