@@ -5,7 +5,7 @@
 //! `compare` it prints lines `name seconds gflops` for `tools/compare/kernels.py`.
 
 use grpo_rt::ops::Stored;
-use grpo_rt::ops::cpu::gemm::{Element, Factor, Mat, Term, gemm, pack_panels, panel_words};
+use grpo_rt::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, pack_panels, panel_words};
 use half::bf16;
 use std::hint::black_box;
 use std::time::Instant;
@@ -41,10 +41,10 @@ fn seconds<S: Element>(m: usize, n: usize, k: usize) -> [f64; 4] {
     let plain = |a, b| [Term { a, b: Factor::Matrix(b) }];
     let packed = [Term { a: x, b: Factor::Panels { words: &words, k, n } }];
     [
-        best(|| gemm(&plain(black_box(x), w.t()), None, &mut y, n, false)),
-        best(|| gemm(black_box(&packed), None, &mut y, n, false)),
-        best(|| gemm(&plain(black_box(dy), w), None, &mut dx, k, false)),
-        best(|| gemm(&plain(black_box(dy).t(), x), None, &mut dw, k, true)),
+        best(|| gemm(&plain(black_box(x), w.t()), Finish::Plain, &mut y, n, false)),
+        best(|| gemm(black_box(&packed), Finish::Plain, &mut y, n, false)),
+        best(|| gemm(&plain(black_box(dy), w), Finish::Plain, &mut dx, k, false)),
+        best(|| gemm(&plain(black_box(dy).t(), x), Finish::Plain, &mut dw, k, true)),
     ]
 }
 
@@ -77,7 +77,7 @@ fn peak<S: Element>() -> f64 {
         let mut y = vec![0f32; m * n];
         let t = Instant::now();
         for _ in 0..20_000 {
-            gemm(black_box(&term), None, &mut y, n, false);
+            gemm(black_box(&term), Finish::Plain, &mut y, n, false);
         }
         20_000.0 * 2.0 * (m * n * k) as f64 / t.elapsed().as_secs_f64() / 1e9
     };

@@ -29,7 +29,11 @@ fn the_number_of_threads_changes_no_bit() {
     let mut cases: Vec<(&str, Case)> =
         OPS.iter().flat_map(|s| (s.cases)().into_iter().map(|c| (s.name, c))).collect();
     // Large enough that every level of blocking of the matrix multiplication is divided.
-    let matmul = Matmul { bias: true, lora: Some(Lora { scale: 0.5, own_input: false }) };
+    let matmul = Matmul {
+        bias: true,
+        lora: Some(Lora { scale: 0.5, own_input: false }),
+        ..Matmul::default()
+    };
     let normal = |shape: &[usize]| (shape.to_vec(), Fill::Normal(1.0), true);
     let sizes: [&[usize]; 5] = [&[310, 300], &[550, 300], &[550], &[16, 300], &[550, 16]];
     let inputs = sizes.map(normal).to_vec();
@@ -232,7 +236,11 @@ fn a_row_of_a_linear_layer_is_the_same_alone_and_among_others() {
         let rest =
             [matrix(out, inner, 11), matrix(1, out, 12), matrix(8, inner, 13), matrix(out, 8, 14)];
         let dout = matrix(rows, out, 15);
-        let op = Matmul { bias: true, lora: Some(Lora { scale: 2.0, own_input: false }) };
+        let op = Matmul {
+            bias: true,
+            lora: Some(Lora { scale: 2.0, own_input: false }),
+            ..Matmul::default()
+        };
         let inputs =
             |x: HostTensor| -> Vec<HostTensor> { [x].into_iter().chain(rest.clone()).collect() };
         let whole = run(op, &inputs(x.clone()), Some(&dout));
@@ -253,8 +261,16 @@ fn an_adapter_whose_b_is_zero_changes_no_bit() {
     let (x, w, b) = (matrix(20, 90, 16), matrix(70, 90, 17), matrix(1, 70, 18));
     let a = matrix(4, 90, 19);
     let zero = HostTensor::f32([70, 4], vec![0.0; 280]);
-    let base = run(Matmul { bias: true, lora: None }, &[x.clone(), w.clone(), b.clone()], None);
-    let op = Matmul { bias: true, lora: Some(Lora { scale: 2.0, own_input: false }) };
+    let base = run(
+        Matmul { bias: true, lora: None, ..Matmul::default() },
+        &[x.clone(), w.clone(), b.clone()],
+        None,
+    );
+    let op = Matmul {
+        bias: true,
+        lora: Some(Lora { scale: 2.0, own_input: false }),
+        ..Matmul::default()
+    };
     let adapted = run(op, &[x, w, b, a, zero], None);
     assert_same_bits("output", &adapted.outputs[0], &base.outputs[0]);
 }
@@ -269,7 +285,7 @@ fn a_row_of_the_head_is_the_same_alone_and_among_others() {
     let (h, w) = (matrix(rows, hidden, 20), matrix(vocab, hidden, 21));
     let targets: Vec<i32> = (0..rows).map(|i| (i * 53 % vocab) as i32).collect();
     let dout = matrix(rows, 1, 22);
-    let op = LinearLogprob { head: head(0.9, vec![5, 1024]) };
+    let op = LinearLogprob { head: head(0.9, vec![5, 1024]), known: false };
     let whole = run(op.clone(), &[h.clone(), w.clone(), column(targets.clone())], Some(&dout));
     for chosen in [vec![0], vec![44], vec![17, 3, 30]] {
         let few = |t: &HostTensor| pick(t, chosen.clone());
@@ -320,7 +336,7 @@ fn the_sampler_reports_the_log_probability_that_training_computes() {
             sampled.1.extend(out[1].to_f32_vec());
             sampled.2.extend(out[2].to_f32_vec());
         }
-        let op = LinearLogprob { head };
+        let op = LinearLogprob { head, known: false };
         let trained = run(op, &[h.clone(), w.clone(), column(sampled.0)], None).outputs;
         let what = format!("{settings:?}");
         let as_column = |v: Vec<f32>| HostTensor::f32([rows, 1], v);

@@ -160,7 +160,7 @@ fn training_pass(model: &Vlm, packed: &Packed, old: Option<&[f32]>, dropout: f64
     let hidden = tape.op(GatherRows, &[hidden, rows]).unwrap();
     let targets = tape.indices(packed.targets.clone());
     let settings = HeadSettings { temperature: 0.9, forbidden: vec![298, 299] };
-    let op = LinearLogprob { head: Arc::new(settings) };
+    let op = LinearLogprob { head: Arc::new(settings), known: false };
     let logp = tape.ops(op, &[hidden, w, targets]).unwrap()[0];
     let Some(old) = old else { return (tape, logp) };
     let column = |tape: &mut Tape, v: Vec<f32>| tape.input(HostTensor::f32([v.len(), 1], v));

@@ -99,7 +99,8 @@ fn forward(
     let rows = tape.indices(packed.rows.clone());
     let hidden = tape.op(GatherRows, &[hidden, rows])?;
     let targets = tape.indices(packed.targets.clone());
-    let out = tape.ops(LinearLogprob { head: settings.clone() }, &[hidden, w, targets])?;
+    let out =
+        tape.ops(LinearLogprob { head: settings.clone(), known: false }, &[hidden, w, targets])?;
     tape.keep(out[0]);
     tape.keep(out[2]);
     Ok((out[0], out[2]))

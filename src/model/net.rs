@@ -118,7 +118,7 @@ impl<'a> Net<'a> {
             }
             lora = Some(Lora { scale, own_input });
         }
-        Ok(self.tape.ops(Matmul { bias, lora }, &inputs)?[0])
+        Ok(self.tape.ops(Matmul { bias, lora, ..Matmul::default() }, &inputs)?[0])
     }
 
     /// RMS norm of a module.

@@ -6,11 +6,13 @@
 //! T rows, H hidden, V vocabulary.
 
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::cpu::gemm::{Mat, gemm_f32};
+use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm};
 use crate::ops::cpu::logsumexp::{LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
 use crate::ops::cpu::vecmath::exp;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, TensorType};
+use bytemuck::Pod;
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -30,46 +32,63 @@ impl HeadSettings {
     }
 }
 
-/// Inputs: `h[T,H]`, `w[V,H]`, `target[T,1]`. Outputs: `logp[T,1]`, `lse[T,1]`, `entropy[T,1]` and a
-/// work tile. The gradient flows from `logp` only.
+/// Inputs: `h[T,H]`, `w[V,H]`, `target[T,1]` and, if they are known, `logp[T,1]`, `lse[T,1]` and
+/// `entropy[T,1]`. Outputs: `logp[T,1]`, `lse[T,1]`, `entropy[T,1]` and work space. The gradient flows
+/// from `logp` only.
 #[derive(Debug, Clone)]
 pub struct LinearLogprob {
     /// Temperature and forbidden tokens.
     pub head: Arc<HeadSettings>,
+    /// The rollout had the same weights: its numbers are passed on instead of computed again. The
+    /// backward pass, which needs the logits anyway, computes them once more and overwrites the
+    /// outputs `logp` and `entropy` with what it finds, so that a disagreement is seen.
+    pub known: bool,
 }
 
 impl LinearLogprob {
-    /// The definition.
-    fn fwd<T: Real>(&self, io: &Io) {
-        let (h, w, target) = (io.input::<T>(0), io.input::<T>(1), io.input::<i32>(2));
-        let hidden = io.in_type(0).cols();
-        let (logp, lse) = (io.output::<T>(0), io.output::<T>(1));
-        let entropy = io.output::<T>(2);
-        for (t, row) in h.chunks_exact(hidden).enumerate() {
-            let z = self.logits(row, w);
-            let top = z.iter().fold(T::neg_infinity(), |m, x| m.max(*x));
-            lse[t] = top + z.iter().map(|x| (*x - top).exp()).sum::<T>().ln();
-            logp[t] = z[target[t] as usize] - lse[t];
-            entropy[t] = lse[t] - z.iter().map(|x| (*x - lse[t]).exp() * *x).sum::<T>();
+    fn pass_on<T: Pod>(&self, io: &Io) {
+        for i in 0..3 {
+            io.output::<T>(i).copy_from_slice(io.input::<T>(3 + i));
         }
     }
 
-    fn logits<T: Real>(&self, row: &[T], w: &[T]) -> Vec<T> {
-        let inv = T::of(self.head.inv_temperature());
-        let mut z: Vec<T> = w
+    /// The definition.
+    fn fwd(&self, io: &Io) {
+        if self.known {
+            return self.pass_on::<f64>(io);
+        }
+        let (h, w, target) = (io.input::<f64>(0), io.input::<f64>(1), io.input::<i32>(2));
+        let hidden = io.in_type(0).cols();
+        let (logp, lse) = (io.output::<f64>(0), io.output::<f64>(1));
+        let entropy = io.output::<f64>(2);
+        for (t, row) in h.chunks_exact(hidden).enumerate() {
+            let z = self.logits(row, w);
+            let top = z.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
+            lse[t] = top + z.iter().map(|x| (*x - top).exp()).sum::<f64>().ln();
+            logp[t] = z[target[t] as usize] - lse[t];
+            entropy[t] = lse[t] - z.iter().map(|x| (*x - lse[t]).exp() * *x).sum::<f64>();
+        }
+    }
+
+    fn logits(&self, row: &[f64], w: &[f64]) -> Vec<f64> {
+        let inv = self.head.inv_temperature();
+        let mut z: Vec<f64> = w
             .chunks_exact(row.len())
-            .map(|w| row.iter().zip(w).map(|(a, b)| *a * *b).sum::<T>() * inv)
+            .map(|w| row.iter().zip(w).map(|(a, b)| *a * *b).sum::<f64>() * inv)
             .collect();
         for &f in &self.head.forbidden {
             if let Some(z) = z.get_mut(f as usize) {
-                *z = T::of(-1e30);
+                *z = -1e30;
             }
         }
         z
     }
 
-    fn fwd_fast(&self, io: &Io) {
-        let (h, w, target) = (io.input::<f32>(0), io.input::<f32>(1), io.input::<i32>(2));
+    fn fwd_fast<S: Element>(&self, io: &Io) {
+        if self.known {
+            return self.pass_on::<f32>(io);
+        }
+        let (h, w, target) = (io.input::<S>(0), io.input::<S>(1), io.input::<i32>(2));
         let (t, hidden, v) = (io.in_type(0).rows(), io.in_type(0).cols(), io.in_type(1).rows());
         let (logp, lse) = (io.output::<f32>(0), io.output::<f32>(1));
         let (entropy, tile) = (io.output::<f32>(2), io.output::<f32>(3));
@@ -102,15 +121,23 @@ impl LinearLogprob {
 }
 
 /// Raw logits of `n` vocabulary rows from `first` on.
-fn logits_tile(h: &[f32], w: &[f32], hidden: usize, first: usize, n: usize, tile: &mut [f32]) {
+fn logits_tile<S: Element>(
+    h: &[S],
+    w: &[S],
+    hidden: usize,
+    first: usize,
+    n: usize,
+    tile: &mut [f32],
+) {
     let t = h.len() / hidden;
     let w = &w[first * hidden..(first + n) * hidden];
-    gemm_f32(Mat::row_major(h, t, hidden), Mat::row_major(w, n, hidden).t(), tile, n, false);
+    let b = Factor::Matrix(Mat::row_major(w, n, hidden).t());
+    gemm(&[Term { a: Mat::row_major(h, t, hidden), b }], Finish::Plain, tile, n, false);
 }
 
-fn tile_type(rows: usize, vocab: usize, dtype: DType) -> TensorType {
-    // The reference keeps one row at a time and needs no tile.
-    let cols = if dtype == DType::F64 { 0 } else { VOCAB_TILE.min(vocab) };
+/// A tile of logits. The reference keeps one row at a time and needs none.
+fn tile_type(rows: usize, vocab: usize, float: DType, dtype: DType) -> TensorType {
+    let cols = if float == DType::F64 { 0 } else { VOCAB_TILE.min(vocab) };
     TensorType::matrix(rows, cols, dtype)
 }
 
@@ -120,29 +147,49 @@ impl Op for LinearLogprob {
     }
     fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
         let (t, dtype) = (i[0].rows(), i[0].dtype);
-        if i[0].cols() != i[1].cols() || i[2].len() != t {
-            return Err(Error::internal("linear_logprob: shapes do not fit")
-                .found(format!("{:?} {:?} {:?}", i[0].shape, i[1].shape, i[2].shape)));
+        let statistic = dtype.statistic();
+        let known = if self.known { 3 } else { 0 };
+        let columns_fit = i[3..].iter().all(|c| c.len() == t && c.dtype == statistic);
+        if i[0].cols() != i[1].cols()
+            || i[1].dtype != dtype
+            || i[2].len() != t
+            || i.len() != 3 + known
+            || !columns_fit
+        {
+            return Err(Error::internal("linear_logprob: inputs do not fit")
+                .expected("h[T,H], w[V,H], target[T,1] and, if known, logp, lse, entropy [T,1]")
+                .found(format!("{i:?}")));
         }
-        let column = || TensorType::matrix(t, 1, dtype);
-        Ok(vec![column(), column(), column(), tile_type(t, i[1].rows(), dtype)])
+        let column = || TensorType::matrix(t, 1, statistic);
+        let mut out = vec![column(), column(), column()];
+        if !self.known {
+            out.push(tile_type(t, i[1].rows(), dtype, DType::F32));
+        }
+        Ok(out)
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
-            DType::F64 => self.fwd::<f64>(io),
-            _ => self.fwd_fast(io),
+            DType::F64 => self.fwd(io),
+            DType::BF16 => self.fwd_fast::<bf16>(io),
+            _ => self.fwd_fast::<f32>(io),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
-        let Some(dlogp) = b.grads[0] else { return Ok(vec![None; 3]) };
+        let Some(dlogp) = b.grads[0] else { return Ok(vec![None; b.inputs.len()]) };
         let inputs = [b.inputs[0], b.inputs[1], b.inputs[2], b.outputs[1], dlogp];
-        let weight: Vec<Slot> = b.param_grads[1].into_iter().collect();
-        let op = LinearLogprobBwd { head: self.head.clone(), weight: !weight.is_empty() };
-        let made = b.tape.append(Arc::new(op), &inputs, &weight)?;
-        Ok(vec![Some(made[0]), None, None])
+        let mut updated: Vec<Slot> = b.param_grads[1].into_iter().collect();
+        let weight = !updated.is_empty();
+        if self.known {
+            updated.extend([b.outputs[0], b.outputs[2]]);
+        }
+        let op = LinearLogprobBwd { head: self.head.clone(), weight, check: self.known };
+        let made = b.tape.append(Arc::new(op), &inputs, &updated)?;
+        let mut out = vec![None; b.inputs.len()];
+        out[0] = Some(made[0]);
+        Ok(out)
     }
     fn cost(&self, i: &[&TensorType], o: &[&TensorType]) -> Cost {
-        head_cost(i, o, 2.0)
+        head_cost(i, o, if self.known { 0.0 } else { 2.0 })
     }
 }
 
@@ -154,13 +201,21 @@ fn head_cost(i: &[&TensorType], o: &[&TensorType], flops_per_weight: f64) -> Cos
     }
 }
 
-/// Inputs `h, w, target, lse, dlogp`; outputs `dh[T,H]`, a work tile, and updates `dw[V,H]` if the
-/// head is trained. `dlogits = dlogp · (onehot − softmax) / temperature`.
+/// Inputs `h, w, target, lse, dlogp`; outputs `dh[T,H]` and work space (rows of `h` that have a
+/// gradient, a tile of logits, the same tile as gradients, `dh` before rounding), and updates
+/// `dw[V,H]` if the head is trained and, if asked to check, `logp[T,1]` and `entropy[T,1]`.
+/// `dlogits = dlogp · (onehot − softmax) / temperature`.
+///
+/// Rows whose `dlogp` is 0 (clipped, masked) take no part: not in the products, not in the check.
 #[derive(Debug, Clone)]
 struct LinearLogprobBwd {
     head: Arc<HeadSettings>,
     weight: bool,
+    check: bool,
 }
+
+/// Fresh outputs of [`LinearLogprobBwd`]; those that it updates follow.
+const BWD_FRESH: usize = 5;
 
 impl LinearLogprobBwd {
     fn go(&self, io: &Io) {
@@ -169,8 +224,8 @@ impl LinearLogprobBwd {
         let hidden = io.in_type(0).cols();
         let dh = io.output::<f64>(0);
         dh.fill(0.0);
-        let mut dw = self.weight.then(|| io.output::<f64>(2));
-        let fwd = LinearLogprob { head: self.head.clone() };
+        let mut dw = self.weight.then(|| io.output::<f64>(BWD_FRESH));
+        let fwd = LinearLogprob { head: self.head.clone(), known: false };
         for (t, row) in h.chunks_exact(hidden).enumerate() {
             let z = fwd.logits(row, w);
             for (j, z) in z.iter().enumerate() {
@@ -186,42 +241,99 @@ impl LinearLogprobBwd {
         }
     }
 
-    fn go_fast(&self, io: &Io) {
-        let (h, w, target) = (io.input::<f32>(0), io.input::<f32>(1), io.input::<i32>(2));
-        let (lse, g) = (io.input::<f32>(3), io.input::<f32>(4));
+    fn go_fast<S: Element>(&self, io: &Io) {
+        let (h, w) = (io.input::<S>(0), io.input::<S>(1));
         let (t, hidden, v) = (io.in_type(0).rows(), io.in_type(0).cols(), io.in_type(1).rows());
-        let (dh, tile) = (io.output::<f32>(0), io.output::<f32>(1));
-        let mut dw = self.weight.then(|| io.output::<f32>(2));
-        let inv = self.head.inv_temperature() as f32;
+        let (target, lse, g) = (io.input::<i32>(2), io.input::<f32>(3), io.input::<f32>(4));
+        let (dh, active) = (io.output::<S>(0), io.output::<S>(1));
+        let (tile, gradients) = (io.output::<f32>(2), io.output::<S>(3));
+        let sums = io.output::<f32>(4);
+        let mut dw = self.weight.then(|| io.output::<f32>(BWD_FRESH));
+        let mut rows: Vec<Row> = (0..t)
+            .filter(|&i| g[i] != 0.0)
+            .map(|i| Row {
+                index: i,
+                target: target[i] as usize,
+                lse: lse[i],
+                slope: g[i] * self.head.inv_temperature() as f32,
+                logit: 0.0,
+                state: LseState::default(),
+            })
+            .collect();
+        let n_rows = rows.len();
+        dh.fill(S::store(0.0));
+        if rows.is_empty() {
+            return;
+        }
+        for (to, row) in active.chunks_exact_mut(hidden).zip(&rows) {
+            to.copy_from_slice(&h[row.index * hidden..][..hidden]);
+        }
+        let h = &active[..n_rows * hidden];
+        let sums = &mut sums[..n_rows * hidden];
         for first in (0..v).step_by(VOCAB_TILE) {
             let n = VOCAB_TILE.min(v - first);
-            let tile = &mut tile[..t * n];
+            let (tile, gradients) = (&mut tile[..n_rows * n], &mut gradients[..n_rows * n]);
             logits_tile(h, w, hidden, first, n, tile);
-            tile.par_chunks_mut(n).enumerate().for_each(|(i, z)| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        prepare_logits(z, first, inv, &self.head.forbidden);
-                        let (lse, g) = (lse[i], g[i] * inv);
-                        for z in z.iter_mut() {
-                            *z = -g * exp(*z - lse);
-                        }
-                    },
-                );
-                let hit = (target[i] as usize).checked_sub(first);
-                if let Some(z) = hit.and_then(|j| z.get_mut(j)) {
-                    *z += g[i] * inv;
-                }
-            });
-            let dz = Mat::row_major(&*tile, t, n);
-            let rows = &w[first * hidden..(first + n) * hidden];
-            gemm_f32(dz, Mat::row_major(rows, n, hidden), dh, hidden, first > 0);
+            (tile.par_chunks_mut(n), gradients.par_chunks_mut(n), &mut rows)
+                .into_par_iter()
+                .for_each(|(z, dz, row)| self.tile_gradient(first, z, dz, row));
+            let dz = Mat::row_major(&*gradients, n_rows, n);
+            let b = Mat::row_major(&w[first * hidden..(first + n) * hidden], n, hidden);
+            let term = [Term { a: dz, b: Factor::Matrix(b) }];
+            gemm(&term, Finish::Plain, sums, hidden, first > 0);
             if let Some(dw) = &mut dw {
                 let dw = &mut dw[first * hidden..(first + n) * hidden];
-                gemm_f32(dz.t(), Mat::row_major(h, t, hidden), dw, hidden, true);
+                let b = Factor::Matrix(Mat::row_major(h, n_rows, hidden));
+                gemm(&[Term { a: dz.t(), b }], Finish::Plain, dw, hidden, true);
+            }
+        }
+        for (row, sums) in rows.iter().zip(sums.chunks_exact(hidden)) {
+            let to = &mut dh[row.index * hidden..][..hidden];
+            to.iter_mut().zip(sums).for_each(|(d, s)| *d = S::store(*s));
+        }
+        if self.check {
+            let at = BWD_FRESH + usize::from(self.weight);
+            let (logp, entropy) = (io.output::<f32>(at), io.output::<f32>(at + 1));
+            for row in &rows {
+                logp[row.index] = row.logit - row.state.lse();
+                entropy[row.index] = row.state.entropy();
             }
         }
     }
+
+    /// Raw logits of one row's tile to the gradient of the raw logits.
+    fn tile_gradient<S: Element>(&self, first: usize, z: &mut [f32], dz: &mut [S], row: &mut Row) {
+        let inv = self.head.inv_temperature() as f32;
+        vectorised(
+            #[inline(always)]
+            || {
+                prepare_logits(z, first, inv, &self.head.forbidden);
+                if self.check {
+                    row.state.absorb(z);
+                }
+                for (d, z) in dz.iter_mut().zip(z.iter()) {
+                    *d = S::store(-row.slope * exp(*z - row.lse));
+                }
+            },
+        );
+        if let Some(i) = row.target.checked_sub(first).filter(|i| *i < z.len()) {
+            row.logit = z[i];
+            // From the sum in f32: the difference of two roundings would be half as exact.
+            dz[i] = S::store(row.slope - row.slope * exp(z[i] - row.lse));
+        }
+    }
+}
+
+/// A row that has a gradient, on its way through the vocabulary.
+struct Row {
+    index: usize,
+    target: usize,
+    lse: f32,
+    /// Gradient of the raw logits: `dlogp / temperature`.
+    slope: f32,
+    /// The prepared logit of the target.
+    logit: f32,
+    state: LseState,
 }
 
 impl Op for LinearLogprobBwd {
@@ -229,12 +341,22 @@ impl Op for LinearLogprobBwd {
         "linear_logprob_bwd"
     }
     fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
-        Ok(vec![i[0].clone(), tile_type(i[0].rows(), i[1].rows(), i[0].dtype)])
+        let (h, v) = (i[0], i[1].rows());
+        let mut sums = h.clone();
+        sums.dtype = h.dtype.statistic();
+        Ok(vec![
+            h.clone(),
+            h.clone(),
+            tile_type(h.rows(), v, h.dtype, DType::F32),
+            tile_type(h.rows(), v, h.dtype, h.dtype),
+            sums,
+        ])
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => self.go(io),
-            _ => self.go_fast(io),
+            DType::BF16 => self.go_fast::<bf16>(io),
+            _ => self.go_fast::<f32>(io),
         }
     }
     fn cost(&self, i: &[&TensorType], o: &[&TensorType]) -> Cost {
@@ -245,7 +367,10 @@ impl Op for LinearLogprobBwd {
 fn cases() -> Vec<Case> {
     let case = |label, t: usize, h: usize, v: usize, temperature, forbidden: Vec<u32>| Case {
         label,
-        op: Arc::new(LinearLogprob { head: Arc::new(HeadSettings { temperature, forbidden }) }),
+        op: Arc::new(LinearLogprob {
+            head: Arc::new(HeadSettings { temperature, forbidden }),
+            known: false,
+        }),
         inputs: vec![
             (vec![t, h], Fill::Normal(1.0), true),
             (vec![v, h], Fill::Normal(0.5), true),

@@ -7,8 +7,11 @@
 //! T tokens, K inner size, N outputs, R rank.
 
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::cpu::gemm::Mat;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, gemm_real};
+use crate::ops::cpu::vectorised;
+use crate::ops::pack_weights::panels;
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, Stored, TensorType};
+use half::bf16;
 use std::sync::Arc;
 
 /// Low-rank adapter of a linear layer (LoRA, arXiv 2106.09685).
@@ -28,6 +31,10 @@ pub struct Matmul {
     pub bias: bool,
     /// The adapter, if any.
     pub lora: Option<Lora>,
+    /// N, if `w` comes as panels ([`crate::ops::pack_weights`]); such a product has no derivative.
+    pub panels: Option<usize>,
+    /// Whether `y` is of the statistics' type (logits) instead of the activations'.
+    pub wide: bool,
 }
 
 impl Matmul {
@@ -37,38 +44,62 @@ impl Matmul {
     fn lora_x(&self, l: Lora) -> usize {
         if l.own_input { self.lora_at() + 2 } else { 0 }
     }
-    fn fwd<T: Real>(&self, io: &Io) {
+    fn outputs(&self, w: &TensorType) -> usize {
+        self.panels.unwrap_or(w.rows())
+    }
+
+    /// The definition.
+    fn fwd(&self, io: &Io) {
         let (t, k, n) = (io.in_type(0).rows(), io.in_type(0).cols(), io.out_type(0).cols());
-        let (x, w) = (Mat::row_major(io.input::<T>(0), t, k), io.input::<T>(1));
-        let y = io.output::<T>(0);
-        T::gemm(x, Mat::row_major(w, n, k).t(), y, n, false);
+        let (x, w) = (Mat::row_major(io.input::<f64>(0), t, k), io.input::<f64>(1));
+        let y = io.output::<f64>(0);
+        gemm_real(x, Mat::row_major(w, n, k).t(), y, n, false);
         if let Some(l) = self.lora {
             let at = self.lora_at();
             let r = io.in_type(at).rows();
-            let xl = Mat::row_major(io.input::<T>(self.lora_x(l)), t, k);
-            let s = io.output::<T>(1);
-            T::gemm(xl, Mat::row_major(io.input::<T>(at), r, k).t(), s, r, false);
-            s.iter_mut().for_each(|v| *v *= T::of(l.scale));
-            let b = Mat::row_major(io.input::<T>(at + 1), n, r);
-            T::gemm(Mat::row_major(s, t, r), b.t(), y, n, true);
+            let xl = Mat::row_major(io.input::<f64>(self.lora_x(l)), t, k);
+            let s = io.output::<f64>(1);
+            gemm_real(xl, Mat::row_major(io.input::<f64>(at), r, k).t(), s, r, false);
+            s.iter_mut().for_each(|v| *v *= l.scale);
+            let b = Mat::row_major(io.input::<f64>(at + 1), n, r);
+            gemm_real(Mat::row_major(s, t, r), b.t(), y, n, true);
         }
         if self.bias {
-            let b = io.input::<T>(2);
+            let b = io.input::<f64>(2);
             for row in y.chunks_exact_mut(n) {
                 row.iter_mut().zip(b).for_each(|(y, b)| *y += *b);
             }
         }
     }
+
+    fn fwd_fast<S: Element>(&self, io: &Io) {
+        let (t, k, n) = (io.in_type(0).rows(), io.in_type(0).cols(), io.out_type(0).cols());
+        let factor = match self.panels {
+            Some(n) => Factor::Panels { words: io.input::<S::Word>(1), k, n },
+            None => transposed(io.input::<S>(1), n, k),
+        };
+        let mut terms = vec![Term { a: Mat::row_major(io.input::<S>(0), t, k), b: factor }];
+        if let Some(l) = self.lora {
+            let at = self.lora_at();
+            let r = io.in_type(at).rows();
+            let a = Mat::row_major(io.input::<S>(self.lora_x(l)), t, k);
+            let low = [Term { a, b: transposed(io.input::<S>(at), r, k) }];
+            let s = io.output::<S>(1);
+            gemm(&low, Finish::Scale(l.scale as f32), s, r, false);
+            let b = transposed(io.input::<S>(at + 1), n, r);
+            terms.push(Term { a: Mat::row_major(s, t, r), b });
+        }
+        let finish = if self.bias { Finish::Bias(io.input(2)) } else { Finish::Plain };
+        match io.out_type(0).dtype {
+            DType::BF16 => gemm(&terms, finish, io.output::<bf16>(0), n, false),
+            _ => gemm(&terms, finish, io.output::<f32>(0), n, false),
+        }
+    }
 }
 
-/// Runs `f32` or `f64` code by the node's type.
-macro_rules! by_float {
-    ($io:expr, $self:ident . $f:ident) => {
-        match $io.float_type() {
-            DType::F64 => $self.$f::<f64>($io),
-            _ => $self.$f::<f32>($io),
-        }
-    };
+/// `Wᵀ` of weights `[rows, cols]`, or of any matrix.
+fn transposed<S: Element>(w: &[S], rows: usize, cols: usize) -> Factor<'_, S> {
+    Factor::Matrix(Mat::row_major(w, rows, cols).t())
 }
 
 fn misfit(op: &str, inputs: &[&TensorType]) -> Error {
@@ -82,21 +113,34 @@ impl Op for Matmul {
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let (x, w) = (inputs[0], inputs[1]);
-        let n = w.rows();
-        let mut ok = x.cols() == w.cols() && (!self.bias || inputs[2].len() == n);
-        let mut out = vec![TensorType::matrix(x.rows(), n, x.dtype)];
+        let n = self.outputs(w);
+        let mut ok = !self.bias || (inputs[2].len() == n && inputs[2].dtype == x.dtype.statistic());
+        ok &= match self.panels {
+            Some(n) => x.dtype != DType::F64 && w.len() == panels(x.dtype, x.cols(), n),
+            None => x.cols() == w.cols() && x.dtype == w.dtype,
+        };
+        let dtype = if self.wide { x.dtype.statistic() } else { x.dtype };
+        let mut out = vec![TensorType::matrix(x.rows(), n, dtype)];
         if let Some(l) = self.lora {
             let (a, b) = (inputs[self.lora_at()], inputs[self.lora_at() + 1]);
             let own = !l.own_input || inputs[self.lora_x(l)].shape == x.shape;
             ok &= a.cols() == x.cols() && b.rows() == n && b.cols() == a.rows() && own;
+            ok &= a.dtype == x.dtype && b.dtype == x.dtype;
             out.push(TensorType::matrix(x.rows(), a.rows(), x.dtype));
         }
         if ok { Ok(out) } else { Err(misfit("matmul", inputs)) }
     }
     fn run(&self, io: &Io) {
-        by_float!(io, self.fwd);
+        match io.float_type() {
+            DType::F64 => self.fwd(io),
+            DType::BF16 => self.fwd_fast::<bf16>(io),
+            _ => self.fwd_fast::<f32>(io),
+        }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
+        if self.panels.is_some() || self.wide {
+            return Err(Error::internal("a product that only decoding uses has no derivative"));
+        }
         let Some(dy) = b.grads[0] else { return Ok(vec![None; b.inputs.len()]) };
         let mut out = vec![None; b.inputs.len()];
         let (x, w) = (b.inputs[0], b.inputs[1]);
@@ -147,14 +191,26 @@ impl Op for Matmul {
 struct MatmulDx;
 
 impl MatmulDx {
-    fn go<T: Real>(&self, io: &Io) {
+    fn go(&self, io: &Io) {
         let (t, k) = (io.out_type(0).rows(), io.out_type(0).cols());
-        let dx = io.output::<T>(0);
-        for (i, pair) in (0..io.num_inputs()).step_by(2).enumerate() {
+        let dx = io.output::<f64>(0);
+        for pair in (0..io.num_inputs()).step_by(2) {
             let n = io.in_type(pair).cols();
-            let dy = Mat::row_major(io.input::<T>(pair), t, n);
-            T::gemm(dy, Mat::row_major(io.input::<T>(pair + 1), n, k), dx, k, i > 0);
+            let dy = Mat::row_major(io.input::<f64>(pair), t, n);
+            gemm_real(dy, Mat::row_major(io.input::<f64>(pair + 1), n, k), dx, k, pair > 0);
         }
+    }
+    fn go_fast<S: Element>(&self, io: &Io) {
+        let (t, k) = (io.out_type(0).rows(), io.out_type(0).cols());
+        let terms: Vec<Term<S>> = (0..io.num_inputs())
+            .step_by(2)
+            .map(|pair| {
+                let n = io.in_type(pair).cols();
+                let b = Factor::Matrix(Mat::row_major(io.input::<S>(pair + 1), n, k));
+                Term { a: Mat::row_major(io.input::<S>(pair), t, n), b }
+            })
+            .collect();
+        gemm(&terms, Finish::Plain, io.output::<S>(0), k, false);
     }
 }
 
@@ -166,7 +222,11 @@ impl Op for MatmulDx {
         Ok(vec![TensorType::matrix(i[0].rows(), i[1].cols(), i[0].dtype)])
     }
     fn run(&self, io: &Io) {
-        by_float!(io, self.go);
+        match io.float_type() {
+            DType::F64 => self.go(io),
+            DType::BF16 => self.go_fast::<bf16>(io),
+            _ => self.go_fast::<f32>(io),
+        }
     }
 }
 
@@ -177,12 +237,18 @@ struct MatmulDs {
 }
 
 impl MatmulDs {
-    fn go<T: Real>(&self, io: &Io) {
+    fn go(&self, io: &Io) {
         let (t, n, r) = (io.in_type(0).rows(), io.in_type(0).cols(), io.out_type(0).cols());
-        let ds = io.output::<T>(0);
-        let dy = Mat::row_major(io.input::<T>(0), t, n);
-        T::gemm(dy, Mat::row_major(io.input::<T>(1), n, r), ds, r, false);
-        ds.iter_mut().for_each(|v| *v *= T::of(self.scale));
+        let ds = io.output::<f64>(0);
+        let dy = Mat::row_major(io.input::<f64>(0), t, n);
+        gemm_real(dy, Mat::row_major(io.input::<f64>(1), n, r), ds, r, false);
+        ds.iter_mut().for_each(|v| *v *= self.scale);
+    }
+    fn go_fast<S: Element>(&self, io: &Io) {
+        let (t, n, r) = (io.in_type(0).rows(), io.in_type(0).cols(), io.out_type(0).cols());
+        let b = Factor::Matrix(Mat::row_major(io.input::<S>(1), n, r));
+        let term = [Term { a: Mat::row_major(io.input::<S>(0), t, n), b }];
+        gemm(&term, Finish::Scale(self.scale as f32), io.output::<S>(0), r, false);
     }
 }
 
@@ -194,14 +260,25 @@ impl Op for MatmulDs {
         Ok(vec![TensorType::matrix(i[0].rows(), i[1].cols(), i[0].dtype)])
     }
     fn run(&self, io: &Io) {
-        by_float!(io, self.go);
+        match io.float_type() {
+            DType::F64 => self.go(io),
+            DType::BF16 => self.go_fast::<bf16>(io),
+            _ => self.go_fast::<f32>(io),
+        }
     }
 }
 
-fn dw<T: Real>(io: &Io) {
+fn dw_fast<S: Element>(io: &Io) {
     let (t, n, k) = (io.in_type(0).rows(), io.in_type(0).cols(), io.in_type(1).cols());
-    let dy = Mat::row_major(io.input::<T>(0), t, n);
-    T::gemm(dy.t(), Mat::row_major(io.input::<T>(1), t, k), io.output::<T>(0), k, true);
+    let dy = Mat::row_major(io.input::<S>(0), t, n);
+    let term = [Term { a: dy.t(), b: Factor::Matrix(Mat::row_major(io.input::<S>(1), t, k)) }];
+    gemm(&term, Finish::Plain, io.output::<f32>(0), k, true);
+}
+
+fn dw(io: &Io) {
+    let (t, n, k) = (io.in_type(0).rows(), io.in_type(0).cols(), io.in_type(1).cols());
+    let dy = Mat::row_major(io.input::<f64>(0), t, n);
+    gemm_real(dy.t(), Mat::row_major(io.input::<f64>(1), t, k), io.output::<f64>(0), k, true);
 }
 
 /// `dw += dyᵀ x`. Inputs: `dy[T,N]`, `x[T,K]`; updates `dw[N,K]`.
@@ -217,8 +294,9 @@ impl Op for MatmulDw {
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
-            DType::F64 => dw::<f64>(io),
-            _ => dw::<f32>(io),
+            DType::F64 => dw(io),
+            DType::BF16 => dw_fast::<bf16>(io),
+            _ => dw_fast::<f32>(io),
         }
     }
 }
@@ -228,11 +306,23 @@ impl Op for MatmulDw {
 struct ColumnSum;
 
 impl ColumnSum {
-    fn go<T: Real>(&self, io: &Io) {
-        let db = io.output::<T>(0);
-        for row in io.input::<T>(0).chunks_exact(db.len()) {
+    fn go(io: &Io) {
+        let db = io.output::<f64>(0);
+        for row in io.input::<f64>(0).chunks_exact(db.len()) {
             db.iter_mut().zip(row).for_each(|(b, d)| *b += *d);
         }
+    }
+    fn go_fast<S: Stored>(io: &Io) {
+        let db = io.output::<f32>(0);
+        let dy = io.input::<S>(0);
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in dy.chunks_exact(db.len()) {
+                    db.iter_mut().zip(row).for_each(|(b, d)| *b += d.load());
+                }
+            },
+        );
     }
 }
 
@@ -244,7 +334,11 @@ impl Op for ColumnSum {
         Ok(vec![])
     }
     fn run(&self, io: &Io) {
-        by_float!(io, self.go);
+        match io.float_type() {
+            DType::F64 => Self::go(io),
+            DType::BF16 => Self::go_fast::<bf16>(io),
+            _ => Self::go_fast::<f32>(io),
+        }
     }
 }
 
@@ -268,18 +362,25 @@ fn cases() -> Vec<Case> {
     vec![
         case("plain", 5, 7, 9, Matmul::default(), 0),
         case("one row", 1, 33, 65, Matmul::default(), 0),
-        case("bias, many rows", 40, 24, 17, Matmul { bias: true, lora: None }, 0),
-        case("adapter", 6, 10, 12, Matmul { bias: false, lora: lora(false) }, 3),
+        case("bias, many rows", 40, 24, 17, Matmul { bias: true, ..Matmul::default() }, 0),
+        case("adapter", 6, 10, 12, Matmul { lora: lora(false), ..Matmul::default() }, 3),
         case(
             "adapter with bias and own input",
             6,
             10,
             12,
-            Matmul { bias: true, lora: lora(true) },
+            Matmul { bias: true, lora: lora(true), ..Matmul::default() },
             3,
         ),
         case("inner size over one panel", 3, 700, 5, Matmul::default(), 0),
-        case("several tasks", 97, 70, 130, Matmul { bias: true, lora: lora(false) }, 8),
+        case(
+            "several tasks",
+            97,
+            70,
+            130,
+            Matmul { bias: true, lora: lora(false), ..Matmul::default() },
+            8,
+        ),
     ]
 }
 

@@ -24,6 +24,7 @@ pub mod kv_write; // new keys and values into the cache
 pub mod layer_norm; // vision towers
 pub mod linear_logprob; // head, log-sum-exp, gather and entropy without stored logits
 pub mod matmul; // x W^T with bias and LoRA
+pub mod pack_weights; // panels for products that meet the same weights often
 pub mod rms_norm; // decoders
 pub mod rope; // text, 2-D vision, M-RoPE by tables
 pub mod sample; // next tokens from logits

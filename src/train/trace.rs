@@ -96,8 +96,10 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         let n = rows.len();
         let (rows, targets) = (tape.indices(rows), tape.indices(targets));
         let hidden = tape.op(GatherRows, &[hidden, rows])?;
-        let op =
-            LinearLogprob { head: Arc::new(HeadSettings { temperature: 1.0, forbidden: vec![] }) };
+        let op = LinearLogprob {
+            head: Arc::new(HeadSettings { temperature: 1.0, forbidden: vec![] }),
+            known: false,
+        };
         let logp = tape.ops(op, &[hidden, weights, targets])?[0];
         tape.keep(logp);
         let slope = tape.input(HostTensor::f32([n, 1], vec![-1.0 / n as f32; n]));

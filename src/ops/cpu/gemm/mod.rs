@@ -62,22 +62,34 @@ pub struct Term<'a, S: Element> {
     pub b: Factor<'a, S>,
 }
 
-/// `c = Σ a·b (+ bias)`, or added to what is in `c` with `accumulate`; row `i` of the result is
-/// `c[i*ldc..][..n]`. The sums of an element form one chain, term after term; it is rounded to the
-/// type of `c` once. Uses all threads of the current rayon pool. Panics if the shapes do not fit.
+/// What happens to a sum when it is complete, before it is rounded to the type of the output.
+#[derive(Debug, Clone, Copy)]
+pub enum Finish<'a> {
+    /// Nothing.
+    Plain,
+    /// One number per column is added.
+    Bias(&'a [f32]),
+    /// It is multiplied.
+    Scale(f32),
+}
+
+/// `c = finish(Σ a·b)`, the sum starting from what is in `c` with `accumulate`; row `i` of the
+/// result is `c[i*ldc..][..n]`. The sums of an element form one chain, term after term; it is
+/// rounded to the type of `c` once. Uses all threads of the current rayon pool. Panics if the
+/// shapes do not fit.
 pub fn gemm<S: Element, O: Stored>(
     terms: &[Term<S>],
-    bias: Option<&[f32]>,
+    finish: Finish,
     c: &mut [O],
     ldc: usize,
     accumulate: bool,
 ) {
-    gemm_on(Isa::best(), rayon::current_num_threads(), terms, bias, c, ldc, accumulate);
+    gemm_on(Isa::best(), rayon::current_num_threads(), terms, finish, c, ldc, accumulate);
 }
 
 /// [`gemm`] of two f32 matrices.
 pub fn gemm_f32(a: Mat<f32>, b: Mat<f32>, c: &mut [f32], ldc: usize, accumulate: bool) {
-    gemm(&[Term { a, b: Factor::Matrix(b) }], None, c, ldc, accumulate);
+    gemm(&[Term { a, b: Factor::Matrix(b) }], Finish::Plain, c, ldc, accumulate);
 }
 
 /// Packs a right factor `[k, n]` for [`Factor::Panels`], on all threads of the current rayon pool.
@@ -143,7 +155,7 @@ struct Out<'a, O> {
     c: *mut O,
     ldc: usize,
     accumulate: bool,
-    bias: Option<&'a [f32]>,
+    finish: Finish<'a>,
 }
 // SAFETY: tasks write disjoint elements (see `gemm_on`).
 unsafe impl<O: Send> Send for Out<'_, O> {}
@@ -190,12 +202,13 @@ impl<O: Stored> Out<'_, O> {
                 std::slice::from_raw_parts_mut(self.c.add((row + i) * self.ldc + column), width)
             };
             let from = &copy[i * stride..][..width];
-            match self.bias {
-                Some(bias) => to
-                    .iter_mut()
-                    .zip(from.iter().zip(&bias[column..]))
-                    .for_each(|(c, (x, b))| *c = O::store(x + b)),
-                None => to.iter_mut().zip(from).for_each(|(c, x)| *c = O::store(*x)),
+            let pairs = to.iter_mut().zip(from);
+            match self.finish {
+                Finish::Plain => pairs.for_each(|(c, x)| *c = O::store(*x)),
+                Finish::Bias(bias) => {
+                    pairs.zip(&bias[column..]).for_each(|((c, x), b)| *c = O::store(x + b));
+                }
+                Finish::Scale(by) => pairs.for_each(|(c, x)| *c = O::store(x * by)),
             }
         }
     }
@@ -225,7 +238,7 @@ fn gemm_on<S: Element, O: Stored>(
     isa: Isa,
     threads: usize,
     terms: &[Term<S>],
-    bias: Option<&[f32]>,
+    finish: Finish,
     c: &mut [O],
     ldc: usize,
     accumulate: bool,
@@ -234,10 +247,12 @@ fn gemm_on<S: Element, O: Stored>(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(bias.is_none_or(|b| b.len() == n), "bias has another size");
+    if let Finish::Bias(b) = finish {
+        assert_eq!(b.len(), n, "bias has another size");
+    }
     let steps: usize = terms.iter().map(|t| S::steps(t.a.cols)).sum();
     let threads = if m * n * steps < SERIAL_BELOW { 1 } else { threads };
-    let out = Out { c: c.as_mut_ptr(), ldc, accumulate, bias };
+    let out = Out { c: c.as_mut_ptr(), ldc, accumulate, finish };
     let as_it_lies = terms.iter().all(|t| match t.b {
         Factor::Matrix(b) => strips::fits::<S>(isa, m, &b),
         Factor::Panels { .. } => false,
@@ -424,11 +439,16 @@ impl<S: Element> Work<'_, '_, S> {
             unsafe { kernels.get(vectors, height)(tile) };
         }
         if direct {
-            let Some(bias) = out.bias else { return };
             for i in 0..height {
                 // SAFETY: `height` rows of `width` elements are in the output and ours.
                 let row = unsafe { std::slice::from_raw_parts_mut(c.add(i * ldc), width) };
-                row.iter_mut().zip(&bias[column..]).for_each(|(x, b)| *x += b);
+                match out.finish {
+                    Finish::Plain => break,
+                    Finish::Bias(bias) => {
+                        row.iter_mut().zip(&bias[column..]).for_each(|(x, b)| *x += b);
+                    }
+                    Finish::Scale(by) => row.iter_mut().for_each(|x| *x *= by),
+                }
             }
         } else {
             // SAFETY: as above.

@@ -37,7 +37,7 @@ fn check<S: Chain>(isa: Isa, threads: usize, a: Mat<S>, b: Mat<S>, ldc: usize) {
     let start = normals::<f32>(a.rows * ldc, 3);
     for accumulate in [false, true] {
         let mut c = start.clone();
-        gemm_on(isa, threads, &one(a, b), None, &mut c, ldc, accumulate);
+        gemm_on(isa, threads, &one(a, b), Finish::Plain, &mut c, ldc, accumulate);
         for i in 0..a.rows {
             for j in 0..ldc {
                 let s = start[i * ldc + j];
@@ -133,12 +133,17 @@ fn sums_of_products<S: Chain, O: Stored>() {
             for factor in [Factor::Matrix(b), packed] {
                 let terms = [Term { a, b: factor }, Term { a: a2, b: Factor::Matrix(b2) }];
                 let mut c = vec![O::store(0.0); m * n];
-                gemm_on(isa, 2, &terms, Some(&bias), &mut c, n, false);
+                gemm_on(isa, 2, &terms, Finish::Bias(&bias), &mut c, n, false);
                 for i in 0..m {
                     for j in 0..n {
                         let sum = S::chain(&a2, &b2, i, j, S::chain(&a, &b, i, j, 0.0));
                         assert_eq!(c[i * n + j], O::store(sum + bias[j]), "{isa:?} {i},{j}");
                     }
+                }
+                gemm_on(isa, 2, &terms[1..], Finish::Scale(1.7), &mut c, n, false);
+                for i in 0..m {
+                    let sum = S::chain(&a2, &b2, i, n - 1, 0.0);
+                    assert_eq!(c[i * n + n - 1], O::store(sum * 1.7), "{isa:?} {i}");
                 }
             }
         }
@@ -159,7 +164,7 @@ fn threads_and_batch<S: Chain>() {
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut c = vec![0f32; m * n];
-        pool.install(|| gemm(&one(a, b), None, &mut c, n, false));
+        pool.install(|| gemm(&one(a, b), Finish::Plain, &mut c, n, false));
         c
     };
     let whole = with(1);
@@ -167,7 +172,7 @@ fn threads_and_batch<S: Chain>() {
     assert_eq!(whole, with(3));
     for i in [0, 17, 36] {
         let mut row = vec![0f32; n];
-        gemm(&one(a.block(i..i + 1, 0..k), b), None, &mut row, n, false);
+        gemm(&one(a.block(i..i + 1, 0..k), b), Finish::Plain, &mut row, n, false);
         assert_eq!(row, whole[i * n..][..n]);
     }
 }

@@ -101,7 +101,7 @@ pub fn bf16_tiles(isa: Isa) -> &'static Tiles<u32> {
 /// Steps of B that are asked for ahead of their use: panels that come from memory cross pages, where
 /// the processor's own prefetching stops.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 16;
+const AHEAD: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
