@@ -130,7 +130,7 @@ fn the_step_of_training_decays_matrices_only() {
     for case in list(&golden["adamw"]) {
         let mut arena = Arena::reserve(1 << 20).unwrap();
         let training = Training::Full(vec![Part::Language]);
-        let store = ParamStore::place(&specs, &training, &mut arena).unwrap();
+        let store = ParamStore::place(&specs, &training, DType::F32, &mut arena).unwrap();
         for (p, start) in store.all().iter().zip(list(&case["start"])) {
             arena.write(p.place.value, &singles(start));
         }

@@ -109,6 +109,7 @@ fn image(grid: [usize; 3], number: u32) -> Arc<ProcessedImage> {
         grid_thw: grid,
         original: (grid[2] * 4, grid[1] * 4),
         resized: (grid[2] * 4, grid[1] * 4),
+        content: u128::from(number),
     })
 }
 
@@ -126,6 +127,7 @@ fn batch() -> Packed {
     let completion = |sample: u32, ids: &[u32], advantage: f32| TrainCompletion {
         ids: ids.to_vec(),
         old_logps: vec![],
+        statistics: vec![],
         advantage,
         weight: 0.125,
         sample,
@@ -152,8 +154,8 @@ fn training_pass(model: &Vlm, packed: &Packed, old: Option<&[f32]>, dropout: f64
         net.dropout = Some(AdapterDropout { p: dropout, seed: 1, step: 2, keys });
     }
     let mut input = packed.input.clone();
-    let (pixels, grids) = packed.images.as_ref().unwrap();
-    input.vision = Some(vision(&mut net, &model.config, pixels.clone(), grids).unwrap());
+    let (pixels, grids) = packed.images.pixels().unwrap();
+    input.vision = Some(vision(&mut net, &model.config, pixels, &grids).unwrap());
     let hidden = text(&mut net, &model.config, &input).unwrap();
     let w = head(&mut net, &model.config).unwrap();
     let rows = tape.indices(packed.rows.clone());
@@ -254,7 +256,7 @@ impl Doubles {
 fn check_model(training: &Training, dropout: f64) -> usize {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/qwen2_5_vl/tied");
     let mut arena = Arena::reserve(1 << 28).unwrap();
-    let model = Vlm::load(&dir, training, 5, &mut arena).unwrap();
+    let model = Vlm::load(&dir, training, DType::F32, 5, &mut arena).unwrap();
     let rng = Philox::new(4, RngDomain::Test);
     for (i, p) in model.params.all().iter().enumerate() {
         if p.name.ends_with(".lora_B.weight") {

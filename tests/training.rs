@@ -231,6 +231,7 @@ fn a_shared_prompt_is_as_good_as_one_each() {
         .map(|(i, &n)| TrainCompletion {
             ids: (0..n).map(|t| 70 + 13 * i as u32 + t).collect(),
             old_logps: vec![-6.0; n as usize],
+            statistics: vec![],
             advantage: [1.5, -1.0, 0.5][i],
             weight: 1.0 / 12.0,
             sample: i as u32,
@@ -245,11 +246,12 @@ fn a_shared_prompt_is_as_good_as_one_each() {
         dropout: None,
         // The ratio is 1: no token is clipped, every completion has a gradient.
         on_policy: true,
+        known: false,
     };
     let go = |groups: &[TrainGroup]| {
         zero_gradients(&w.model.params, &w.arena).unwrap();
-        let (config, params) = (&w.model.config, &w.model.params);
-        let r = grpo_micro_batch(config, params, &w.arena, &pack(groups), &settings).unwrap();
+        let params = &w.model.params;
+        let r = grpo_micro_batch(&w.learner(0), &pack(groups), &settings).unwrap();
         let read = |p: &Param| p.place.grad.map(|g| w.arena.read::<f32>(g)).unwrap();
         let grads: Vec<(String, Vec<f32>)> =
             params.trained().map(|p| (p.name.clone(), read(p))).collect();

@@ -68,7 +68,7 @@ pub fn optimizer_step(
     tape.keep(clip);
     for (p, g) in params.trained().zip(&grads) {
         let Some([m, v]) = p.moments else { continue };
-        let value = slot(&mut tape, p, p.place.value);
+        let value = slot(&mut tape, p, p.master.unwrap_or(p.place.value));
         let (m, v) = (slot(&mut tape, p, m), slot(&mut tape, p, v));
         let op = AdamW {
             lr: learning_rate,
@@ -78,7 +78,9 @@ pub fn optimizer_step(
             weight_decay: if p.shape.len() > 1 { s.weight_decay } else { 0.0 },
             step: step as u32,
         };
-        tape.emit_into(Arc::new(op), &[*g, clip], &[value, m, v])?;
+        let mut updated = vec![value, m, v];
+        updated.extend(p.master.map(|_| slot(&mut tape, p, p.place.value)));
+        tape.emit_into(Arc::new(op), &[*g, clip], &updated)?;
     }
     let plan = tape.plan();
     let run = tape.run(&plan, arena, arena.shared_base())?;

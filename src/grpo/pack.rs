@@ -1,9 +1,8 @@
 //! Groups of completions to one decoder pass. A prompt is forwarded once for its whole group: each
 //! completion's segment sees the prompt's keys and its own. Nothing is padded.
 
-use crate::base::HostTensor;
 use crate::model::families::qwen2_5_vl::net::TextInput;
-use crate::model::prompt::{Prompt, stack_images};
+use crate::model::prompt::{ImageStack, Prompt};
 use crate::ops::attention::{Segment, Span};
 use std::sync::Arc;
 
@@ -14,6 +13,8 @@ pub struct TrainCompletion {
     pub ids: Vec<u32>,
     /// Log-probability of each token when it was sampled; empty where there is none (supervised).
     pub old_logps: Vec<f32>,
+    /// Log-sum-exp and entropy of each token's distribution when it was sampled; empty if unknown.
+    pub statistics: Vec<[f32; 2]>,
     /// Advantage of every token.
     pub advantage: f32,
     /// Weight of every token in the loss.
@@ -42,16 +43,23 @@ impl TrainGroup {
 /// One decoder pass and the tokens whose log-probability is wanted.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    /// Patches and grids of the images, if any.
-    pub images: Option<(HostTensor, Vec<[usize; 3]>)>,
-    /// The decoder's input; its `vision` slot is filled in when the tape is built.
+    /// The images, each distinct one once.
+    pub images: ImageStack,
+    /// The decoder's input, with rows of the features of `images`; its `vision` slot is filled in when
+    /// the tape is built.
     pub input: TextInput,
+    /// Prompts that are forwarded.
+    pub prompts: usize,
     /// Hidden row that predicts each wanted token.
     pub rows: Vec<i32>,
     /// The wanted tokens.
     pub targets: Vec<i32>,
     /// Per wanted token: log-probability at sampling.
     pub old: Vec<f32>,
+    /// Per wanted token: log-sum-exp at sampling, where all completions have it; else empty.
+    pub lse: Vec<f32>,
+    /// Per wanted token: entropy at sampling, as `lse`.
+    pub entropy: Vec<f32>,
     /// Per wanted token: advantage.
     pub advantage: Vec<f32>,
     /// Per wanted token: weight in the loss.
@@ -63,7 +71,7 @@ pub struct Packed {
 /// Packs groups into one pass.
 pub fn pack(groups: &[TrainGroup]) -> Packed {
     let mut p = Packed {
-        images: stack_images(groups.iter().map(|g| &*g.prompt)),
+        images: ImageStack::default(),
         input: TextInput {
             index: Vec::new(),
             vision: None,
@@ -71,20 +79,21 @@ pub fn pack(groups: &[TrainGroup]) -> Packed {
             segments: Arc::new(Vec::new()),
             cache: None,
         },
+        prompts: groups.len(),
         rows: Vec::new(),
         targets: Vec::new(),
         old: Vec::new(),
+        lse: Vec::new(),
+        entropy: Vec::new(),
         advantage: Vec::new(),
         weight: Vec::new(),
         keys: Vec::new(),
     };
     let mut segments = Vec::new();
-    let mut feature = 0;
     for g in groups {
         let start = p.input.index.len();
         let prompt = Span { start, len: g.prompt.len() };
-        p.input.index.extend(g.prompt.index(feature));
-        feature += g.prompt.num_features();
+        p.input.index.extend(p.images.place_prompt(&g.prompt));
         p.input.positions.extend(&g.prompt.positions);
         segments.push(Segment { queries: prompt, keys: vec![prompt], causal: true });
         let first = g.completions.first().map_or(0, |c| c.sample);
@@ -95,6 +104,9 @@ pub fn pack(groups: &[TrainGroup]) -> Packed {
         }
     }
     p.input.segments = Arc::new(segments);
+    if p.lse.len() != p.targets.len() {
+        (p.lse, p.entropy) = (Vec::new(), Vec::new());
+    }
     p
 }
 
@@ -123,10 +135,22 @@ impl Packed {
             self.rows.push(row as i32);
             self.targets.push(token as i32);
             self.old.push(c.old_logps.get(j).copied().unwrap_or(0.0));
+            self.lse.extend(c.statistics.get(j).map(|s| s[0]));
+            self.entropy.extend(c.statistics.get(j).map(|s| s[1]));
             self.advantage.push(c.advantage);
             self.weight.push(c.weight);
         }
     }
+}
+
+/// Groups of one completion each: every completion with a prompt of its own.
+pub fn unshared(groups: Vec<TrainGroup>) -> Vec<TrainGroup> {
+    let alone =
+        |prompt: &Arc<Prompt>, c| TrainGroup { prompt: prompt.clone(), completions: vec![c] };
+    groups
+        .into_iter()
+        .flat_map(|g| g.completions.into_iter().map(move |c| alone(&g.prompt, c)))
+        .collect()
 }
 
 /// Cuts groups into micro-batches of at most `budget` decoder rows, in order; a larger group has one

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::base::{Error, Philox, Result, RngDomain};
+use crate::base::{DType, Error, Philox, Result, RngDomain};
 use crate::io::atomic::write_atomic;
 use crate::io::text::bpe::TrainedTokenizer;
 use crate::mem::Arena;
@@ -70,7 +70,7 @@ pub fn create_model(
     write_json(&dir.join("generation_config.json"), &generation_config(&config))?;
     write_config(dir, &image_settings(&config))?;
     tokenizer.save(dir)?;
-    let mut arena = Arena::reserve(model_bytes(&config, &Training::None))?;
+    let mut arena = Arena::reserve(model_bytes(&config, &Training::None, DType::F32))?;
     let json = config.to_json();
     let layers = config.text.num_layers;
     let mut number = 0;
@@ -186,8 +186,8 @@ mod tests {
         let images = QwenImageProcessor::from_dir(dir.path()).unwrap();
         assert_eq!(images.patch_dim(), config.vision.patch_values());
         assert_eq!(images.num_image_tokens(images.grid_of(56, 56).unwrap()), 4);
-        let mut arena = Arena::reserve(model_bytes(&config, &Training::None)).unwrap();
-        let model = Vlm::load(dir.path(), &Training::None, 0, &mut arena).unwrap();
+        let mut arena = Arena::reserve(model_bytes(&config, &Training::None, DType::F32)).unwrap();
+        let model = Vlm::load(dir.path(), &Training::None, DType::F32, 0, &mut arena).unwrap();
         assert!(model.params.all().iter().all(|p| !p.is_empty()));
     }
 

@@ -6,6 +6,7 @@
 use crate::base::{HostTensor, Result};
 use crate::mem::Region;
 use crate::model::families::qwen2_5_vl::RopeTables;
+use crate::model::panels::Panels;
 use crate::model::params::ParamStore;
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, Segment};
@@ -70,13 +71,15 @@ pub struct Net<'a> {
     pub adapter: bool,
     /// Dropout on adapter inputs, if any.
     pub dropout: Option<AdapterDropout>,
+    /// Packed weights to use instead of the plain ones (decoding).
+    pub panels: Option<&'a Panels>,
     site: u32,
 }
 
 impl<'a> Net<'a> {
     /// Layers of `params` on `tape`, adapters on, no dropout.
     pub fn new(tape: &'a mut Tape, params: &'a ParamStore) -> Self {
-        Net { tape, params, adapter: true, dropout: None, site: 0 }
+        Net { tape, params, adapter: true, dropout: None, panels: None, site: 0 }
     }
 
     /// The slot of a parameter under a given shape (its own if `None`).
@@ -88,12 +91,24 @@ impl<'a> Net<'a> {
         Ok(self.tape.param(p.place, shape.unwrap_or(&p.shape)))
     }
 
+    /// The weights of a product, and their number of outputs if they are packed.
+    ///
+    /// # Errors
+    /// If the model has no such parameter.
+    pub fn weight(&mut self, name: &str) -> Result<(Slot, Option<usize>)> {
+        let p = self.params.need(name)?;
+        match self.panels.and_then(|all| all.get(p)) {
+            Some(region) => Ok((self.tape.fixed(region, &[1, region.elements]), Some(p.shape[0]))),
+            None => Ok((self.tape.param(p.place, &p.shape), None)),
+        }
+    }
+
     /// `x Wᵀ (+ b)` of a module, with its adapter. `[T,K]` to `[T,N]`.
     ///
     /// # Errors
     /// If the model has no such module or shapes do not fit.
     pub fn linear(&mut self, x: Slot, module: &str) -> Result<Slot> {
-        let w = self.param(&format!("{module}.weight"), None)?;
+        let (w, panels) = self.weight(&format!("{module}.weight"))?;
         let mut inputs = vec![x, w];
         let bias = self.params.get(&format!("{module}.bias")).is_some();
         if bias {
@@ -118,7 +133,7 @@ impl<'a> Net<'a> {
             }
             lora = Some(Lora { scale, own_input });
         }
-        Ok(self.tape.ops(Matmul { bias, lora, ..Matmul::default() }, &inputs)?[0])
+        Ok(self.tape.ops(Matmul { bias, lora, panels, wide: false }, &inputs)?[0])
     }
 
     /// RMS norm of a module.

@@ -1,13 +1,14 @@
 //! Every parameter of a model: its name, its place in the arena, whether it is trained. Knows files
 //! and places, no arithmetic.
 
-use crate::base::{DType, Error, HostTensor, Result};
+use crate::base::{DType, Error, HostTensor, Result, TensorData};
 use crate::io::safetensors::Checkpoint;
 use crate::mem::plan::aligned;
 use crate::mem::{Arena, Region};
 use crate::model::families::{ParamSpec, Part};
 use crate::model::lora::LoraConfig;
-use crate::ops::ParamRef;
+use crate::ops::{ParamRef, Stored};
+use half::bf16;
 use std::collections::HashMap;
 
 /// What is trained.
@@ -44,6 +45,8 @@ pub struct Param {
     pub place: ParamRef,
     /// First and second moments, if the parameter is trained.
     pub moments: Option<[Region; 2]>,
+    /// The value in single precision, if it is trained and kept in bf16: what the optimizer moves.
+    pub master: Option<Region>,
 }
 
 impl Param {
@@ -54,6 +57,13 @@ impl Param {
     /// True if there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Gives it a value.
+    pub fn set(&self, arena: &mut Arena, values: &[f32]) {
+        write_values(arena, self.place.value, values);
+        if let Some(master) = self.master {
+            arena.write(master, values);
+        }
     }
     /// True if it has a gradient.
     pub fn trained(&self) -> bool {
@@ -67,6 +77,30 @@ pub struct ParamStore {
     list: Vec<Param>,
     index: HashMap<String, usize>,
     lora: Option<LoraConfig>,
+    float: DType,
+}
+
+/// Type in which a parameter is kept: vectors (norms, biases) are always singles.
+fn value_type(spec: &ParamSpec, float: DType) -> DType {
+    if spec.shape.len() > 1 { float } else { float.statistic() }
+}
+
+/// Values of a region, widened.
+pub fn read_values(arena: &Arena, r: Region) -> Vec<f32> {
+    match r.dtype {
+        DType::BF16 => arena.read::<bf16>(r).into_iter().map(Stored::load).collect(),
+        _ => arena.read(r),
+    }
+}
+
+/// Writes values into a region, rounded to its type.
+pub fn write_values(arena: &mut Arena, r: Region, values: &[f32]) {
+    match r.dtype {
+        DType::BF16 => {
+            arena.write(r, &values.iter().map(|&x| bf16::store(x)).collect::<Vec<_>>());
+        }
+        _ => arena.write(r, values),
+    }
 }
 
 /// A parameter before it has a place.
@@ -100,26 +134,42 @@ fn wanted(specs: &[ParamSpec], training: &Training) -> Vec<Wanted> {
 
 impl ParamStore {
     /// Bytes that [`ParamStore::place`] will take, to the byte.
-    pub fn bytes(specs: &[ParamSpec], training: &Training) -> usize {
-        wanted(specs, training)
-            .iter()
-            .map(|w| aligned(w.spec.len() * 4) * if w.trained { 4 } else { 1 })
-            .sum()
+    pub fn bytes(specs: &[ParamSpec], training: &Training, float: DType) -> usize {
+        let bytes = |w: &Wanted| -> usize {
+            let (n, dtype) = (w.spec.len(), value_type(&w.spec, float));
+            let singles = match (w.trained, dtype) {
+                (false, _) => 0,
+                (true, DType::BF16) => 4, // gradient, two moments, master
+                (true, _) => 3,
+            };
+            aligned(n * dtype.size()) + singles * aligned(n * DType::F32.size())
+        };
+        wanted(specs, training).iter().map(bytes).sum()
     }
 
-    /// Gives every parameter a place: values, and for trained ones gradient and two moments.
+    /// Gives every parameter a place: values, and for trained ones gradient and two moments. `float`
+    /// is the type of matrices, F32 or BF16.
     ///
     /// # Errors
     /// If the arena is full, or if an adapter fits no module.
-    pub fn place(specs: &[ParamSpec], training: &Training, arena: &mut Arena) -> Result<Self> {
+    pub fn place(
+        specs: &[ParamSpec],
+        training: &Training,
+        float: DType,
+        arena: &mut Arena,
+    ) -> Result<Self> {
         let mut list: Vec<Param> = Vec::new();
         for w in wanted(specs, training) {
             let n = w.spec.len();
-            let value = arena.persist(n, DType::F32)?;
-            let (mut grad, mut moments) = (None, None);
+            let dtype = value_type(&w.spec, float);
+            let value = arena.persist(n, dtype)?;
+            let (mut grad, mut moments, mut master) = (None, None, None);
             if w.trained {
                 grad = Some(arena.persist(n, DType::F32)?);
                 moments = Some([arena.persist(n, DType::F32)?, arena.persist(n, DType::F32)?]);
+                if dtype == DType::BF16 {
+                    master = Some(arena.persist(n, DType::F32)?);
+                }
             }
             list.push(Param {
                 name: w.spec.name,
@@ -127,6 +177,7 @@ impl ParamStore {
                 part: w.spec.part,
                 place: ParamRef { value, grad },
                 moments,
+                master,
             });
         }
         if let Some(lora) = training.lora()
@@ -138,7 +189,7 @@ impl ParamStore {
                 .found(format!("{:?}", lora.target_modules)));
         }
         let index = list.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
-        Ok(ParamStore { list, index, lora: training.lora().cloned() })
+        Ok(ParamStore { list, index, lora: training.lora().cloned(), float })
     }
 
     /// The same parameters with a copy of the present values of the trained ones: a reference that
@@ -149,15 +200,19 @@ impl ParamStore {
     pub fn frozen_copy(&self, arena: &mut Arena) -> Result<Self> {
         let mut copy = self.clone();
         for p in copy.list.iter_mut().filter(|p| p.trained()) {
-            let values: Vec<f32> = arena.read(p.place.value);
-            let value = arena.persist(values.len(), DType::F32)?;
-            arena.write(value, &values);
+            let values = read_values(arena, p.place.value);
+            let value = arena.persist(values.len(), p.place.value.dtype)?;
+            write_values(arena, value, &values);
             p.place = ParamRef { value, grad: None };
-            p.moments = None;
+            (p.moments, p.master) = (None, None);
         }
         Ok(copy)
     }
 
+    /// Type of activations and matrices.
+    pub fn float_type(&self) -> DType {
+        self.float
+    }
     /// All parameters, adapters last.
     pub fn all(&self) -> &[Param] {
         &self.list
@@ -210,12 +265,13 @@ impl ParamStore {
                     .found(format!("{shape:?}"))
                     .hint(format!("{said} and weights are not of one model; fetch both again")));
             }
-            arena.write(p.place.value, &data);
+            p.set(arena, &data);
         }
         Ok(())
     }
 
-    /// Values of the chosen parameters, to be written to a file.
+    /// Values of the chosen parameters, to be written to a file: in the type they are kept in, but
+    /// adapters in single precision.
     pub fn export(
         &self,
         arena: &Arena,
@@ -225,7 +281,13 @@ impl ParamStore {
             .iter()
             .filter_map(|p| {
                 let name = file_name(p)?;
-                Some((name, HostTensor::f32(p.shape.clone(), arena.read(p.place.value))))
+                let kept = p.name.contains(".lora_").then_some(p.master).flatten();
+                let region = kept.unwrap_or(p.place.value);
+                let data = match region.dtype {
+                    DType::BF16 => TensorData::BF16(arena.read(region)),
+                    _ => TensorData::F32(arena.read(region)),
+                };
+                Some((name, HostTensor::new(p.shape.clone(), data)))
             })
             .collect()
     }
@@ -235,7 +297,7 @@ impl ParamStore {
         let Some(lora) = &self.lora else { return };
         let factors = self.list.iter().filter(|p| p.name.ends_with(".lora_A.weight"));
         for (number, p) in factors.enumerate() {
-            arena.write(p.place.value, &lora.initial_a(seed, number as u32, p.shape[1]));
+            p.set(arena, &lora.initial_a(seed, number as u32, p.shape[1]));
         }
     }
 }

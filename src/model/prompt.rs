@@ -4,6 +4,7 @@
 use crate::base::{HostTensor, Result};
 use crate::model::families::qwen2_5_vl::rope_index;
 use crate::model::processor::qwen_image::ProcessedImage;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// An encoded chat with its images.
@@ -50,19 +51,17 @@ impl Prompt {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
-    /// Number of image feature rows.
-    pub fn num_features(&self) -> usize {
-        self.spans.iter().map(|s| s.1).sum()
+    /// Images with the number of feature rows of each.
+    pub fn images_with_rows(&self) -> impl Iterator<Item = (&Arc<ProcessedImage>, usize)> {
+        self.images.iter().zip(self.spans.iter().map(|s| s.1))
     }
-    /// Decoder input: token ids, and `-(row + 1)` where an image feature goes; the prompt's first
-    /// feature is row `first_feature`.
-    pub fn index(&self, first_feature: usize) -> Vec<i32> {
+    /// Decoder input: token ids, and `-(row + 1)` where an image feature goes; the features of image
+    /// `i` are the rows from `first_rows[i]` on.
+    pub fn index(&self, first_rows: &[usize]) -> Vec<i32> {
         let mut index: Vec<i32> = self.ids.iter().map(|&t| t as i32).collect();
-        let mut row = first_feature as i32;
-        for &(start, len) in &self.spans {
-            for slot in &mut index[start..start + len] {
-                row += 1;
-                *slot = -row;
+        for (&(start, len), &first) in self.spans.iter().zip(first_rows) {
+            for (slot, row) in index[start..start + len].iter_mut().zip(first as i32..) {
+                *slot = -(row + 1);
             }
         }
         index
@@ -74,15 +73,42 @@ impl Prompt {
     }
 }
 
-/// Patches of all images of some prompts, in order, and their grids; `None` without images.
-pub fn stack_images<'a>(
-    prompts: impl IntoIterator<Item = &'a Prompt>,
-) -> Option<(HostTensor, Vec<[usize; 3]>)> {
-    let (mut patches, mut grids, mut width) = (Vec::new(), Vec::new(), 0);
-    for image in prompts.into_iter().flat_map(|p| &p.images) {
-        patches.extend_from_slice(&image.patches);
-        grids.push(image.grid_thw);
-        width = image.patch_dim;
+/// The images of a pass, each distinct one once, and the rows that their features will have.
+#[derive(Debug, Clone, Default)]
+pub struct ImageStack {
+    images: Vec<(Arc<ProcessedImage>, usize)>,
+    rows: usize,
+    first_row: HashMap<u128, usize>,
+}
+
+impl ImageStack {
+    /// The first feature row of an image that has `rows` of them; new images go to the end.
+    pub fn place(&mut self, image: &Arc<ProcessedImage>, rows: usize) -> usize {
+        *self.first_row.entry(image.content).or_insert_with(|| {
+            self.images.push((image.clone(), rows));
+            self.rows += rows;
+            self.rows - rows
+        })
     }
-    (width > 0).then(|| (HostTensor::f32([patches.len() / width, width], patches), grids))
+    /// Places the images of a prompt; returns its decoder input.
+    pub fn place_prompt(&mut self, prompt: &Prompt) -> Vec<i32> {
+        let first: Vec<usize> =
+            prompt.images_with_rows().map(|(image, rows)| self.place(image, rows)).collect();
+        prompt.index(&first)
+    }
+    /// The distinct images with their feature rows, in order.
+    pub fn images(&self) -> &[(Arc<ProcessedImage>, usize)] {
+        &self.images
+    }
+    /// Number of patches.
+    pub fn patches(&self) -> usize {
+        self.images.iter().map(|(i, _)| i.patches.len() / i.patch_dim).sum()
+    }
+    /// Patches of all images and their grids; `None` without images.
+    pub fn pixels(&self) -> Option<(HostTensor, Vec<[usize; 3]>)> {
+        let width = self.images.first()?.0.patch_dim;
+        let patches: Vec<f32> = self.images.iter().flat_map(|(i, _)| &i.patches).copied().collect();
+        let grids = self.images.iter().map(|(i, _)| i.grid_thw).collect();
+        Some((HostTensor::f32([patches.len() / width, width], patches), grids))
+    }
 }

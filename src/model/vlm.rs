@@ -1,7 +1,7 @@
 //! A model: configuration, parameters, and the folder it came from. Loads Hugging Face folders and
 //! adapters, and writes both back.
 
-use crate::base::{Error, HostTensor, Result};
+use crate::base::{DType, Error, HostTensor, Result};
 use crate::io::safetensors::{self, Checkpoint};
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
@@ -53,20 +53,27 @@ fn is_adapter(p: &Param) -> bool {
 }
 
 /// Bytes of weights, gradients and optimizer state of a model, from its configuration alone.
-pub fn model_bytes(config: &VlmConfig, training: &Training) -> usize {
-    ParamStore::bytes(&specs(config), training)
+pub fn model_bytes(config: &VlmConfig, training: &Training, float: DType) -> usize {
+    ParamStore::bytes(&specs(config), training, float)
 }
 
 impl Vlm {
-    /// Reads a model folder into an arena. Adapters start fresh from `seed`.
+    /// Reads a model folder into an arena, matrices in `float` (F32 or BF16). Adapters start fresh from
+    /// `seed`.
     ///
     /// # Errors
     /// If a file is missing, damaged or of another model, or if the arena is too small.
-    pub fn load(dir: &Path, training: &Training, seed: u64, arena: &mut Arena) -> Result<Self> {
+    pub fn load(
+        dir: &Path,
+        training: &Training,
+        float: DType,
+        seed: u64,
+        arena: &mut Arena,
+    ) -> Result<Self> {
         let config = VlmConfig::from_dir(dir)?;
         let file = Checkpoint::open(dir)?;
         let naming = qwen2_5_vl::detect_naming(file.names()).map_err(|e| e.file(file.source()))?;
-        let params = ParamStore::place(&specs(&config), training, arena)?;
+        let params = ParamStore::place(&specs(&config), training, float, arena)?;
         params.load(arena, &file, |p| {
             (!is_adapter(p)).then(|| qwen2_5_vl::name_in(naming, &p.name))
         })?;
@@ -83,9 +90,9 @@ impl Vlm {
         arena: &mut Arena,
         mut value: impl FnMut(&Param) -> Vec<f32>,
     ) -> Result<Self> {
-        let params = ParamStore::place(&specs(&config), &Training::None, arena)?;
+        let params = ParamStore::place(&specs(&config), &Training::None, DType::F32, arena)?;
         for p in params.all() {
-            arena.write(p.place.value, &value(p));
+            p.set(arena, &value(p));
         }
         Ok(Vlm { config, params, dir: PathBuf::new(), naming: Naming::Checkpoint })
     }
@@ -141,7 +148,7 @@ impl Vlm {
         crate::io::atomic::write_atomic(dir.join("adapter_config.json"), text.as_bytes())
     }
 
-    /// Writes the weights in the naming they were read in, in single precision.
+    /// Writes the weights in the naming they were read in and the type they are kept in.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -164,7 +171,7 @@ impl Vlm {
             }
             let to = dir.join(name);
             if name == "config.json" {
-                write_config_f32(&from, &to)?;
+                write_config(&from, &to, self.params.float_type())?;
             } else {
                 std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, &e))?;
             }
@@ -173,22 +180,22 @@ impl Vlm {
     }
 }
 
-/// Copies config.json, saying that the weights beside it are single precision now.
-fn write_config_f32(from: &Path, to: &Path) -> Result<()> {
+/// Copies config.json, saying of what type the weights beside it are now.
+fn write_config(from: &Path, to: &Path, float: DType) -> Result<()> {
     let text = std::fs::read_to_string(from).map_err(|e| Error::io("cannot read", from, &e))?;
     let mut json: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| Error::data("config.json is not JSON").file(from).found(e.to_string()))?;
-    set_dtype(&mut json);
+    set_dtype(&mut json, float);
     let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
     crate::io::atomic::write_atomic(to, text.as_bytes())
 }
 
-fn set_dtype(json: &mut serde_json::Value) {
+fn set_dtype(json: &mut serde_json::Value, float: DType) {
     let Some(map) = json.as_object_mut() else { return };
     for (key, value) in map.iter_mut() {
         match key.as_str() {
-            "dtype" | "torch_dtype" => *value = "float32".into(),
-            "text_config" | "vision_config" => set_dtype(value),
+            "dtype" | "torch_dtype" => *value = float.torch_name().into(),
+            "text_config" | "vision_config" => set_dtype(value, float),
             _ => {}
         }
     }

@@ -5,7 +5,8 @@
 use crate::base::{DType, Error, Result};
 use crate::ops::{Io, Op, Real, TensorType};
 
-/// Inputs: `x[T,C]`, `row[T,1]`; updates `cache[S,C]`: `cache[row[t]] = x[t]`.
+/// Inputs: `x[T,C]`, `row[T,1]`; updates `cache[S,C]`: `cache[row[t]] = x[t]`; a negative row is not
+/// written (its keys are in the cache already).
 #[derive(Debug, Clone, Copy)]
 pub struct KvWrite;
 
@@ -13,7 +14,7 @@ impl KvWrite {
     fn go<T: Real>(io: &Io) {
         let (x, rows, c) = (io.input::<T>(0), io.input::<i32>(1), io.in_type(0).cols());
         let cache = io.output::<T>(0);
-        for (x, &row) in x.chunks_exact(c).zip(rows) {
+        for (x, &row) in x.chunks_exact(c).zip(rows).filter(|(_, row)| **row >= 0) {
             cache[row as usize * c..][..c].copy_from_slice(x);
         }
     }

@@ -16,9 +16,9 @@ pub struct KvPool {
     pub end: usize,
 }
 
-/// Bytes that one row takes in all layers.
-pub fn kv_row_bytes(cfg: &TextConfig) -> usize {
-    2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * DType::F32.size()
+/// Bytes that `rows` rows take in all layers.
+pub fn kv_bytes(cfg: &TextConfig, float: DType, rows: usize) -> usize {
+    2 * cfg.num_layers * aligned(rows * cfg.num_kv_heads * cfg.head_dim * float.size())
 }
 
 impl KvPool {
@@ -26,18 +26,30 @@ impl KvPool {
     ///
     /// # Errors
     /// Kind device if they do not fit the arena.
-    pub fn place(arena: &Arena, cfg: &TextConfig, base: usize, rows: usize) -> Result<Self> {
+    pub fn place(
+        arena: &Arena,
+        cfg: &TextConfig,
+        float: DType,
+        base: usize,
+        rows: usize,
+    ) -> Result<Self> {
+        let pool = Self::layout(cfg, float, base, rows);
+        arena.check_fits(pool.end, "the KV cache")?;
+        arena.note_planned(pool.end);
+        Ok(pool)
+    }
+
+    /// Where the rows would lie.
+    pub fn layout(cfg: &TextConfig, float: DType, base: usize, rows: usize) -> Self {
         let elements = rows * cfg.num_kv_heads * cfg.head_dim;
         let mut end = base;
         let mut next = || {
             let offset = end;
-            end += aligned(elements * DType::F32.size());
-            Region { offset, elements, dtype: DType::F32 }
+            end += aligned(elements * float.size());
+            Region { offset, elements, dtype: float }
         };
         let layers =
             (0..cfg.num_layers).map(|_| LayerCache { k: next(), v: next(), rows }).collect();
-        arena.check_fits(end, "the KV cache")?;
-        arena.note_planned(end);
-        Ok(KvPool { layers, end })
+        KvPool { layers, end }
     }
 }

@@ -1,30 +1,30 @@
-//! Prefill each prompt once, then decode all its completions together with everybody else's. A
-//! pass is a tape like any other, planned and run in the arena above the KV pool. Which sequences
-//! share a pass changes no bit of any of them.
+//! Generates completions: asks the scheduler for rows, turns them into a tape like any other, runs it
+//! in the arena above the KV cache, draws the next tokens. Which rows share a pass, and when, changes
+//! no bit of any completion.
 
-use crate::base::{DType, Error, Result};
+use crate::base::{Error, Result};
 use crate::mem::Arena;
-use crate::model::families::qwen2_5_vl::net::{TextInput, head, text, vision};
+use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text, vision};
 use crate::model::net::Net;
-use crate::model::prompt::{Prompt, stack_images};
+use crate::model::panels::{Panels, panel_bytes};
+use crate::model::prompt::{ImageStack, Prompt};
+use crate::model::vision_store::{PATCHES_PER_PASS, VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
+use crate::ops::Slot;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
-use crate::ops::matmul::Matmul;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
-use crate::rollout::cache::{KvPool, kv_row_bytes};
-use crate::rollout::sequence::{Completion, Finish, Sequence};
+use crate::rollout::cache::{KvPool, kv_bytes};
+use crate::rollout::pages::PAGE_ROWS;
+use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
+use crate::rollout::sequence::{Completion, Drawn, Finish, Request};
 use crate::tape::Tape;
 use std::sync::Arc;
 
-/// How completions are made.
+/// What holds for all completions of an engine.
 #[derive(Debug, Clone)]
-pub struct RolloutSettings {
-    /// How tokens are drawn.
-    pub sampling: SamplingSettings,
-    /// Most tokens of a completion.
-    pub max_completion_length: usize,
+pub struct EngineSettings {
     /// Tokens that end a completion.
     pub eos: Vec<u32>,
     /// Go on after an end token, to the full length (benchmarks).
@@ -33,305 +33,383 @@ pub struct RolloutSettings {
     pub forbidden: Vec<u32>,
     /// Seed of the run.
     pub seed: u64,
-    /// Most prompt tokens of one prefill pass; a longer prompt has a pass of its own.
-    pub prefill_tokens: usize,
+    /// Training step: random keys are (step, sample, token).
+    pub step: u32,
+    /// Completions that are decoded at a time.
+    pub max_num_seqs: usize,
+    /// Rows of a pass; a longer prompt is forwarded in pieces.
+    pub max_num_batched_tokens: usize,
+    /// Most pages of the KV cache; as many as are useful and fit if `None`.
+    pub max_pages: Option<usize>,
 }
 
-impl RolloutSettings {
-    /// Temperature and forbidden tokens, as training must use them too.
-    pub fn head(&self) -> HeadSettings {
-        HeadSettings {
-            temperature: f64::from(self.sampling.temperature),
-            forbidden: self.forbidden.clone(),
-        }
-    }
+/// Temperature and forbidden tokens of some sampling, as training must use them too.
+pub fn head_settings(sampling: &SamplingSettings, forbidden: &[u32]) -> HeadSettings {
+    HeadSettings { temperature: f64::from(sampling.temperature), forbidden: forbidden.to_vec() }
 }
 
 /// Says whether the text of these tokens contains a stop string.
 pub type StopCheck<'a> = &'a (dyn Fn(&[u32]) -> bool + Sync);
 
+/// What came of a call.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// Completions of each request, in order.
+    pub completions: Vec<Vec<Completion>>,
+    /// What the scheduler did.
+    pub counts: Counts,
+    /// Images that the vision tower encoded.
+    pub vision_images: u64,
+    /// Rows of the KV cache.
+    pub cache_rows: usize,
+}
+
 /// A model ready to generate.
 pub struct Engine<'a> {
     model: &'a Vlm,
     arena: &'a Arena,
-    settings: RolloutSettings,
-    head: Arc<HeadSettings>,
-    sampling: Arc<SamplingSettings>,
-    stop: Option<StopCheck<'a>>,
+    vision: &'a VisionStore,
+    settings: EngineSettings,
+    /// State of the tower whose features are used.
+    pub vision_weights: VisionWeights,
+    /// Ends completions whose text contains a stop string.
+    pub stop: Option<StopCheck<'a>>,
     /// False generates with adapters off.
     pub adapter: bool,
 }
 
+/// Everything a pass needs beside its pieces.
+struct Call<'c> {
+    requests: &'c [Request],
+    /// Per completion: number of its request, its tokens so far and what is known of them.
+    sequences: Vec<(usize, u32, Vec<Drawn>)>,
+    pool: KvPool,
+    panels: Option<Panels>,
+}
+
+impl Call<'_> {
+    fn prompt(&self, group: usize) -> &Prompt {
+        &self.requests[group].prompt
+    }
+}
+
 impl<'a> Engine<'a> {
-    /// An engine on the model's weights; nothing is copied.
-    pub fn new(model: &'a Vlm, arena: &'a Arena, settings: RolloutSettings) -> Self {
-        let head = Arc::new(settings.head());
-        let sampling = Arc::new(settings.sampling.clone());
-        Engine { model, arena, settings, head, sampling, stop: None, adapter: true }
+    /// An engine on the model's weights; nothing is copied until it generates.
+    pub fn new(
+        model: &'a Vlm,
+        arena: &'a Arena,
+        vision: &'a VisionStore,
+        settings: EngineSettings,
+    ) -> Self {
+        Engine { model, arena, vision, settings, vision_weights: 0, stop: None, adapter: true }
     }
 
-    /// Ends completions whose text contains a stop string.
-    pub fn with_stop(mut self, stop: StopCheck<'a>) -> Self {
-        self.stop = Some(stop);
-        self
-    }
-
-    /// `n` completions of each prompt, in order. Random keys are (`step`, `first_sample` + prompt
-    /// number · n + completion number, token number).
+    /// Completions of all requests.
     ///
     /// # Errors
-    /// If a prompt is longer than the model's context, or memory is too small for one group.
-    pub fn generate(
-        &self,
-        prompts: &[Arc<Prompt>],
-        n: usize,
-        step: u32,
-        first_sample: u32,
-    ) -> Result<Vec<Vec<Completion>>> {
-        let mut out = Vec::with_capacity(prompts.len());
-        let mut done = 0;
-        while done < prompts.len() {
-            let take = self.wave(&prompts[done..], n)?;
-            let wave = &prompts[done..done + take];
-            out.extend(self.generate_wave(wave, n, step, first_sample + (done * n) as u32)?);
-            done += take;
-        }
-        Ok(out)
-    }
-
-    /// Cache rows of a prompt's group: its prompt once, and each completion's tokens but the last.
-    fn rows(&self, prompt: &Prompt, n: usize) -> usize {
-        prompt.len() + n * self.settings.max_completion_length
-    }
-
-    /// How many of the prompts fit the cache at once: half of the free space, the other half is for
-    /// activations.
-    fn wave(&self, prompts: &[Arc<Prompt>], n: usize) -> Result<usize> {
-        let cfg = &self.model.config.text;
-        let limit = cfg.max_position_embeddings;
-        let free = self.arena.capacity().saturating_sub(self.arena.shared_base()) / 2;
-        let (mut rows, mut take) = (0, 0);
-        for p in prompts {
-            let longest = p.next_position as usize + self.settings.max_completion_length;
-            if longest > limit {
-                return Err(Error::usage(
-                    "prompt and completion are longer than the model's context",
-                )
-                .expected(format!("at most {limit} positions (max_position_embeddings)"))
-                .found(format!(
-                    "{} of the prompt and max_completion_length {}",
-                    p.next_position, self.settings.max_completion_length
-                ))
-                .hint("lower --max_completion_length or --max_pixels"));
-            }
-            rows += self.rows(p, n);
-            if rows * kv_row_bytes(cfg) > free {
+    /// If a prompt is longer than the model's context, or memory is too small for one completion.
+    pub fn generate(&self, requests: &[Request]) -> Result<Generated> {
+        let sizes: Vec<GroupSize> = requests.iter().map(|r| self.size(r)).collect::<Result<_>>()?;
+        let encoded = self.vision.encoded();
+        let sequences: Vec<_> = requests
+            .iter()
+            .enumerate()
+            .flat_map(|(g, r)| {
+                (0..r.completions).map(move |i| (g, r.first_sample + i as u32, Vec::new()))
+            })
+            .collect();
+        let (limits, panels) = self.limits(requests, &sizes)?;
+        let base = self.arena.shared_base();
+        let head = head_name(&self.model.config);
+        let panels = match panels {
+            true => Some(Panels::pack(&self.model.params, head, self.arena, base)?),
+            false => None,
+        };
+        let base = panels.as_ref().map_or(base, |p| p.end);
+        let (rows, float) = (limits.pages * PAGE_ROWS, self.model.params.float_type());
+        let pool = KvPool::place(self.arena, &self.model.config.text, float, base, rows)?;
+        let mut call = Call { requests, sequences, pool, panels };
+        let mut scheduler = Scheduler::new(limits, &sizes);
+        loop {
+            let pass = scheduler.next_pass();
+            if pass.is_empty() {
                 break;
             }
-            take += 1;
-        }
-        if take == 0 {
-            return Err(Error::device(
-                "the memory budget is too small for one group of completions",
-            )
-            .expected(format!("{} bytes of KV cache", rows * kv_row_bytes(cfg)))
-            .found(format!("{free} bytes"))
-            .hint("raise --memory_budget, or lower --num_generations or --max_completion_length"));
-        }
-        Ok(take)
-    }
-
-    fn generate_wave(
-        &self,
-        prompts: &[Arc<Prompt>],
-        n: usize,
-        step: u32,
-        first_sample: u32,
-    ) -> Result<Vec<Vec<Completion>>> {
-        let total: usize = prompts.iter().map(|p| self.rows(p, n)).sum();
-        let base = self.arena.shared_base();
-        let pool = KvPool::place(self.arena, &self.model.config.text, base, total)?;
-        let mut prompt_rows = Vec::new();
-        let mut sequences = Vec::new();
-        let mut row = 0;
-        for (i, p) in prompts.iter().enumerate() {
-            prompt_rows.push(row);
-            row += p.len();
-            for g in 0..n {
-                sequences.push(Sequence {
-                    prompt: i,
-                    sample: first_sample + (i * n + g) as u32,
-                    first_row: row,
-                    ids: Vec::new(),
-                    logps: Vec::new(),
-                    finish: None,
-                });
-                row += self.settings.max_completion_length;
+            for (id, drawn) in self.run(&call, &pass)? {
+                call.sequences[id].2.push(drawn);
+                scheduler.drawn(id, self.finish(&call, id).is_some());
             }
         }
-        let mut first = 0;
-        while first < prompts.len() {
-            let mut last = first + 1;
-            let mut tokens = prompts[first].len();
-            while last < prompts.len()
-                && tokens + prompts[last].len() <= self.settings.prefill_tokens
-            {
-                tokens += prompts[last].len();
-                last += 1;
-            }
-            let group = &mut sequences[first * n..last * n];
-            self.prefill(&pool, &prompts[first..last], &prompt_rows[first..last], group, step)?;
-            first = last;
+        let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
+        for (id, (group, _, drawn)) in call.sequences.iter().enumerate() {
+            completions[*group].push(Completion {
+                ids: drawn.iter().map(|d| d.token).collect(),
+                logps: drawn.iter().map(|d| d.logp).collect(),
+                statistics: drawn.iter().map(|d| [d.lse, d.entropy]).collect(),
+                finish: self.finish(&call, id).unwrap_or(Finish::Length),
+            });
         }
-        while self.decode(&pool, prompts, &prompt_rows, &mut sequences, step)? {}
-        let mut out: Vec<Vec<Completion>> = vec![Vec::new(); prompts.len()];
-        for s in sequences {
-            let finish = s.finish.unwrap_or(Finish::Length);
-            out[s.prompt].push(Completion { ids: s.ids, logps: s.logps, finish });
-        }
-        Ok(out)
+        Ok(Generated {
+            completions,
+            counts: scheduler.counts(),
+            vision_images: self.vision.encoded() - encoded,
+            cache_rows: rows,
+        })
     }
 
-    /// Forwards prompts, writes their keys and values, and draws the first token of each completion.
-    fn prefill(
-        &self,
-        pool: &KvPool,
-        prompts: &[Arc<Prompt>],
-        rows: &[usize],
-        sequences: &mut [Sequence],
-        step: u32,
-    ) -> Result<()> {
-        let mut tape = Tape::new(DType::F32);
-        let mut net = self.net(&mut tape);
-        let cfg = &self.model.config;
-        let vision = match stack_images(prompts.iter().map(|p| &**p)) {
-            Some((pixels, grids)) => Some(vision(&mut net, cfg, pixels, &grids)?),
-            None => None,
+    /// What a request asks of the scheduler.
+    fn size(&self, r: &Request) -> Result<GroupSize> {
+        let limit = self.model.config.text.max_position_embeddings;
+        let room = limit.saturating_sub(r.prompt.next_position as usize);
+        if r.max_tokens > room {
+            return Err(Error::usage("prompt and completion are longer than the model's context")
+                .key("max_completion_length")
+                .expected(format!(
+                    "at most {room}: {limit} positions (max_position_embeddings) less {} of the prompt",
+                    r.prompt.next_position
+                ))
+                .found(r.max_tokens.to_string())
+                .hint("lower --max_completion_length or --max_pixels"));
+        }
+        Ok(GroupSize {
+            prompt: r.prompt.len(),
+            completions: r.completions,
+            max_tokens: r.max_tokens,
+        })
+    }
+
+    /// Limits of the scheduler, and whether the weights are packed: the cache takes what is useful,
+    /// the packed weights what is left, and the largest pass must fit above both.
+    fn limits(&self, requests: &[Request], sizes: &[GroupSize]) -> Result<(Limits, bool)> {
+        let s = &self.settings;
+        let (cfg, float) = (&self.model.config.text, self.model.params.float_type());
+        let least = sizes.iter().map(GroupSize::least_pages).max().unwrap_or(1);
+        let useful = useful_pages(sizes, s.max_num_seqs).min(s.max_pages.unwrap_or(usize::MAX));
+        let sequences = s.max_num_seqs.min(sizes.iter().map(|g| g.completions).sum()).max(1);
+        let longest: usize = sizes.iter().map(|g| g.prompt).sum();
+        let rows = (s.max_num_batched_tokens.min(longest)).max(sequences);
+        let page = kv_bytes(cfg, float, PAGE_ROWS);
+        let pass = self.pass_bytes(requests, rows, sequences)?;
+        let free = self.arena.capacity().saturating_sub(self.arena.shared_base());
+        let fit = free.saturating_sub(pass) / page;
+        if fit < least {
+            return Err(Error::device("the memory budget is too small for one completion")
+                .key("memory_budget")
+                .expected(format!(
+                    "{} bytes: {} of weights and optimizer, {} of KV cache, {pass} for a pass",
+                    self.arena.shared_base() + least * page + pass,
+                    self.arena.shared_base(),
+                    least * page
+                ))
+                .found(format!("{} bytes", self.arena.capacity()))
+                .hint("raise --memory_budget, or lower --max_completion_length, --max_pixels or --max_num_batched_tokens"));
+        }
+        let pages = useful.max(least).min(fit);
+        let left = free - pass - pages * page;
+        let packed = panel_bytes(&self.model.params, head_name(&self.model.config));
+        let limits = Limits { pages, sequences, rows: s.max_num_batched_tokens.max(1) };
+        Ok((limits, packed <= left))
+    }
+
+    /// Bytes of the largest pass: `rows` decoder rows with `draws` draws, or the images that are
+    /// encoded together.
+    fn pass_bytes(&self, requests: &[Request], rows: usize, draws: usize) -> Result<usize> {
+        let mut tape = self.tape();
+        let mut net = self.net(&mut tape, None);
+        let whole = Span { start: 0, len: rows };
+        let pool = KvPool::layout(&self.model.config.text, net.params.float_type(), 0, rows);
+        let input = TextInput {
+            index: vec![0; rows],
+            vision: Some(self.vision.slot(net.tape)),
+            positions: vec![[0; 3]; rows],
+            segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
+            cache: Some((pool.layers, vec![0; rows])),
         };
-        let mut input = empty_input(vision);
-        let (mut segments, mut cache_rows, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
-        let mut feature = 0;
-        for (p, &row) in prompts.iter().zip(rows) {
-            let start = input.index.len();
-            input.index.extend(p.index(feature));
-            feature += p.num_features();
-            input.positions.extend(&p.positions);
-            segments.push(Segment {
-                queries: Span { start, len: p.len() },
-                keys: vec![Span { start: row, len: p.len() }],
-                causal: true,
-            });
-            cache_rows.extend((row..row + p.len()).map(|r| r as i32));
-            last_rows.push((start + p.len() - 1) as i32);
+        let hidden = text(&mut net, &self.model.config, &input)?;
+        let some = Arc::new(SamplingSettings::default());
+        self.draw(&mut tape, None, hidden, &vec![(0, SampleRow::default(), some); draws])?;
+        let mut images: Vec<_> =
+            requests.iter().flat_map(|r| r.prompt.images_with_rows()).collect();
+        images.sort_by_key(|(i, _)| (std::cmp::Reverse(i.patches.len()), i.content));
+        let (mut stack, mut patches) = (ImageStack::default(), 0);
+        for (image, rows) in images {
+            if patches >= PATCHES_PER_PASS {
+                break;
+            }
+            stack.place(image, rows);
+            patches = stack.patches();
         }
-        input.segments = Arc::new(segments);
-        input.cache = Some((pool.layers.clone(), cache_rows));
-        let hidden = text(&mut net, cfg, &input)?;
-        let n = sequences.len() / prompts.len();
-        let gather: Vec<i32> = last_rows.iter().flat_map(|&r| std::iter::repeat_n(r, n)).collect();
-        let gather = tape.indices(gather);
-        let hidden = tape.op(GatherRows, &[hidden, gather])?;
-        let mut refs: Vec<&mut Sequence> = sequences.iter_mut().collect();
-        let context: Vec<&Prompt> =
-            refs.iter().map(|s| &*prompts[s.prompt - refs[0].prompt]).collect();
-        self.draw(tape, pool, hidden, &context, &mut refs, step)
+        let mut tower = self.tape();
+        if let Some((pixels, grids)) = stack.pixels() {
+            vision(&mut self.net(&mut tower, None), &self.model.config, pixels, &grids)?;
+        }
+        Ok(tape.plan().peak.max(tower.plan().peak))
     }
 
-    /// One more token for every sequence that goes on; false if none does.
-    fn decode(
-        &self,
-        pool: &KvPool,
-        prompts: &[Arc<Prompt>],
-        prompt_rows: &[usize],
-        sequences: &mut [Sequence],
-        step: u32,
-    ) -> Result<bool> {
-        let mut live: Vec<&mut Sequence> =
-            sequences.iter_mut().filter(|s| s.finish.is_none()).collect();
-        if live.is_empty() {
-            return Ok(false);
-        }
-        let mut input = empty_input(None);
-        let (mut segments, mut cache_rows) = (Vec::new(), Vec::new());
-        for (i, s) in live.iter().enumerate() {
-            let (p, done) = (&prompts[s.prompt], s.ids.len());
-            input.index.push(s.ids[done - 1] as i32);
-            input.positions.extend(p.positions_after(done - 1, 1));
-            segments.push(Segment {
-                queries: Span { start: i, len: 1 },
-                keys: vec![
-                    Span { start: prompt_rows[s.prompt], len: p.len() },
-                    Span { start: s.first_row, len: done },
-                ],
-                causal: true,
-            });
-            cache_rows.push((s.first_row + done - 1) as i32);
-        }
-        input.segments = Arc::new(segments);
-        input.cache = Some((pool.layers.clone(), cache_rows));
-        let mut tape = Tape::new(DType::F32);
-        let hidden = text(&mut self.net(&mut tape), &self.model.config, &input)?;
-        let context: Vec<&Prompt> = live.iter().map(|s| &*prompts[s.prompt]).collect();
-        self.draw(tape, pool, hidden, &context, &mut live, step)?;
-        Ok(true)
+    fn tape(&self) -> Tape {
+        Tape::new(self.model.params.float_type())
     }
 
-    fn net<'t>(&'t self, tape: &'t mut Tape) -> Net<'t> {
+    fn net<'t>(&'t self, tape: &'t mut Tape, panels: Option<&'t Panels>) -> Net<'t> {
         let mut net = Net::new(tape, &self.model.params);
         net.adapter = self.adapter;
+        net.panels = panels;
         net
     }
 
-    /// Head, sampling, and what the new tokens mean for their sequences.
-    fn draw(
-        &self,
-        mut tape: Tape,
-        pool: &KvPool,
-        hidden: crate::ops::Slot,
-        prompts: &[&Prompt],
-        sequences: &mut [&mut Sequence],
-        step: u32,
-    ) -> Result<()> {
-        let w = head(&mut self.net(&mut tape), &self.model.config)?;
-        let logits = tape.op(Matmul::default(), &[hidden, w])?;
-        let penalised = self.sampling.repetition_penalty != 1.0;
-        let rows = sequences
-            .iter()
-            .zip(prompts)
-            .map(|(s, p)| SampleRow {
-                step,
-                sample: s.sample,
-                token: s.ids.len() as u32,
-                seen: if penalised { [&p.ids[..], &s.ids].concat() } else { Vec::new() },
-            })
-            .collect();
-        let op = Sample {
-            head: self.head.clone(),
-            settings: self.sampling.clone(),
-            rows: Arc::new(rows),
-            seed: self.settings.seed,
+    /// Runs a pass; returns who drew what.
+    fn run(&self, call: &Call, pass: &[Piece]) -> Result<Vec<(usize, Drawn)>> {
+        let base = call.pool.end;
+        let indices = self.prompt_indices(call, pass)?;
+        let mut tape = self.tape();
+        let mut input = TextInput {
+            index: Vec::new(),
+            vision: indices.iter().any(Option::is_some).then(|| self.vision.slot(&mut tape)),
+            positions: Vec::new(),
+            segments: Arc::new(Vec::new()),
+            cache: None,
         };
-        let drawn = tape.ops(op, &[logits])?;
-        tape.keep(drawn[0]);
-        tape.keep(drawn[1]);
-        let plan = tape.plan();
-        let run = tape.run(&plan, self.arena, pool.end)?;
-        for ((s, token), logp) in sequences.iter_mut().zip(run.i32(drawn[0])).zip(run.f32(drawn[1]))
-        {
-            s.ids.push(token as u32);
-            s.logps.push(logp);
-            s.finish = self.finish(&s.ids);
+        let (mut segments, mut cache_rows, mut draws) = (Vec::new(), Vec::new(), Vec::new());
+        for (piece, index) in pass.iter().zip(indices) {
+            let (start, range) = (input.index.len(), piece.first..piece.first + piece.len);
+            let prompt = call.prompt(piece.group);
+            match (piece.sequence, index) {
+                (Some(id), _) => {
+                    let own = &call.sequences[id].2[range];
+                    input.index.extend(own.iter().map(|d| d.token as i32));
+                    input.positions.extend(prompt.positions_after(piece.first, piece.len));
+                }
+                (None, Some(index)) => {
+                    input.index.extend(&index[range.clone()]);
+                    input.positions.extend(&prompt.positions[range]);
+                }
+                (None, None) => {
+                    input.index.extend(prompt.ids[range.clone()].iter().map(|&t| t as i32));
+                    input.positions.extend(&prompt.positions[range]);
+                }
+            }
+            segments.push(Segment {
+                queries: Span { start, len: piece.len },
+                keys: piece.keys.clone(),
+                causal: true,
+            });
+            match piece.cache_rows.is_empty() {
+                true => cache_rows.extend(std::iter::repeat_n(-1, piece.len)),
+                false => cache_rows.extend(piece.cache_rows.iter().map(|&r| r as i32)),
+            }
+            let last = (start + piece.len - 1) as i32;
+            draws.extend(piece.draws.iter().map(|&id| (id, last)));
         }
-        Ok(())
+        input.segments = Arc::new(segments);
+        input.cache = Some((call.pool.layers.clone(), cache_rows));
+        let panels = call.panels.as_ref();
+        let hidden = text(&mut self.net(&mut tape, panels), &self.model.config, &input)?;
+        // Rows that draw in the same way are drawn by one op.
+        draws.sort_by_key(|(id, _)| Arc::as_ptr(&call.requests[call.sequences[*id].0].sampling));
+        let rows: Vec<_> = draws.iter().map(|&(id, row)| self.sample_row(call, id, row)).collect();
+        let drawn = self.draw(&mut tape, panels, hidden, &rows)?;
+        let plan = tape.plan();
+        let run = tape.run(&plan, self.arena, base)?;
+        let mut out = Vec::new();
+        let mut ids = draws.iter().map(|(id, _)| *id);
+        for [token, logp, lse, entropy] in drawn {
+            let columns = run.f32(logp).into_iter().zip(run.f32(lse)).zip(run.f32(entropy));
+            for (token, ((logp, lse), entropy)) in run.i32(token).into_iter().zip(columns) {
+                let id = ids.next().expect("one draw per row");
+                out.push((id, Drawn { token: token as u32, logp, lse, entropy }));
+            }
+        }
+        Ok(out)
     }
 
-    fn finish(&self, ids: &[u32]) -> Option<Finish> {
-        let last = ids.last()?;
-        if self.settings.eos.contains(last) && !self.settings.ignore_eos {
+    /// Decoder input of the prompts with images of which rows are in the pass, by piece.
+    fn prompt_indices(&self, call: &Call, pass: &[Piece]) -> Result<Vec<Option<Vec<i32>>>> {
+        let with_images =
+            |p: &Piece| p.sequence.is_none() && !call.prompt(p.group).images.is_empty();
+        let images: Vec<_> = pass
+            .iter()
+            .filter(|p| with_images(p))
+            .flat_map(|p| call.prompt(p.group).images_with_rows())
+            .collect();
+        let mut rows = match images.is_empty() {
+            true => Vec::new(),
+            false => self.vision.features(
+                (&self.model.config, &self.model.params),
+                (self.arena, call.pool.end),
+                &images,
+                self.vision_weights,
+            )?,
+        }
+        .into_iter();
+        let index = |p: &Piece| {
+            with_images(p).then(|| {
+                let prompt = call.prompt(p.group);
+                prompt.index(&rows.by_ref().take(prompt.images.len()).collect::<Vec<_>>())
+            })
+        };
+        Ok(pass.iter().map(index).collect())
+    }
+
+    /// Hidden row, random key and history of a draw, and how it is drawn.
+    fn sample_row(
+        &self,
+        call: &Call,
+        id: usize,
+        row: i32,
+    ) -> (i32, SampleRow, Arc<SamplingSettings>) {
+        let (group, sample, own) = &call.sequences[id];
+        let settings = call.requests[*group].sampling.clone();
+        let seen = match settings.repetition_penalty == 1.0 {
+            true => Vec::new(),
+            false => {
+                let own = own.iter().map(|d| d.token);
+                call.prompt(*group).ids.iter().copied().chain(own).collect()
+            }
+        };
+        let key =
+            SampleRow { step: self.settings.step, sample: *sample, token: own.len() as u32, seen };
+        (row, key, settings)
+    }
+
+    /// Head and sampling; returns token, log-probability, log-sum-exp and entropy of each run of rows
+    /// with the same settings.
+    fn draw(
+        &self,
+        tape: &mut Tape,
+        panels: Option<&Panels>,
+        hidden: Slot,
+        rows: &[(i32, SampleRow, Arc<SamplingSettings>)],
+    ) -> Result<Vec<[Slot; 4]>> {
+        let mut out = Vec::new();
+        for same in rows.chunk_by(|a, b| Arc::ptr_eq(&a.2, &b.2)) {
+            let gather = tape.indices(same.iter().map(|(row, ..)| *row).collect());
+            let hidden = tape.op(GatherRows, &[hidden, gather])?;
+            let logits = logits(&mut self.net(tape, panels), &self.model.config, hidden)?;
+            let op = Sample {
+                head: Arc::new(head_settings(&same[0].2, &self.settings.forbidden)),
+                settings: same[0].2.clone(),
+                rows: Arc::new(same.iter().map(|(_, key, _)| key.clone()).collect()),
+                seed: self.settings.seed,
+            };
+            let drawn = tape.ops(op, &[logits])?;
+            let drawn = [drawn[0], drawn[1], drawn[2], drawn[3]];
+            drawn.iter().for_each(|&s| {
+                tape.keep(s);
+            });
+            out.push(drawn);
+        }
+        Ok(out)
+    }
+
+    fn finish(&self, call: &Call, id: usize) -> Option<Finish> {
+        let (group, _, drawn) = &call.sequences[id];
+        let last = drawn.last()?;
+        let stops = |stop: StopCheck| stop(&drawn.iter().map(|d| d.token).collect::<Vec<_>>());
+        if self.settings.eos.contains(&last.token) && !self.settings.ignore_eos {
             Some(Finish::Eos)
-        } else if self.stop.is_some_and(|stop| stop(ids)) {
+        } else if self.stop.is_some_and(stops) {
             Some(Finish::Stop)
-        } else if ids.len() >= self.settings.max_completion_length {
+        } else if drawn.len() >= call.requests[*group].max_tokens {
             Some(Finish::Length)
         } else {
             None
@@ -339,12 +417,18 @@ impl<'a> Engine<'a> {
     }
 }
 
-fn empty_input(vision: Option<crate::ops::Slot>) -> TextInput {
-    TextInput {
-        index: Vec::new(),
-        vision,
-        positions: Vec::new(),
-        segments: Arc::new(Vec::new()),
-        cache: None,
+/// Pages that the completions which live at a time can use, if the largest groups meet.
+fn useful_pages(sizes: &[GroupSize], max_num_seqs: usize) -> usize {
+    let mut sizes: Vec<&GroupSize> = sizes.iter().collect();
+    sizes.sort_by_key(|g| std::cmp::Reverse(g.all_pages()));
+    let (mut pages, mut live) = (0, 0);
+    for g in sizes {
+        if live >= max_num_seqs {
+            // A group that waits for the last place of another has its prompt in the cache already.
+            return pages + g.least_pages();
+        }
+        pages += g.all_pages();
+        live += g.completions;
     }
+    pages
 }

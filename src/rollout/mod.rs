@@ -2,8 +2,10 @@
 //! that training runs, with the log-probability of every sampled token.
 
 pub mod cache; // rows of keys and values
-pub mod engine; // prefill, decode, stop
-pub mod sequence; // one completion in the making
+pub mod engine; // from requests to completions, pass by pass
+pub mod pages; // which rows of the cache belong to whom
+pub mod scheduler; // which rows go into the next pass
+pub mod sequence; // requests and completions
 
-pub use engine::{Engine, RolloutSettings};
-pub use sequence::{Completion, Finish};
+pub use engine::{Engine, EngineSettings, Generated, head_settings};
+pub use sequence::{Completion, Finish, Request};

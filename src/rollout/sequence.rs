@@ -1,6 +1,25 @@
-//! One completion: tokens so far, their log-probabilities, why it ended.
+//! What is generated: a request for completions of one prompt, a completion in the making, and a
+//! finished one.
 
+use crate::model::prompt::Prompt;
+use crate::ops::sample::SamplingSettings;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Some completions of one prompt.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The prompt.
+    pub prompt: Arc<Prompt>,
+    /// Number of completions.
+    pub completions: usize,
+    /// How their tokens are drawn.
+    pub sampling: Arc<SamplingSettings>,
+    /// Most tokens of a completion, at least 1.
+    pub max_tokens: usize,
+    /// Random key of the first completion within the step; the others follow.
+    pub first_sample: u32,
+}
 
 /// Why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +39,11 @@ pub struct Completion {
     pub ids: Vec<u32>,
     /// Log-probability of each token under the policy at the sampling temperature.
     pub logps: Vec<f32>,
+    /// Per token, logarithm of the softmax denominator and entropy of the distribution that it was
+    /// drawn from: the first update on the same weights needs them. Not kept in checkpoints, and
+    /// then computed again.
+    #[serde(skip)]
+    pub statistics: Vec<[f32; 2]>,
     /// Why it ended.
     pub finish: Finish,
 }
@@ -31,19 +55,15 @@ impl Completion {
     }
 }
 
-/// A completion in the making.
-#[derive(Debug, Clone)]
-pub(super) struct Sequence {
-    /// Number of the prompt in the call.
-    pub prompt: usize,
-    /// Number of the completion within the training step: its random key.
-    pub sample: u32,
-    /// First cache row of its own tokens.
-    pub first_row: usize,
-    /// What it has so far.
-    pub ids: Vec<u32>,
-    /// Log-probabilities of `ids`.
-    pub logps: Vec<f32>,
-    /// Set when it has ended.
-    pub finish: Option<Finish>,
+/// A token that was drawn, with what is known of the distribution that it came from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability.
+    pub logp: f32,
+    /// Logarithm of the softmax denominator.
+    pub lse: f32,
+    /// Entropy.
+    pub entropy: f32,
 }

@@ -115,6 +115,10 @@ fn moments(model: &Vlm, arena: &Arena) -> Vec<(String, HostTensor)> {
             let name = format!("{kind}.{}", p.name);
             out.push((name, HostTensor::f32(p.shape.clone(), arena.read(region))));
         }
+        if let Some(master) = p.master {
+            let name = format!("master.{}", p.name);
+            out.push((name, HostTensor::f32(p.shape.clone(), arena.read(master))));
+        }
     }
     out
 }
@@ -199,7 +203,10 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
     let moments = Checkpoint::open(dir.join(OPTIMIZER)).map_err(|e| e.hint(older))?;
     for p in model.params.trained() {
         let Some(places) = p.moments else { continue };
-        for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(places) {
+        let master = p.master.map(|m| ("master", m));
+        for (kind, region) in
+            [("exp_avg", places[0]), ("exp_avg_sq", places[1])].into_iter().chain(master)
+        {
             let (shape, data) = moments.read_f32(&format!("{kind}.{}", p.name)).map_err(|e| {
                 e.hint(
                     "the checkpoint trained other parameters than this run; use the same options",

@@ -4,9 +4,11 @@
 use crate::base::{Error, Result};
 use crate::io::dataset::{self, DatasetOptions, Loaded, Row};
 use crate::model::prompt::Prompt;
+use crate::model::vision_store::VisionWeights;
 use crate::reward::RewardSet;
-use crate::rollout::RolloutSettings;
-use crate::train::generation::{Scored, generate_scored, question, reward_set, rollout_settings};
+use crate::train::generation::{
+    Draws, RolloutSettings, Scored, generate_scored, question, reward_set, rollout_settings,
+};
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::settings::{DataSettings, EvalSettings, check_paths};
@@ -72,14 +74,14 @@ pub struct Evaluation<'a> {
     pub workspace: &'a Workspace,
     /// How answers are drawn.
     pub rollout: RolloutSettings,
-    /// Texts that end an answer.
-    pub stop: &'a [String],
     /// What answers earn.
     pub rewards: &'a RewardSet,
     /// Answers per row.
     pub samples: usize,
-    /// Answers decoded together.
+    /// Answers per batch of rows; the engine decodes as many of them together as fit.
     pub batch: usize,
+    /// Whose image features.
+    pub vision_weights: VisionWeights,
     /// Stop at a row that cannot be encoded.
     pub strict: bool,
 }
@@ -118,14 +120,16 @@ impl Evaluation<'_> {
             let scored = generate_scored(
                 self.workspace,
                 &self.rollout,
-                self.stop,
                 self.rewards,
                 &kept,
                 &prompts,
-                self.samples,
-                0,
-                // Random keys count completions, so that the batch size changes none of them.
-                count as u32,
+                Draws {
+                    per_prompt: self.samples,
+                    step: 0,
+                    // Random keys count completions, so that the batch size changes none of them.
+                    first_sample: count as u32,
+                    vision_weights: self.vision_weights,
+                },
             )?;
             for (sum, column) in sums.iter_mut().zip(&scored.scores.per_reward) {
                 for score in column.iter().flatten() {
@@ -180,10 +184,10 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
     let evaluation = Evaluation {
         rollout: rollout_settings(&w, &s.sampling, s.seed),
         workspace: &w,
-        stop: &s.sampling.stop,
         rewards: &rewards,
         samples: s.num_samples,
         batch: s.batch_size,
+        vision_weights: 0,
         strict: s.data.strict,
     };
     let mut report = evaluation.run(&loaded.rows, |rows, scored| {

@@ -5,9 +5,12 @@ use crate::base::Result;
 use crate::io::dataset::{Part, Row};
 use crate::io::text::tokenizer::Tokenizer;
 use crate::model::prompt::Prompt;
+use crate::model::vision_store::VisionWeights;
+use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::SamplingSettings as Draw;
 use crate::reward::{RewardSet, RewardSettings as RewardOptions, Sample, Scores};
-use crate::rollout::{Completion, Engine, RolloutSettings};
+use crate::rollout::scheduler::Counts;
+use crate::rollout::{Completion, Engine, EngineSettings, Generated, Request, head_settings};
 use crate::train::settings::{RewardSettings, SamplingSettings};
 use crate::train::workspace::Workspace;
 use std::sync::Arc;
@@ -16,22 +19,53 @@ use std::time::Instant;
 /// Tokens at a completion's end that are searched for stop strings.
 const STOP_WINDOW: usize = 32;
 
+/// How a command's completions are made.
+#[derive(Debug, Clone)]
+pub struct RolloutSettings {
+    /// How tokens are drawn.
+    pub sampling: Arc<Draw>,
+    /// Most tokens of a completion.
+    pub max_completion_length: usize,
+    /// Texts that end a completion.
+    pub stop: Vec<String>,
+    /// What holds for all of them.
+    pub engine: EngineSettings,
+}
+
+impl RolloutSettings {
+    /// The same, taking the most likely token.
+    pub fn greedy(mut self) -> Self {
+        self.sampling = Arc::new(Draw { temperature: 0.0, ..(*self.sampling).clone() });
+        self
+    }
+    /// Temperature and forbidden tokens, as training must use them too.
+    pub fn head(&self) -> HeadSettings {
+        head_settings(&self.sampling, &self.engine.forbidden)
+    }
+}
+
 /// Rollout settings from the command's.
 pub fn rollout_settings(w: &Workspace, s: &SamplingSettings, seed: u64) -> RolloutSettings {
     RolloutSettings {
-        sampling: Draw {
+        sampling: Arc::new(Draw {
             temperature: if s.greedy { 0.0 } else { s.temperature as f32 },
             top_p: s.top_p as f32,
             top_k: s.top_k,
             min_p: s.min_p.unwrap_or(0.0) as f32,
             repetition_penalty: s.repetition_penalty as f32,
-        },
+        }),
         max_completion_length: s.max_completion_length,
-        eos: w.model.config.tokens.eos.clone(),
-        ignore_eos: s.ignore_eos,
-        forbidden: w.forbidden_tokens(),
-        seed,
-        prefill_tokens: 2048,
+        stop: s.stop.clone(),
+        engine: EngineSettings {
+            eos: w.model.config.tokens.eos.clone(),
+            ignore_eos: s.ignore_eos,
+            forbidden: w.forbidden_tokens(),
+            seed,
+            step: 0,
+            max_num_seqs: s.max_num_seqs,
+            max_num_batched_tokens: s.max_num_batched_tokens,
+            max_pages: None,
+        },
     }
 }
 
@@ -53,6 +87,10 @@ pub struct Scored {
     pub texts: Vec<String>,
     /// Their rewards, in the same order.
     pub scores: Scores,
+    /// What the engine did.
+    pub counts: Counts,
+    /// Images that the vision tower encoded.
+    pub vision_images: u64,
     /// Seconds of rollout.
     pub rollout_seconds: f64,
     /// Seconds of rewards.
@@ -69,29 +107,52 @@ pub fn question(row: &Row) -> String {
         .collect()
 }
 
-/// Generates `n` completions per prompt.
+/// Which completions: their random keys, and the state of the vision tower.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Draws {
+    /// Completions per prompt.
+    pub per_prompt: usize,
+    /// Step of their random keys.
+    pub step: u32,
+    /// Sample number of the first; the others follow.
+    pub first_sample: u32,
+    /// Whose image features.
+    pub vision_weights: VisionWeights,
+}
+
+/// Generates completions of each prompt.
 ///
 /// # Errors
 /// If a prompt or the memory does not allow it.
 pub fn generate(
     w: &Workspace,
     settings: &RolloutSettings,
-    stop: &[String],
     prompts: &[Arc<Prompt>],
-    n: usize,
-    step: u32,
-    first_sample: u32,
-) -> Result<Vec<Vec<Completion>>> {
+    draws: Draws,
+) -> Result<Generated> {
     let tokenizer = &w.encoder.chat.tokenizer;
     let check = |ids: &[u32]| {
         let tail = tokenizer.decode(&ids[ids.len().saturating_sub(STOP_WINDOW)..], true);
-        stop.iter().any(|s| tail.contains(s))
+        settings.stop.iter().any(|s| tail.contains(s))
     };
-    let mut engine = Engine::new(&w.model, &w.arena, settings.clone());
-    if !stop.is_empty() {
-        engine = engine.with_stop(&check);
+    let requests: Vec<Request> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| Request {
+            prompt: prompt.clone(),
+            completions: draws.per_prompt,
+            sampling: settings.sampling.clone(),
+            max_tokens: settings.max_completion_length,
+            first_sample: draws.first_sample + (i * draws.per_prompt) as u32,
+        })
+        .collect();
+    let engine = EngineSettings { step: draws.step, ..settings.engine.clone() };
+    let mut engine = Engine::new(&w.model, &w.arena, &w.vision, engine);
+    engine.vision_weights = draws.vision_weights;
+    if !settings.stop.is_empty() {
+        engine.stop = Some(&check);
     }
-    engine.generate(prompts, n, step, first_sample)
+    engine.generate(&requests)
 }
 
 /// Texts of completions, special tokens removed.
@@ -127,24 +188,29 @@ pub fn score(
 ///
 /// # Errors
 /// As [`generate`].
-#[allow(clippy::too_many_arguments)] // the parts of one rollout
 pub fn generate_scored(
     w: &Workspace,
     settings: &RolloutSettings,
-    stop: &[String],
     rewards: &RewardSet,
     rows: &[&Row],
     prompts: &[Arc<Prompt>],
-    n: usize,
-    step: u32,
-    first_sample: u32,
+    draws: Draws,
 ) -> Result<Scored> {
     let start = Instant::now();
-    let completions = generate(w, settings, stop, prompts, n, step, first_sample)?;
+    let Generated { completions, counts, vision_images, .. } =
+        generate(w, settings, prompts, draws)?;
     let rollout_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let texts = texts(&w.encoder.chat.tokenizer, &completions);
     let scores = score(rewards, rows, &completions, &texts);
     let reward_seconds = start.elapsed().as_secs_f64();
-    Ok(Scored { completions, texts, scores, rollout_seconds, reward_seconds })
+    Ok(Scored {
+        completions,
+        texts,
+        scores,
+        counts,
+        vision_images,
+        rollout_seconds,
+        reward_seconds,
+    })
 }

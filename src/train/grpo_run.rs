@@ -4,7 +4,7 @@
 use crate::base::{Error, Result};
 use crate::grpo::advantage::{ScaleRewards, advantages, mean, std_dev};
 use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
-use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack};
+use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack, unshared};
 use crate::grpo::schedule::Schedule;
 use crate::grpo::stats::token_stats;
 use crate::grpo::update::{MicroResult, Reference, UpdateSettings, grpo_micro_batch};
@@ -14,10 +14,12 @@ use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
 use crate::ops::grpo_loss::GrpoLoss;
 use crate::reward::RewardSet;
-use crate::rollout::{Completion, RolloutSettings};
+use crate::rollout::Completion;
 use crate::train::checkpoint::{self, RunState, Window};
 use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
-use crate::train::generation::{Scored, generate_scored, reward_set, rollout_settings};
+use crate::train::generation::{
+    Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
+};
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::record;
@@ -208,13 +210,15 @@ impl<'a> GrpoRun<'a> {
         let scored = generate_scored(
             self.workspace,
             &self.rollout,
-            &self.settings.sampling.stop,
             self.rewards,
             &rows,
             &prompts,
-            g.num_generations,
-            self.state.generations,
-            0,
+            Draws {
+                per_prompt: g.num_generations,
+                step: self.state.generations,
+                first_sample: 0,
+                vision_weights: self.workspace.learner(self.state.step).vision_weights,
+            },
         )?;
         for f in scored.scores.failures.iter().take(3) {
             log.say(&format!("a reward failed: {}", f.error.one_line()))?;
@@ -277,6 +281,10 @@ impl<'a> GrpoRun<'a> {
             ("completions/max_terminated_length", if ended.is_empty() { 0.0 } else { max(&ended) }),
             ("completions/clipped_ratio", clipped),
             ("rewards/failed", scored.scores.failures.len() as f64),
+            ("rollout/vision_images", scored.vision_images as f64),
+            ("rollout/prompt_prefills", scored.counts.prompts as f64),
+            ("rollout/passes", scored.counts.passes as f64),
+            ("rollout/preemptions", scored.counts.preemptions as f64),
             ("perf/rollout_tokens_per_second", lengths.iter().sum::<f64>() / seconds),
             ("time/rollout", seconds),
             ("time/reward", scored.reward_seconds),
@@ -327,11 +335,14 @@ impl<'a> GrpoRun<'a> {
             },
             dropout: drop,
             on_policy: drop.is_some() && updates_per_generation(s) == 1,
+            known: drop.is_none() && first_pass,
         };
         let mut sum = Sum::default();
+        let groups = if s.grpo.share_prompt { groups } else { unshared(groups) };
+        let learner = w.learner(self.state.step);
         for micro in micro_batches(groups, s.training.micro_batch_tokens) {
             let packed = pack(&micro);
-            let r = grpo_micro_batch(&w.model.config, &w.model.params, &w.arena, &packed, &update)?;
+            let r = grpo_micro_batch(&learner, &packed, &update)?;
             sum.add(r, &packed.old, &packed.advantage);
             sum.completions.extend(micro.iter().flat_map(|g| &g.completions).map(|c| c.ids.len()));
         }
@@ -357,6 +368,8 @@ impl<'a> GrpoRun<'a> {
         values.extend([
             ("num_tokens".to_string(), self.state.num_tokens as f64),
             ("step_time".to_string(), start.elapsed().as_secs_f64() + rolled),
+            ("train/vision_images".to_string(), sum.micro.vision_images as f64),
+            ("train/prompt_forwards".to_string(), sum.micro.prompt_forwards as f64),
             ("time/reference".to_string(), sum.micro.reference_seconds),
             ("time/forward_backward".to_string(), sum.micro.train_seconds),
             ("time/optimizer".to_string(), optimizer_seconds),
@@ -427,6 +440,7 @@ impl<'a> GrpoRun<'a> {
                 g.completions.push(TrainCompletion {
                     ids: c.ids.clone(),
                     old_logps: c.logps.clone(),
+                    statistics: c.statistics.clone(),
                     advantage: advantage as f32,
                     weight: weight as f32,
                     sample: i as u32,
@@ -438,12 +452,10 @@ impl<'a> GrpoRun<'a> {
 
     /// Greedy rewards on held-out rows, logged as `eval_*`.
     fn evaluate(&self, rows: &[Row], log: &mut RunLog) -> Result<()> {
-        let mut rollout = self.rollout.clone();
-        rollout.sampling.temperature = 0.0;
         let evaluation = Evaluation {
             workspace: self.workspace,
-            rollout,
-            stop: &self.settings.sampling.stop,
+            rollout: self.rollout.clone().greedy(),
+            vision_weights: self.workspace.learner(self.state.step).vision_weights,
             rewards: self.rewards,
             samples: 1,
             batch: self.settings.grpo.generation_batch_size.max(32),
@@ -477,6 +489,8 @@ impl Sum {
         self.micro.old.extend(r.old);
         self.micro.reference.extend(r.reference);
         self.micro.entropy.extend(r.entropy);
+        self.micro.vision_images += r.vision_images;
+        self.micro.prompt_forwards += r.prompt_forwards;
         self.micro.reference_seconds += r.reference_seconds;
         self.micro.train_seconds += r.train_seconds;
         self.sampled.extend(sampled);

@@ -257,6 +257,10 @@ pub struct SamplingSettings {
     pub stop: Vec<String>,
     /// Go on after end tokens.
     pub ignore_eos: bool,
+    /// Completions decoded at a time, at least 1.
+    pub max_num_seqs: usize,
+    /// Rows of a pass of the rollout, at least 1.
+    pub max_num_batched_tokens: usize,
 }
 
 /// Rewards and their weights.
@@ -315,6 +319,8 @@ pub struct GrpoSettings {
     pub scale_rewards: ScaleRewards,
     /// Leave cut completions out of the loss.
     pub mask_truncated_completions: bool,
+    /// Forward the prompt of a group once for all its completions.
+    pub share_prompt: bool,
 }
 
 /// Length of a run.
@@ -456,4 +462,6 @@ pub struct MachineSettings {
     pub threads: Option<usize>,
     /// Bytes that may be planned with; `None` leaves it to the program.
     pub memory_budget: Option<u64>,
+    /// Bytes of it that keep features of images; `None` leaves it to the program.
+    pub vision_cache_size: Option<u64>,
 }

@@ -61,6 +61,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 let completion = TrainCompletion {
                     ids,
                     old_logps: Vec::new(),
+                    statistics: Vec::new(),
                     advantage: 1.0,
                     weight: 0.0,
                     sample: i as u32,
@@ -76,14 +77,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             let mut sum = MicroResult::default();
             let drop = dropout(&training, t.seed, state.step);
             for micro in micro_batches(groups, t.micro_batch_tokens) {
-                let r = supervised_micro_batch(
-                    &w.model.config,
-                    &w.model.params,
-                    &w.arena,
-                    &pack(&micro),
-                    &head,
-                    drop,
-                )?;
+                let r = supervised_micro_batch(&w.learner(state.step), &pack(&micro), &head, drop)?;
                 sum.loss += r.loss;
                 sum.entropy.extend(r.entropy);
                 sum.train_seconds += r.train_seconds;

@@ -1,14 +1,14 @@
 //! `grpo-rt trace`: one chat through the model with everything written down, for people who port
 //! the model or compare it with another implementation. No adapter dropout, no forbidden tokens.
 
-use crate::base::{DType, Error, HostTensor, Result, TensorData};
+use crate::base::{Error, HostTensor, Result, TensorData};
 use crate::io::safetensors;
 use crate::model::families::Part;
 use crate::model::families::qwen2_5_vl::net::{TextInput, head, text, vision};
 use crate::model::net::Net;
 use crate::model::params::Training;
 use crate::model::processor::qwen_image::ImageBackend;
-use crate::model::prompt::stack_images;
+use crate::model::prompt::ImageStack;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
@@ -32,7 +32,8 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         let all = vec![Part::Vision, Part::Connector, Part::Language, Part::Head];
         training = Training::Full(all);
     }
-    let machine = MachineSettings { threads: settings.threads, memory_budget: None };
+    let machine =
+        MachineSettings { threads: settings.threads, memory_budget: None, vision_cache_size: None };
     let mut w = Workspace::open(&settings.model, &machine, &training, 0)?;
     w.encoder.images = w.encoder.images.clone().with_backend(backend);
     let complete = messages.last().is_some_and(|m| m.role == "assistant");
@@ -57,9 +58,11 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         ),
     ];
     let config = &w.model.config;
-    let mut tape = Tape::new(DType::F32);
+    let mut tape = Tape::new(w.model.params.float_type());
     let mut net = Net::new(&mut tape, &w.model.params);
-    let features = match stack_images([&prompt]) {
+    let mut stack = ImageStack::default();
+    let index = stack.place_prompt(&prompt);
+    let features = match stack.pixels() {
         Some((pixels, grids)) => {
             out.push(("pixel_values".into(), pixels.clone()));
             let sizes = grids.iter().flatten().map(|&n| n as i32);
@@ -70,7 +73,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
     };
     let all = Span { start: 0, len: prompt.len() };
     let input = TextInput {
-        index: prompt.index(0),
+        index,
         vision: features,
         positions: prompt.positions.clone(),
         segments: Arc::new(vec![Segment { queries: all, keys: vec![all], causal: true }]),
@@ -78,7 +81,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
     };
     let hidden = text(&mut net, config, &input)?;
     let weights = head(&mut net, config)?;
-    let logits = tape.op(Matmul::default(), &[hidden, weights])?;
+    let logits = tape.op(Matmul { wide: true, ..Matmul::default() }, &[hidden, weights])?;
     tape.name(logits, "logits");
     let named: Vec<_> = (0..tape.slots().len() as u32)
         .map(crate::ops::Slot)

@@ -2,6 +2,7 @@
 //! processor. Decides nothing about training.
 
 use crate::base::{Error, Result};
+use crate::grpo::update::Learner;
 use crate::io::dataset::{Message, Part, Row};
 use crate::io::image::{self, Alpha, Image};
 use crate::io::text::template::ChatTemplate;
@@ -14,6 +15,7 @@ use crate::model::params::Training;
 use crate::model::processor::chat::ChatEncoder;
 use crate::model::processor::qwen_image::QwenImageProcessor;
 use crate::model::prompt::Prompt;
+use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
 use crate::train::settings::{MachineSettings, ModelSettings, Trained};
 use std::path::Path;
@@ -169,6 +171,8 @@ pub struct Workspace {
     pub model: Vlm,
     /// Rows to prompts.
     pub encoder: PromptEncoder,
+    /// Features of images.
+    pub vision: VisionStore,
 }
 
 /// What the settings train, as the model understands it.
@@ -216,6 +220,9 @@ fn default_budget() -> usize {
     kib.map_or(UNKNOWN, |k| k * 1024 / 10 * 9)
 }
 
+/// Bytes for features of images when the user names none; pages that hold none cost nothing.
+const VISION_CACHE: usize = 256 << 20;
+
 impl Workspace {
     /// Opens a model for training or use.
     ///
@@ -229,12 +236,30 @@ impl Workspace {
     ) -> Result<Self> {
         let budget = machine.memory_budget.map_or_else(default_budget, |b| b as usize);
         let mut arena = Arena::reserve(budget)?;
-        let model = Vlm::load(&settings.path, training, seed, &mut arena)?;
+        let model = Vlm::load(&settings.path, training, settings.dtype, seed, &mut arena)?;
         if let Some(adapter) = &settings.adapter {
             model.load_adapter(adapter, &mut arena)?;
         }
         let encoder = PromptEncoder::open(settings, &model.config)?;
-        Ok(Workspace { arena, model, encoder })
+        let free = arena.capacity() - arena.shared_base();
+        let bytes = machine.vision_cache_size.map_or(VISION_CACHE.min(free / 4), |b| b as usize);
+        let vision = VisionStore::place(&model.config, &model.params, bytes, &mut arena)?;
+        Ok(Workspace { arena, model, encoder, vision })
+    }
+
+    /// The model as a pass of training number `step` sees it.
+    pub fn learner(&self, step: usize) -> Learner<'_> {
+        let mut learner = Learner {
+            config: &self.model.config,
+            params: &self.model.params,
+            arena: &self.arena,
+            vision: &self.vision,
+            vision_weights: 0,
+        };
+        if learner.trains_vision() {
+            learner.vision_weights = step as VisionWeights;
+        }
+        learner
     }
 
     /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a

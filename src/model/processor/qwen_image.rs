@@ -12,6 +12,7 @@ use crate::io::image::torch_resize::torch_resize;
 use crate::io::image::{Filter, Image};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 
 /// Mean of CLIP's training images, as in transformers' `OPENAI_CLIP_MEAN`.
@@ -105,6 +106,20 @@ pub struct ProcessedImage {
     pub original: (usize, usize),
     /// Width and height that were cut into patches.
     pub resized: (usize, usize),
+    /// Fingerprint of the resized pixels: images with the same one are encoded once.
+    pub content: u128,
+}
+
+/// 128 bits of the pixels of an image: two SipHash values, from different beginnings.
+fn fingerprint(image: &Image) -> u128 {
+    let half = |salt: u8| {
+        let mut h = DefaultHasher::new();
+        h.write_u8(salt);
+        h.write_usize(image.width);
+        h.write(&image.rgb);
+        u128::from(h.finish())
+    };
+    half(0) << 64 | half(1)
 }
 
 /// Turns images into patches.
@@ -213,6 +228,7 @@ impl QwenImageProcessor {
             grid_thw: [1, height / patch, width / patch],
             original: (image.width, image.height),
             resized: (width, height),
+            content: fingerprint(&resized),
         })
     }
 

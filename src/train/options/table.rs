@@ -97,8 +97,8 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: MODELS,
         help: "Folder of the model: config.json, safetensors, tokenizer and processor files. Nothing is downloaded.",
         ..of(MODEL, MODELS) },
-    Opt { name: "dtype", aliases: &["torch_dtype"], kind: Choice(&["float32"]), default: "float32",
-        help: "Type the weights are kept and computed in; bfloat16 and float16 files are widened when read.",
+    Opt { name: "dtype", aliases: &["torch_dtype"], kind: Choice(&["float32", "bfloat16"]), default: "float32",
+        help: "Type the weights are kept and computed in. bfloat16 takes half the memory and is about twice as fast on processors with bf16 arithmetic; trained weights keep a float32 master, sums and statistics are float32.",
         ..of(MODEL, MODELS) },
     Opt { name: "use_peft", kind: Bool, default: "false", first: true,
         help: "Train a LoRA adapter and leave the weights of the model as they are.", ..of(MODEL, TRAINS) },
@@ -172,6 +172,13 @@ pub static OPTIONS: &[Opt] = &[
         help: "Texts that end a completion, beside the model's end tokens.", ..of(GENERATION, SAMPLES) },
     Opt { name: "ignore_eos", kind: Bool, default: "false",
         help: "Go on after end tokens, to the full length; for measurements of speed.", ..of(GENERATION, SAMPLES) },
+
+    Opt { name: "max_num_seqs", aliases: &["vllm_max_num_seqs"], kind: COUNT, default: "256",
+        help: "Completions decoded at a time; when one ends, the next takes its place. Decides memory and speed, not results.",
+        ..of(GENERATION, SAMPLES) },
+    Opt { name: "max_num_batched_tokens", kind: COUNT, default: "2048",
+        help: "Tokens of a pass of the rollout; a longer prompt is forwarded in pieces. Decides memory and speed, not results.",
+        ..of(GENERATION, SAMPLES) },
 
     // --- grpo ------------------------------------------------------------------------------
     Opt { name: "beta", kind: POSITIVE, default: "0.0", first: true,
@@ -299,6 +306,12 @@ pub static OPTIONS: &[Opt] = &[
         help: "Print one JSON object instead of text.", ..of(MACHINE, &[Doctor]) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, READS) },
+    Opt { name: "vision_cache_size", kind: Bytes,
+        help: "Bytes of the budget that keep image features: an image that is seen again is not encoded again while the tower's weights stay (default: up to 256MiB).",
+        ..of(MACHINE, READS) },
+    Opt { name: "share_prompt", kind: Bool, default: "true",
+        help: "Forward and back-propagate a prompt once for all completions of its group; false gives each its own, for comparison.",
+        ..of(MACHINE, &[Train]) },
     Opt { name: "micro_batch_tokens", kind: COUNT, default: "4096",
         help: "Tokens of a packed micro-batch; decides memory and speed, not results.", ..of(MACHINE, TRAINS) },
 ];

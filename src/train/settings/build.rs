@@ -192,8 +192,10 @@ fn model(o: &Options) -> Result<ModelSettings> {
     let trains = matches!(o.command(), Command::Train | Command::Sft);
     Ok(ModelSettings {
         path: path(o, "model_name_or_path"),
-        // The table offers float32 only.
-        dtype: DType::F32,
+        dtype: match o.text("dtype") {
+            Some("bfloat16") => DType::BF16,
+            _ => DType::F32,
+        },
         adapter: o.path("adapter"),
         trained: if trains { trained(o)? } else { Trained::Nothing },
         min_pixels: min,
@@ -330,6 +332,8 @@ fn sampling(o: &Options) -> Result<SamplingSettings> {
         repetition_penalty: above_zero(o, "repetition_penalty")?,
         stop: stop_texts(o)?,
         ignore_eos: o.flag("ignore_eos"),
+        max_num_seqs: count(o, "max_num_seqs"),
+        max_num_batched_tokens: count(o, "max_num_batched_tokens"),
     })
 }
 
@@ -406,6 +410,7 @@ fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
             _ => ScaleRewards::Group,
         },
         mask_truncated_completions: o.flag("mask_truncated_completions"),
+        share_prompt: o.flag("share_prompt"),
     })
 }
 
@@ -558,6 +563,7 @@ fn machine(o: &Options) -> MachineSettings {
     MachineSettings {
         threads: o.count("threads"),
         memory_budget: o.count("memory_budget").map(|b| b as u64),
+        vision_cache_size: o.count("vision_cache_size").map(|b| b as u64),
     }
 }
 

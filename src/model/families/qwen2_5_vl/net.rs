@@ -137,15 +137,27 @@ pub fn text(net: &mut Net, cfg: &VlmConfig, input: &TextInput) -> Result<Slot> {
     Ok(net.tape.name(x, "norm"))
 }
 
-/// The slot of the language-model head's weights `[V,H]`: the embedding, if tied.
+/// Name of the language-model head's weights `[V,H]`: the embedding, if tied.
+pub fn head_name(cfg: &VlmConfig) -> &'static str {
+    match cfg.text.tie_word_embeddings {
+        true => "model.language_model.embed_tokens.weight",
+        false => "lm_head.weight",
+    }
+}
+
+/// The slot of the language-model head's weights `[V,H]`.
 ///
 /// # Errors
-/// If the model has neither.
+/// If the model has none.
 pub fn head(net: &mut Net, cfg: &VlmConfig) -> Result<Slot> {
-    let name = if cfg.text.tie_word_embeddings {
-        "model.language_model.embed_tokens.weight"
-    } else {
-        "lm_head.weight"
-    };
-    net.param(name, None)
+    net.param(head_name(cfg), None)
+}
+
+/// Raw logits `[T,V]` of hidden states, in the type of statistics.
+///
+/// # Errors
+/// If the model has no head.
+pub fn logits(net: &mut Net, cfg: &VlmConfig, hidden: Slot) -> Result<Slot> {
+    let (w, panels) = net.weight(head_name(cfg))?;
+    net.tape.op(Matmul { panels, wide: true, ..Matmul::default() }, &[hidden, w])
 }

@@ -1,0 +1,190 @@
+//! Features of images, computed once: a bounded part of the arena that holds the vision tower's
+//! results for the images seen last, by content and by the weights that made them. Rollout reads
+//! prompts' features from here; so does training, where the tower is frozen. A trained tower's
+//! features are never kept beyond its next update, and its gradient never comes from here.
+
+use crate::base::{Error, Result};
+use crate::mem::{Arena, Region};
+use crate::model::config::VlmConfig;
+use crate::model::families::qwen2_5_vl::net::vision;
+use crate::model::net::Net;
+use crate::model::params::ParamStore;
+use crate::model::processor::qwen_image::ProcessedImage;
+use crate::model::prompt::ImageStack;
+use crate::ops::kv_write::KvWrite;
+use crate::ops::{Emit, Slot};
+use crate::tape::Tape;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+/// Patches that are encoded in one pass, if several images are new.
+pub const PATCHES_PER_PASS: usize = 8192;
+
+/// Which weights made a feature: 0 for the weights that the run began with (a frozen tower, a
+/// reference), else the number of optimizer steps that a trained tower has had.
+pub type VisionWeights = u64;
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    first: usize,
+    rows: usize,
+    last_use: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    entries: HashMap<(u128, VisionWeights), Entry>,
+    clock: u64,
+    encoded: u64,
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct VisionStore {
+    region: Region,
+    rows: usize,
+    hidden: usize,
+    shelf: Mutex<Shelf>,
+}
+
+impl VisionStore {
+    /// Takes room for as many feature rows as `bytes` hold.
+    ///
+    /// # Errors
+    /// Kind device if the arena is full.
+    pub fn place(
+        config: &VlmConfig,
+        params: &ParamStore,
+        bytes: usize,
+        arena: &mut Arena,
+    ) -> Result<Self> {
+        let (hidden, dtype) = (config.text.hidden_size, params.float_type());
+        let rows = bytes / (hidden * dtype.size());
+        let region = arena.persist(rows * hidden, dtype)?;
+        Ok(VisionStore { region, rows, hidden, shelf: Mutex::default() })
+    }
+
+    /// All rows, as the `vision` input of an embedding.
+    pub fn slot(&self, tape: &mut Tape) -> Slot {
+        tape.fixed(self.region, &[self.rows, self.hidden])
+    }
+
+    /// Images that the tower has encoded so far.
+    pub fn encoded(&self) -> u64 {
+        self.lock().encoded
+    }
+
+    /// The first row of each image's features; those that are not here are computed, in the arena
+    /// above byte `base`. Rows stay where they are until the next call.
+    ///
+    /// # Errors
+    /// If the images of this call do not fit the store, or a pass does not fit the arena.
+    pub fn features(
+        &self,
+        (config, params): (&VlmConfig, &ParamStore),
+        (arena, base): (&Arena, usize),
+        images: &[(&Arc<ProcessedImage>, usize)],
+        weights: VisionWeights,
+    ) -> Result<Vec<usize>> {
+        let mut shelf = self.lock();
+        shelf.clock += 1;
+        // What another state of a trained tower made can never be asked for again.
+        shelf.entries.retain(|(_, made_by), _| *made_by == 0 || *made_by >= weights);
+        let now = shelf.clock;
+        let mut missing: Vec<(&Arc<ProcessedImage>, usize)> = Vec::new();
+        let mut seen = HashSet::new();
+        for &(image, rows) in images {
+            if !seen.insert(image.content) {
+                continue;
+            }
+            match shelf.entries.get_mut(&(image.content, weights)) {
+                Some(entry) => entry.last_use = now,
+                None => missing.push((image, rows)),
+            }
+        }
+        let patches = |i: &ProcessedImage| i.patches.len() / i.patch_dim;
+        let mut pass: Vec<(&Arc<ProcessedImage>, usize)> = Vec::new();
+        let mut load = 0;
+        for (image, rows) in missing {
+            if !pass.is_empty() && load + patches(image) > PATCHES_PER_PASS {
+                self.encode(&mut shelf, (config, params), (arena, base), &pass, weights)?;
+                (pass, load) = (Vec::new(), 0);
+            }
+            load += patches(image);
+            pass.push((image, rows));
+        }
+        if !pass.is_empty() {
+            self.encode(&mut shelf, (config, params), (arena, base), &pass, weights)?;
+        }
+        Ok(images.iter().map(|(i, _)| shelf.entries[&(i.content, weights)].first).collect())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn encode(
+        &self,
+        shelf: &mut Shelf,
+        (config, params): (&VlmConfig, &ParamStore),
+        (arena, base): (&Arena, usize),
+        images: &[(&Arc<ProcessedImage>, usize)],
+        weights: VisionWeights,
+    ) -> Result<()> {
+        let mut stack = ImageStack::default();
+        let mut places = Vec::new();
+        for &(image, rows) in images {
+            stack.place(image, rows);
+            let first = self.make_room(shelf, rows)?;
+            let entry = Entry { first, rows, last_use: shelf.clock };
+            shelf.entries.insert((image.content, weights), entry);
+            places.extend((first..first + rows).map(|r| r as i32));
+        }
+        let mut tape = Tape::new(params.float_type());
+        if let Some((pixels, grids)) = stack.pixels() {
+            let features = vision(&mut Net::new(&mut tape, params), config, pixels, &grids)?;
+            let rows = tape.indices(places);
+            let store = self.slot(&mut tape);
+            tape.emit_into(Arc::new(KvWrite), &[features, rows], &[store])?;
+        }
+        let plan = tape.plan();
+        tape.run(&plan, arena, base)?;
+        shelf.encoded += images.len() as u64;
+        Ok(())
+    }
+
+    /// First of `rows` free rows; what was not used in this call and longest ago makes way.
+    fn make_room(&self, shelf: &mut Shelf, rows: usize) -> Result<usize> {
+        loop {
+            let mut taken: Vec<(usize, usize)> =
+                shelf.entries.values().map(|e| (e.first, e.rows)).collect();
+            taken.sort_unstable();
+            let mut end = 0;
+            for (first, len) in taken.into_iter().chain([(self.rows, 0)]) {
+                if first - end >= rows {
+                    return Ok(end);
+                }
+                end = first + len;
+            }
+            let oldest = shelf
+                .entries
+                .iter()
+                .filter(|(_, e)| e.last_use < shelf.clock)
+                .min_by_key(|(key, e)| (e.last_use, e.first, key.0))
+                .map(|(key, _)| *key);
+            match oldest {
+                Some(key) => shelf.entries.remove(&key),
+                None => {
+                    let row = self.hidden * self.region.dtype.size();
+                    return Err(Error::device(
+                        "the images of one pass do not fit the vision cache",
+                    )
+                    .key("vision_cache_size")
+                    .expected(format!("at most {} bytes", self.rows * row))
+                    .found(format!("{} bytes more for the next image", rows * row))
+                    .hint("raise --vision_cache_size, or lower --max_pixels"));
+                }
+            };
+        }
+    }
+}
