@@ -100,6 +100,7 @@ def run(side, args, workload, out):
         "steps": steps,
         "seen_from_outside": [b - a for a, b in zip(arrivals, arrivals[1:])][-(len(steps) - 1):],
         "wall": wall,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
     }
 
@@ -157,6 +158,7 @@ def summary(side, runs, args):
         "steps": len(times),
         "tokens_per_second": completion_tokens / median,
         "parts": parts,
+        "cpu_seconds": min(r["cpu_seconds"] for r in done),  # of a whole run, start and end included
         "peak_bytes": max(r["peak_bytes"] for r in done),
     }
     if side.startswith("trl"):
