@@ -25,7 +25,8 @@ VOCABULARY = 151_936
 # ChatML with vision markers and the default system message of the published models.
 TEMPLATE = (
     "{% for m in messages %}"
-    "{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if loop.first and m['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}"
     "{% else %}{% for c in m['content'] %}"
@@ -106,7 +107,8 @@ def tilt(model, tok):
 @torch.no_grad()
 def shares(model, tok):
     """Probabilities of the tilted tokens after a chat without an image."""
-    text = tok.apply_chat_template([{"role": "user", "content": "Is it red?"}], tokenize=False, add_generation_prompt=True)
+    chat = [{"role": "user", "content": "Is it red?"}]
+    text = tok.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     logits = model(**tok(text, return_tensors="pt")).logits[0, -1]
     p = logits.softmax(-1)
     return {t: round(p[tok.convert_tokens_to_ids(t)].item(), 4) for t in (FILLER, *WORDS)}
@@ -123,8 +125,9 @@ def main():
     torch.manual_seed(args.seed)
     model = Qwen2_5_VLForConditionalGeneration(make_config(tok)).float().eval()
     tilt(model, tok)
-    model.generation_config.eos_token_id = [tok.convert_tokens_to_ids("<|im_end|>"), tok.convert_tokens_to_ids("<|endoftext|>")]
-    model.generation_config.pad_token_id = tok.convert_tokens_to_ids("<|endoftext|>")
+    end_of_turn, end_of_text = tok.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    model.generation_config.eos_token_id = [end_of_turn, end_of_text]
+    model.generation_config.pad_token_id = end_of_text
     images = Qwen2VLImageProcessor(
         size={"shortest_edge": 56 * 56, "longest_edge": 3584 * 3584},
         patch_size=14, merge_size=2, temporal_patch_size=2,

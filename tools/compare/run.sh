@@ -71,5 +71,5 @@ fi
 
 "$PYTHON" tools/compare/compare.py --bin "$bin" --model "$out/model" --data "$out/data" --out "$out" "$@"
 if [ "$KERNELS" != 0 ]; then
-    "$PYTHON" tools/compare/kernels.py --out "$out/kernels.json" | tee "$out/kernels.md"
+    "$PYTHON" tools/compare/torch_kernels.py --out "$out/kernels.json" | tee "$out/kernels.md"
 fi

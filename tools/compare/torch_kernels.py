@@ -1,11 +1,12 @@
 """Times torch's matrix multiplication and attention beside grpo-rt's, in turn, on the same sizes.
 
-    python tools/compare/kernels.py [--bench COMMAND] [--rounds N] [--threads N] [--out FILE]
+    python tools/compare/torch_kernels.py [--bench COMMAND] [--rounds N] [--threads N] [--out FILE]
 
 --bench is a command that prints lines `name seconds gflops`, one per kernel (the default builds and runs
 benches/ops.rs); other lines are passed over, and a name that is missing is "not reported". A round is
 one run of that command and one of torch, each taking the best of several runs of a kernel; printed are
-the best round and the median one. Writes a Markdown table and, with --out, JSON.
+the best round and the median one. Writes a Markdown table and, with --out, JSON. (A file named kernels.py
+in this folder would hide the package of that name from transformers.)
 
 Products are x · Wᵀ with W as a Linear layer keeps it. Attention has 16 heads of 64, S = 1024, causal,
 and counts half of the square. For the backward pass, 2.5 times the operations of the forward pass.
