@@ -5,8 +5,8 @@
 --source is a folder with train.jsonl and images, as tools/data/easy_vqa.py writes it. Each workload is a
 folder with rows.jsonl and images/: `small` has the images of 64 x 64 pixels as they are (4 image
 tokens), `image` has them enlarged to --image_size (896 x 896: 1,024 image tokens). Both have the same
-rows: questions that are answered with yes or no, each about another image, so no image can be shared
-between prompts.
+rows: questions whose answer is yes (see make_model.py), each about another image, so no image can be
+shared between prompts.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from PIL import Image
 
 
 def choose(source, count):
-    """The first `count` yes/no rows with an image that no chosen row has."""
+    """The first `count` rows answered with yes, each with an image that no other chosen row has."""
     chosen, seen = [], set()
     with open(source / "train.jsonl", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            if row["answer"] in ("yes", "no") and row["image"] not in seen:
+            if row["answer"] == "yes" and row["image"] not in seen:
                 seen.add(row["image"])
                 chosen.append({k: row[k] for k in ("id", "image", "question", "answer")})
             if len(chosen) == count:

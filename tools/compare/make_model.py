@@ -6,10 +6,10 @@
 and with it the cost of the head and of sampling, which small models usually hide. Patches, merging and
 windows are those of the published models; widths and depths are not.
 
-The output distribution is tilted: a token is a space in about 98 of 100 cases, else "yes" or "no". A
-completion of 64 tokens is then one word between spaces about as often as not, so the reward "the
-completion is the reference answer" has a spread within every group, and both programs compute the same
-reward. Weights beside that are transformers' own initial ones, and no time depends on them.
+The output distribution is tilted: a token is "yes" in one of 64 cases, else a space. Rows whose answer is
+"yes" then earn the reward "the completion is the reference answer" for 37 of 100 completions of 64
+tokens, those with exactly one "yes": nearly every group has a spread, and both programs can compute the
+same reward. Weights beside that are transformers' own initial ones, and no time depends on them.
 """
 
 import argparse
@@ -35,9 +35,9 @@ TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-FILLER, WORDS = "Ġ", ("yes", "no")  # "Ġ" is how a byte-level vocabulary writes a space
-WORD_SHARE = 1 / 128  # of each word: one of 64 tokens is a word on average
-REST = 1e-4  # of everything else together
+SPACE, WORD = "Ġ", "yes"  # "Ġ" is how a byte-level vocabulary writes a space
+WORD_SHARE = 1 / 64
+REST = 1e-4  # share of everything else together
 
 
 def make_config(tok):
@@ -81,7 +81,7 @@ def make_config(tok):
 
 @torch.no_grad()
 def tilt(model, tok):
-    """Turns the final hidden state towards one direction, and the rows of three tokens with it.
+    """Turns the final hidden state towards one direction, and the rows of two tokens with it.
 
     The value bias of the last layer goes through attention unchanged, whatever the weights of attention
     are, so its image under the output projection is a constant in the residual stream. Made long, it
@@ -98,8 +98,7 @@ def tilt(model, tok):
     norm = math.sqrt(config.hidden_size)
     # The other logits are normal with deviation norm * 0.02, so their exponentials add up to this.
     others = math.log(len(rows)) + (norm * config.initializer_range) ** 2 / 2
-    shares = {FILLER: 1 - len(WORDS) * WORD_SHARE - REST} | {w: WORD_SHARE for w in WORDS}
-    for token, share in shares.items():
+    for token, share in ((SPACE, 1 - WORD_SHARE - REST), (WORD, WORD_SHARE)):
         logit = others + math.log(share / REST)
         rows[tok.convert_tokens_to_ids(token)] = direction * (logit / norm)
 
@@ -111,7 +110,7 @@ def shares(model, tok):
     text = tok.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     logits = model(**tok(text, return_tensors="pt")).logits[0, -1]
     p = logits.softmax(-1)
-    return {t: round(p[tok.convert_tokens_to_ids(t)].item(), 4) for t in (FILLER, *WORDS)}
+    return {t: round(p[tok.convert_tokens_to_ids(t)].item(), 4) for t in (SPACE, WORD)}
 
 
 def main():
