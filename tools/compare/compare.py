@@ -125,7 +125,8 @@ def compare_prompts(args, workload, runs, out):
         image = str((args.data / workload / row["image"]).resolve())
         content = [{"type": "image", "image": image}, {"type": "text", "text": row["question"]}]
         chat.write_text(json.dumps([{"role": "user", "content": content}]))
-        words = [args.bin, "trace", "--model_name_or_path", args.model, "--messages", chat, "--out", trace, "--quiet"]
+        words = [args.bin, "trace", "--model_name_or_path", args.model, "--messages", chat, "--out", trace]
+        words += ["--threads", args.threads, "--quiet"]
         subprocess.run([str(w) for w in words], check=True)
         ours = safetensors_ids(trace)
         trace.unlink()
