@@ -12,11 +12,11 @@ use super::simd::LANES;
 use std::f32::consts::{LN_2, LOG2_E, SQRT_2};
 
 /// 1.5 * 2^23: adding and subtracting it rounds a small f32 to the nearest integer.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 /// Upper bits of ln 2: `n * LN_2_HI` is exact for |n| < 2^9.
-const LN_2_HI: f32 = 0.693_359_4;
+pub(super) const LN_2_HI: f32 = 0.693_359_4;
 /// ln 2 - `LN_2_HI`.
-const LN_2_LO: f32 = -2.121_944_4e-4;
+pub(super) const LN_2_LO: f32 = -2.121_944_4e-4;
 
 /// Horner's rule, highest power first.
 #[inline(always)]
@@ -41,7 +41,7 @@ fn power_of_two(n: i32) -> f32 {
 }
 
 /// (e^r - 1 - r) / r² on |r| <= ln(2)/2: 5e-9.
-const EXP: [f32; 5] = [0.0013813145, 0.008369419, 0.041668456, 0.16666515, 0.49999994];
+pub(super) const EXP: [f32; 5] = [0.0013813145, 0.008369419, 0.041668456, 0.16666515, 0.49999994];
 
 /// e^x. Overflows to infinity, underflows through the subnormal numbers to 0.
 #[inline(always)]

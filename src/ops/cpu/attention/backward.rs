@@ -3,12 +3,13 @@
 
 use super::panel::{Source, pack_across, pack_along, pack_rows, per_unit, units};
 use super::product::{Kernels, LANES, MAX_ROWS, Product, Start};
+use super::softmax::{Scored, query_gradients};
 use super::{B, Batch, Lanes, Task, Walk, floats, tasks, with_scratch};
 use crate::ops::Stored;
 use crate::ops::attention::Attention;
 use crate::ops::cpu::rows::ColumnWriter;
-use crate::ops::cpu::vecmath::{dot, exp_weight};
-use crate::ops::cpu::vectorised;
+use crate::ops::cpu::vecmath::dot;
+use crate::ops::cpu::{Isa, vectorised};
 use rayon::prelude::*;
 
 /// `[q, k, v, o, do]` and `lse` to `dq` and `delta`.
@@ -104,10 +105,7 @@ fn one<T: Stored>(
             pack_across(room.k, k, batch.keys);
             pack_across(room.v, v, batch.keys);
             pack_along(room.k_along, width, k, batch.keys);
-            vectorised(
-                #[inline(always)]
-                || block::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32)),
-            );
+            block::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32));
         });
         for (i, t) in task.queries.clone().enumerate() {
             let h = task.kv * group;
@@ -117,7 +115,7 @@ fn one<T: Stored>(
             delta.copy_from_slice(&room.delta[i * group..][..group]);
             for (g, dq) in dq.chunks_exact_mut(d).enumerate() {
                 for (to, x) in dq.iter_mut().zip(&room.dq[(i * group + g) * width..]) {
-                    *to = T::store(x + 0.0);
+                    *to = T::store(x * a.scale as f32 + 0.0);
                 }
             }
         }
@@ -144,7 +142,6 @@ fn product_sum<T: Stored>(x: &[T], y: &[T]) -> f32 {
 }
 
 /// Adds a packed block to the gradients of the rows that see it.
-#[inline(always)]
 fn block<T: Stored>(
     room: &mut Room,
     walk: &Walk,
@@ -178,15 +175,10 @@ fn block<T: Stored>(
         };
         inner(room.q, room.k, room.scores);
         inner(room.dout, room.v, room.dp);
+        let tile = Scored { scores: &room.scores[..rows], dp: &room.dp[..rows], scale };
+        let statistics = [&room.lse[r..r + rows], &room.delta[r..r + rows]];
         let ds: &mut [T] = bytemuck::cast_slice_mut(room.ds);
-        for (i, ds) in ds.chunks_exact_mut(B).take(rows).enumerate() {
-            let (lse, delta, seen) = (room.lse[r + i], room.delta[r + i], seen[i]);
-            for (j, ds) in ds.iter_mut().enumerate() {
-                let p = exp_weight((room.scores[i][j] * scale - lse).min(88.0));
-                let x = p * (room.dp[i][j] - delta) * scale;
-                *ds = T::store(if j < seen { x } else { 0.0 });
-            }
-        }
+        query_gradients(Isa::best(), tile, &seen, statistics, ds);
         kernels.multiply(Product {
             rows,
             vectors: width / LANES,

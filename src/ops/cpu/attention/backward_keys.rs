@@ -5,12 +5,12 @@
 
 use super::panel::{NO_ROW, Source, pack_across, pack_along, pack_rows, per_unit, units};
 use super::product::{Kernels, LANES, MAX_ROWS, Product, Start};
+use super::softmax::{Scored, key_gradients};
 use super::{B, Lanes, Task, floats, tasks, with_scratch};
 use crate::ops::Stored;
 use crate::ops::attention::{Attention, Segment};
+use crate::ops::cpu::Isa;
 use crate::ops::cpu::rows::ColumnWriter;
-use crate::ops::cpu::vecmath::exp_weight;
-use crate::ops::cpu::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -118,11 +118,12 @@ fn one<T: Stored>(a: &Attention, inputs: Inputs<T>, out: [ColumnWriter<T>; 2], t
             }
         }
         for (r, row) in run.clone().enumerate() {
-            for (out, sums) in out.iter().zip([&room.dk, &room.dv]) {
+            let sums = [(&room.dk, a.scale as f32), (&room.dv, 1.0)];
+            for (out, (sums, scale)) in out.iter().zip(sums) {
                 // SAFETY: the key rows and the head of a task are its own.
                 let to = unsafe { out.row(row, task.kv * d..(task.kv + 1) * d) };
                 for (to, x) in to.iter_mut().zip(&sums[r * width..]) {
-                    *to = T::store(x + 0.0);
+                    *to = T::store(x * scale + 0.0);
                 }
             }
         }
@@ -184,15 +185,11 @@ fn visit<T: Stored>(
         pack_across(room.dout, heads(inputs.dout), rows);
         pack_along(room.q_along, width, heads(inputs.q), rows);
         pack_along(room.dout_along, width, heads(inputs.dout), rows);
-        vectorised(
-            #[inline(always)]
-            || add_block::<T>(room, &block, keys, kernels, (width, a.scale as f32)),
-        );
+        add_block::<T>(room, &block, keys, kernels, (width, a.scale as f32));
     }
 }
 
 /// Adds a packed block of queries to the gradients of the keys that it sees.
-#[inline(always)]
 fn add_block<T: Stored>(
     room: &mut Room,
     block: &Block,
@@ -227,20 +224,11 @@ fn add_block<T: Stored>(
         };
         inner(room.k, room.q, room.scores);
         inner(room.v, room.dout, room.dp);
-        let p: &mut [T] = bytemuck::cast_slice_mut(room.p);
-        let ds: &mut [T] = bytemuck::cast_slice_mut(room.ds);
-        for (i, (p, ds)) in p.chunks_exact_mut(B).zip(ds.chunks_exact_mut(B)).take(rows).enumerate()
-        {
-            let (first, end) = (sees(i), block.columns.end);
-            let (s, dp) = (&room.scores[i], &room.dp[i]);
-            for j in 0..B {
-                let w = exp_weight((s[j] * scale - block.lse[j]).min(88.0));
-                let x = w * (dp[j] - block.delta[j]) * scale;
-                let seen = j >= first && j < end;
-                p[j] = T::store(if seen { w } else { 0.0 });
-                ds[j] = T::store(if seen { x } else { 0.0 });
-            }
-        }
+        let tile = Scored { scores: &room.scores[..rows], dp: &room.dp[..rows], scale };
+        let end = block.columns.end;
+        let seen = std::array::from_fn(|i| sees(i).min(end)..end);
+        let to = [&mut *room.p, &mut *room.ds].map(bytemuck::cast_slice_mut::<u32, T>);
+        key_gradients(Isa::best(), tile, &seen, [&block.lse, &block.delta], to);
         let skip = from * LANES / per;
         let outer = |a: &[u32], b: &[u32], c: &mut [f32]| {
             kernels.multiply(Product {

@@ -3,12 +3,13 @@
 
 use super::panel::{Source, pack_across, pack_along, pack_rows, per_unit, units};
 use super::product::{Kernels, LANES, MAX_ROWS, Product, Start};
-use super::{B, Batch, Lanes, Task, Walk, floats, lane_sum, tasks, with_scratch};
+use super::softmax::{Running, soften};
+use super::{B, Batch, Lanes, Task, Walk, floats, tasks, with_scratch};
 use crate::ops::Stored;
 use crate::ops::attention::Attention;
 use crate::ops::cpu::rows::ColumnWriter;
-use crate::ops::cpu::vecmath::{exp_weight, ln};
-use crate::ops::cpu::vectorised;
+use crate::ops::cpu::vecmath::ln;
+use crate::ops::cpu::{Isa, vectorised};
 use rayon::prelude::*;
 
 /// See [`Attention`]: `[q, k, v]` to `o` and `lse`.
@@ -85,10 +86,7 @@ fn one<T: Stored>(
         walk.for_each(|batch| {
             pack_across(room.k, k, batch.keys);
             pack_along(room.v, width, v, batch.keys);
-            vectorised(
-                #[inline(always)]
-                || attend::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32)),
-            );
+            attend::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32));
         });
         vectorised(
             #[inline(always)]
@@ -113,7 +111,6 @@ fn one<T: Stored>(
 }
 
 /// Adds a packed block to the outputs of the rows that see it.
-#[inline(always)]
 fn attend<T: Stored>(
     room: &mut Room,
     walk: &Walk,
@@ -143,9 +140,10 @@ fn attend<T: Stored>(
             c_stride: B,
             start: Start::Zero,
         });
+        let state = Running { top: &mut room.top[r..r + rows], sum: &mut room.sum[r..r + rows] };
         let weights: &mut [T] = bytemuck::cast_slice_mut(room.weights);
-        let (top, sum) = (&mut room.top[r..r + rows], &mut room.sum[r..r + rows]);
-        let shrink = soften(&mut room.scores[..rows], &seen, scale, top, sum, weights);
+        let isa = Isa::best();
+        let shrink = soften(isa, &mut room.scores[..rows], &seen, scale, state, weights);
         kernels.multiply(Product {
             rows,
             vectors: width / LANES,
@@ -159,67 +157,4 @@ fn attend<T: Stored>(
             start: if batch.block == 0 { Start::Zero } else { Start::Scaled(&shrink) },
         });
     }
-}
-
-/// Softmax weights of a tile from its scores, `exp(s·scale - maximum)` for keys that are seen and
-/// else 0, and the factors by which what was summed before shrinks.
-#[inline(always)]
-fn soften<T: Stored>(
-    scores: &mut [Lanes],
-    seen: &[usize; MAX_ROWS],
-    scale: f32,
-    top: &mut [f32],
-    sum: &mut [f32],
-    weights: &mut [T],
-) -> [f32; LANES] {
-    let mut before = [0.0; LANES];
-    before[..top.len()].copy_from_slice(top);
-    for ((s, top), &seen) in scores.iter_mut().zip(top.iter_mut()).zip(seen) {
-        for (j, x) in s.iter_mut().enumerate() {
-            *x *= scale;
-            if seen < B {
-                *x = if j < seen { *x } else { f32::NEG_INFINITY };
-            }
-        }
-        *top = larger(*top, lane_max(s));
-    }
-    let mut shrink = before;
-    for (x, top) in shrink.iter_mut().zip(top.iter()) {
-        *x -= top;
-    }
-    shrink = shrink.map(
-        #[inline(always)]
-        |x| exp_weight(x),
-    );
-    for (i, ((s, top), w)) in
-        scores.iter_mut().zip(top.iter()).zip(weights.chunks_exact_mut(B)).enumerate()
-    {
-        for (x, w) in s.iter_mut().zip(w) {
-            *x = exp_weight(*x - top);
-            *w = T::store(*x);
-        }
-        sum[i] = sum[i] * shrink[i] + lane_sum(s);
-    }
-    shrink
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
-}
-
-#[inline(always)]
-fn lane_max(s: &Lanes) -> f32 {
-    let mut m = [0.0; LANES];
-    for (l, m) in m.iter_mut().enumerate() {
-        *m = larger(larger(s[l], s[l + 16]), larger(s[l + 32], s[l + 48]));
-    }
-    let mut w = LANES / 2;
-    while w > 0 {
-        for l in 0..w {
-            m[l] = larger(m[l], m[l + w]);
-        }
-        w /= 2;
-    }
-    m[0]
 }

@@ -14,6 +14,7 @@ mod backward_keys;
 mod forward;
 mod panel;
 mod product;
+mod softmax;
 
 pub use backward::backward_dq;
 pub use backward_keys::backward_dkv;
@@ -185,14 +186,4 @@ fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [u32]; N
 /// Scratch memory as numbers.
 fn floats(x: &mut [u32]) -> &mut [f32] {
     bytemuck::cast_slice_mut(x)
-}
-
-/// Sum of 64 lanes in one fixed tree.
-#[inline(always)]
-fn lane_sum(p: &Lanes) -> f32 {
-    let mut t = [0.0; LANES];
-    for (i, s) in t.iter_mut().enumerate() {
-        *s = (p[i] + p[i + 16]) + (p[i + 32] + p[i + 48]);
-    }
-    crate::ops::cpu::vecmath::lane_tree(t)
 }

@@ -98,7 +98,7 @@ static AVX2: [Kernels; 2] = [kernels!(avx2, false), kernels!(avx2, true)];
 static AVX512: [Kernels; 2] = [kernels!(avx512, false), kernels!(avx512, true)];
 
 /// True if this machine multiplies pairs of bf16 in vectors of 512 bits.
-fn has_bf16_products() -> bool {
+pub(super) fn has_bf16_products() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
