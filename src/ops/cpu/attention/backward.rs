@@ -102,9 +102,9 @@ fn one<T: Stored>(
         let walk = Walk::new(a, &task.queries);
         let kernels = Kernels::best::<T>();
         walk.for_each(|batch| {
-            pack_across(room.k, k, batch.keys);
-            pack_across(room.v, v, batch.keys);
-            pack_along(room.k_along, width, k, batch.keys);
+            pack_across(room.k, k, batch.keys, batch.known);
+            pack_across(room.v, v, batch.keys, batch.known);
+            pack_along(room.k_along, width, k, batch.keys, batch.known);
             block::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32));
         });
         for (i, t) in task.queries.clone().enumerate() {

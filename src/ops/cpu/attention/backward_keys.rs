@@ -181,10 +181,10 @@ fn visit<T: Stored>(
             block.delta[j] = inputs.delta[rows[j]];
         }
         let rows = &rows[..columns.end];
-        pack_across(room.q, heads(inputs.q), rows);
-        pack_across(room.dout, heads(inputs.dout), rows);
-        pack_along(room.q_along, width, heads(inputs.q), rows);
-        pack_along(room.dout_along, width, heads(inputs.dout), rows);
+        pack_across(room.q, heads(inputs.q), rows, 0);
+        pack_across(room.dout, heads(inputs.dout), rows, 0);
+        pack_along(room.q_along, width, heads(inputs.q), rows, 0);
+        pack_along(room.dout_along, width, heads(inputs.dout), rows, 0);
         add_block::<T>(room, &block, keys, kernels, (width, a.scale as f32));
     }
 }

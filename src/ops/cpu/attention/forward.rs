@@ -1,7 +1,7 @@
 //! Forward attention: scores of a block, running maximum, weights, weighted sum of the values.
 //! No score is ever stored beyond a tile of six rows.
 
-use super::panel::{Source, pack_across, pack_along, pack_rows, per_unit, units};
+use super::panel::{Source, pack_across, pack_along, pack_rows, per_unit, prefetch, units};
 use super::product::{Kernels, LANES, MAX_ROWS, Product, Start};
 use super::softmax::{Running, soften};
 use super::{B, Batch, Lanes, Task, Walk, floats, tasks, with_scratch};
@@ -84,8 +84,10 @@ fn one<T: Stored>(
         let walk = Walk::new(a, &task.queries);
         let kernels = Kernels::best::<T>();
         walk.for_each(|batch| {
-            pack_across(room.k, k, batch.keys);
-            pack_along(room.v, width, v, batch.keys);
+            prefetch(k, &batch.keys[batch.known..]);
+            prefetch(v, &batch.keys[batch.known..]);
+            pack_across(room.k, k, batch.keys, batch.known);
+            pack_along(room.v, width, v, batch.keys, batch.known);
             attend::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32));
         });
         vectorised(

@@ -53,6 +53,8 @@ struct Batch<'a> {
     block: usize,
     /// Rows of the keys; at most [`B`].
     keys: &'a [usize],
+    /// How many of the first keys are those of the batch before.
+    known: usize,
     /// The query rows.
     queries: Range<usize>,
 }
@@ -133,7 +135,7 @@ impl<'a> Walk<'a> {
         let most = self.visible.iter().copied().max().unwrap_or(0);
         let (mut keys, mut next) = (Vec::with_capacity(B), Vec::with_capacity(B));
         for block in (0..most).step_by(B) {
-            let mut queries = 0..0;
+            let (mut queries, mut known) = (0..0, 0);
             for m in &self.members {
                 let seeing = m.seeing(block);
                 if seeing.is_empty() {
@@ -145,13 +147,14 @@ impl<'a> Walk<'a> {
                     continue;
                 }
                 if !queries.is_empty() {
-                    f(&Batch { block, keys: &keys, queries });
+                    f(&Batch { block, keys: &keys, known, queries });
                 }
+                known = keys.iter().zip(&next).take_while(|(a, b)| a == b).count();
                 std::mem::swap(&mut keys, &mut next);
                 queries = seeing;
             }
             if !queries.is_empty() {
-                f(&Batch { block, keys: &keys, queries });
+                f(&Batch { block, keys: &keys, known, queries });
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::ops::Stored;
 use crate::ops::attention::KEY_BLOCK as B;
-use crate::ops::cpu::simd::{Isa, vectorised};
+use crate::ops::cpu::simd::Isa;
 use std::mem::size_of;
 
 /// Stands for a row that does not exist; it is packed as zeros.
@@ -51,16 +51,27 @@ pub(super) fn pack_rows<T: Stored>(
 }
 
 /// Transposes up to 64 rows: `panel[unit][j]` is unit `unit` of row `rows[j]`. Columns are written
-/// in groups of sixteen, up to the last row.
-pub(super) fn pack_across<T: Stored>(panel: &mut [u32], src: Source<T>, rows: &[usize]) {
-    pack_across_on(Isa::best(), panel, src, rows);
+/// in groups of sixteen, up to the last row; the first `done` hold their rows already.
+pub(super) fn pack_across<T: Stored>(
+    panel: &mut [u32],
+    src: Source<T>,
+    rows: &[usize],
+    done: usize,
+) {
+    pack_across_on(Isa::best(), panel, src, rows, done);
 }
 
-fn pack_across_on<T: Stored>(isa: Isa, panel: &mut [u32], src: Source<T>, rows: &[usize]) {
+fn pack_across_on<T: Stored>(
+    isa: Isa,
+    panel: &mut [u32],
+    src: Source<T>,
+    rows: &[usize],
+    done: usize,
+) {
     let n = units::<T>(src.d);
     let panel = &mut panel[..n * B];
     assert!(rows.len() <= B, "more rows than columns of a panel");
-    for (group, rows) in rows.chunks(16).enumerate() {
+    for (group, rows) in rows.chunks(16).enumerate().skip(done / 16) {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 {
             let mut pointers = [std::ptr::null::<u16>(); 16];
@@ -156,36 +167,101 @@ fn transpose16(r: [std::arch::x86_64::__m512i; 16]) -> [std::arch::x86_64::__m51
 }
 
 /// Copies rows so that a unit goes along them: `panel[u][c]` holds column `c` of row `u`, for bf16
-/// of rows `2u` and `2u + 1`. Rows of the panel are `width` units long, zero beyond `d`.
+/// of rows `2u` and `2u + 1`. Rows of the panel are `width` units long, a multiple of sixteen, and
+/// zero beyond `d`. The first `done` rows are there already.
 pub(super) fn pack_along<T: Stored>(
     panel: &mut [u32],
     width: usize,
     src: Source<T>,
     rows: &[usize],
+    done: usize,
 ) {
-    let d = src.d;
-    vectorised(
-        #[inline(always)]
-        || {
-            for (to, rows) in panel.chunks_exact_mut(width).zip(rows.chunks(per_unit::<T>())) {
-                to.fill(0);
-                // The upper half first, then the lower one under it.
-                for (half, &r) in rows.iter().enumerate().rev() {
-                    if r == NO_ROW {
-                        continue;
-                    }
-                    if size_of::<T>() == 4 {
-                        to[..d].copy_from_slice(bytemuck::cast_slice(src.row(r)));
-                        continue;
-                    }
-                    let from: &[u16] = bytemuck::cast_slice(src.row(r));
-                    for (to, &x) in to[..d].iter_mut().zip(from) {
-                        *to |= u32::from(x) << (16 * half);
-                    }
-                }
+    let whole = done / per_unit::<T>();
+    let (panel, rows) = (&mut panel[whole * width..], &rows[whole * per_unit::<T>()..]);
+    pack_along_on(Isa::best(), panel, width, src, rows);
+}
+
+fn pack_along_on<T: Stored>(
+    isa: Isa,
+    panel: &mut [u32],
+    width: usize,
+    src: Source<T>,
+    rows: &[usize],
+) {
+    assert!(width.is_multiple_of(16) && src.d <= width);
+    for (to, rows) in panel.chunks_exact_mut(width).zip(rows.chunks(per_unit::<T>())) {
+        let row = |i: usize| rows.get(i).filter(|r| **r != NO_ROW).map(|r| src.row(*r));
+        if size_of::<T>() == 4 {
+            to[src.d..].fill(0);
+            match row(0) {
+                Some(row) => to[..src.d].copy_from_slice(bytemuck::cast_slice(row)),
+                None => to.fill(0),
             }
-        },
-    );
+            continue;
+        }
+        let pair = [row(0), row(1)].map(|r| r.map(bytemuck::cast_slice::<T, u16>));
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 {
+            let pair = pair.map(|r| r.map_or(std::ptr::null(), <[u16]>::as_ptr));
+            // SAFETY: the machine has AVX-512; both rows have `d` numbers if they exist, and the
+            // row of the panel is `width` long.
+            unsafe { interleave(pair, src.d, to.as_mut_ptr(), width) };
+            continue;
+        }
+        let _ = isa;
+        to.fill(0);
+        for (half, row) in pair.into_iter().enumerate() {
+            for (to, &x) in to.iter_mut().zip(row.unwrap_or_default()) {
+                *to |= u32::from(x) << (16 * half);
+            }
+        }
+    }
+}
+
+/// Interleaves two rows of `d` numbers of 16 bits, and zeros up to `width` units.
+///
+/// # Safety
+/// The machine has AVX-512 F and BW; pointers are null or good for `d` numbers, `dst` for `width`
+/// units, a multiple of sixteen.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn interleave(rows: [*const u16; 2], d: usize, dst: *mut u32, width: usize) {
+    use std::arch::x86_64::*;
+    // Unit i of the lower half takes numbers i of both rows; those of the second count from 32.
+    let lanes: [u32; 16] = std::array::from_fn(|i| i as u32 | (i as u32 + 32) << 16);
+    // SAFETY: the mask ends with the rows; stores end with the panel's row.
+    unsafe {
+        let low = _mm512_loadu_si512(lanes.as_ptr().cast());
+        let high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+        for c in (0..width).step_by(32) {
+            let mask = ((1u64 << d.saturating_sub(c).min(32)) - 1) as __mmask32;
+            let [a, b] = rows.map(|r| match r.is_null() {
+                true => _mm512_setzero_si512(),
+                false => _mm512_maskz_loadu_epi16(mask, r.wrapping_add(c).cast()),
+            });
+            _mm512_storeu_si512(dst.add(c).cast(), _mm512_permutex2var_epi16(a, low, b));
+            if c + 16 < width {
+                let high = _mm512_permutex2var_epi16(a, high, b);
+                _mm512_storeu_si512(dst.add(c + 16).cast(), high);
+            }
+        }
+    }
+}
+
+/// Asks for rows that are about to be packed: they lie far apart, so that the machine does not
+/// foresee them, and one row alone does not keep its memory busy.
+pub(super) fn prefetch<T: Stored>(src: Source<T>, rows: &[usize]) {
+    #[cfg(target_arch = "x86_64")]
+    for &r in rows.iter().filter(|r| **r != NO_ROW) {
+        use std::arch::x86_64::*;
+        let row = src.row(r);
+        for at in (0..src.d).step_by(64 / size_of::<T>()) {
+            // SAFETY: SSE is part of x86-64; a prefetch touches nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(at).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (src, rows);
 }
 
 #[cfg(test)]
@@ -207,7 +283,8 @@ mod tests {
             let per = per_unit::<T>();
             for isa in Isa::available() {
                 let mut panel = vec![u32::MAX; units::<T>(d) * B];
-                pack_across_on(isa, &mut panel, src, &list);
+                pack_across_on(isa, &mut panel, src, &list, 0);
+                pack_across_on(isa, &mut panel, src, &list, rows / 2);
                 for (u, row) in panel.chunks(B).enumerate() {
                     for (j, x) in row[..rows.next_multiple_of(16)].iter().enumerate() {
                         for (k, x) in bytemuck::cast_slice::<u32, T>(&[*x]).iter().enumerate() {
@@ -217,12 +294,14 @@ mod tests {
                 }
             }
             let width = d.next_multiple_of(16);
-            let mut panel = vec![u32::MAX; units::<T>(rows) * width];
-            pack_along(&mut panel, width, src, &list);
-            for (u, row) in panel.chunks(width).enumerate() {
-                for (c, x) in row.iter().enumerate() {
-                    for (k, x) in bytemuck::cast_slice::<u32, T>(&[*x]).iter().enumerate() {
-                        assert_eq!(x.load(), at(u * per + k, c), "{d} {rows}");
+            for isa in Isa::available() {
+                let mut panel = vec![u32::MAX; units::<T>(rows) * width];
+                pack_along_on(isa, &mut panel, width, src, &list);
+                for (u, row) in panel.chunks(width).enumerate() {
+                    for (c, x) in row.iter().enumerate() {
+                        for (k, x) in bytemuck::cast_slice::<u32, T>(&[*x]).iter().enumerate() {
+                            assert_eq!(x.load(), at(u * per + k, c), "{isa:?} {d} {rows}");
+                        }
                     }
                 }
             }
