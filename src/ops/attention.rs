@@ -51,8 +51,8 @@ impl Segment {
     }
 }
 
-/// Inputs: `q[T,N*D]`, `k[S,M*D]`, `v[S,M*D]`. Outputs: `o[T,N*D]` and `lse[T,N]`, the logarithm of
-/// the softmax denominator.
+/// Inputs: `q[T,N*D]`, `k[S,M*D]`, `v[S,M*D]`. Outputs: `o[T,N*D]` of their type and `lse[T,N]`, the
+/// logarithm of the softmax denominator, of the statistics' type.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Query heads N.
@@ -61,7 +61,7 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Head size D.
     pub head_dim: usize,
-    /// Factor on the scores, usually `1/sqrt(D)`.
+    /// Factor on the scores, usually `1/sqrt(D)`; positive.
     pub scale: f64,
     /// Who sees what; query rows in order, each row in exactly one segment.
     pub segments: Arc<Vec<Segment>>,
@@ -78,6 +78,9 @@ impl Attention {
                 "shapes {:?} {:?} for {} heads of {d}",
                 q.shape, k.shape, self.heads
             ));
+        }
+        if self.scale <= 0.0 {
+            return bad(format!("scale {}, expected a positive one", self.scale));
         }
         let mut next = 0;
         for s in self.segments.iter() {

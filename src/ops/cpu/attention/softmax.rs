@@ -404,3 +404,72 @@ mod wide {
         key_gradients_bf16
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Philox, RngDomain};
+    use half::bf16;
+
+    fn tile(number: u32, std: f32) -> [Lanes; MAX_ROWS] {
+        let mut stream = Philox::new(5, RngDomain::Test).stream(0, number);
+        std::array::from_fn(|_| std::array::from_fn(|_| stream.normal() * std))
+    }
+
+    /// Everything the three steps compute for some rows, as bits.
+    fn steps<T: Stored>(isa: Isa, rows: usize, std: f32) -> Vec<u32> {
+        let (scores, dp) = (tile(0, std), tile(1, 1.0));
+        let (mut top, mut sum) = ([-3.0, f32::NEG_INFINITY, 200.0, 0.0, 1.0, 2.0], [0.5; MAX_ROWS]);
+        let seen = [64, 1, 63, 17, 48, 0];
+        let mut w = [vec![T::store(9.0); rows * B], vec![T::store(9.0); rows * B]];
+        let mut out = Vec::new();
+        let mut softened = scores;
+        let state = Running { top: &mut top[..rows], sum: &mut sum[..rows] };
+        let shrink = soften(isa, &mut softened[..rows], &seen, 0.3, state, &mut w[0]);
+        out.extend(shrink[..rows].iter().chain(&top[..rows]).chain(&sum[..rows]).copied());
+        out.extend(w[0].iter().map(|w| w.load()));
+        let lse: Vec<f32> = scores.iter().map(|s| 1.0 + 0.3 * lane_max(s)).collect();
+        let scored = || Scored { scores: &scores[..rows], dp: &dp[..rows], scale: 0.3 };
+        query_gradients(isa, scored(), &seen, [&lse[..rows], &dp[0][..rows]], &mut w[0]);
+        out.extend(w[0].iter().map(|w| w.load()));
+        let column_lse: Lanes =
+            std::array::from_fn(|j| 1.0 + 0.3 * scores.iter().fold(0.0, |m, s| larger(m, s[j])));
+        let ranges = [0..64, 5..64, 0..3, 16..33, 64..64, 63..64];
+        let [p, ds] = &mut w;
+        key_gradients(isa, scored(), &ranges, [&column_lse, &dp[1]], [p, ds]);
+        out.extend(w.iter().flatten().map(|w| w.load()));
+        out.into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for (rows, std) in [(1, 1.0), (6, 10.0), (4, 300.0)] {
+            for isa in Isa::available() {
+                let what = format!("{isa:?}, {rows} rows, {std}");
+                assert!(
+                    steps::<f32>(isa, rows, std) == steps::<f32>(Isa::Baseline, rows, std),
+                    "{what}"
+                );
+                assert!(
+                    steps::<bf16>(isa, rows, std) == steps::<bf16>(Isa::Baseline, rows, std),
+                    "{what}, bf16"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_those_of_the_softmax() {
+        let scores = tile(2, 4.0);
+        let (mut top, mut sum) = ([f32::NEG_INFINITY], [0.0]);
+        let (mut weights, mut tile) = (vec![0f32; B], [scores[0]]);
+        let state = Running { top: &mut top, sum: &mut sum };
+        soften(Isa::best(), &mut tile, &[40; MAX_ROWS], 0.5, state, &mut weights);
+        let exact: Vec<f64> = scores[0][..40].iter().map(|s| (0.5 * f64::from(*s)).exp()).collect();
+        let total: f64 = exact.iter().sum();
+        for (j, w) in weights.iter().enumerate() {
+            let want = exact.get(j).map_or(0.0, |x| x / total);
+            assert!((f64::from(*w / sum[0]) - want).abs() < 1e-6, "weight {j}");
+        }
+    }
+}
