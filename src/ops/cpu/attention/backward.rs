@@ -107,18 +107,23 @@ fn one<T: Stored>(
             pack_along(room.k_along, width, k, batch.keys, batch.known);
             block::<T>(&mut room, &walk, batch, kernels, (group, width, a.scale as f32));
         });
-        for (i, t) in task.queries.clone().enumerate() {
-            let h = task.kv * group;
-            // SAFETY: the rows and heads of a task are its own.
-            let (dq, delta) =
-                unsafe { (dq.row(t, h * d..(h + group) * d), delta.row(t, h..h + group)) };
-            delta.copy_from_slice(&room.delta[i * group..][..group]);
-            for (g, dq) in dq.chunks_exact_mut(d).enumerate() {
-                for (to, x) in dq.iter_mut().zip(&room.dq[(i * group + g) * width..]) {
-                    *to = T::store(x * a.scale as f32 + 0.0);
+        let h = task.kv * group;
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, t) in task.queries.clone().enumerate() {
+                    // SAFETY: the rows and heads of a task are its own.
+                    let (dq, delta) =
+                        unsafe { (dq.row(t, h * d..(h + group) * d), delta.row(t, h..h + group)) };
+                    delta.copy_from_slice(&room.delta[i * group..][..group]);
+                    for (g, dq) in dq.chunks_exact_mut(d).enumerate() {
+                        for (to, x) in dq.iter_mut().zip(&room.dq[(i * group + g) * width..]) {
+                            *to = T::store(x * a.scale as f32 + 0.0);
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     });
 }
 

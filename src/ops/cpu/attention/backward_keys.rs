@@ -9,8 +9,8 @@ use super::softmax::{Scored, key_gradients};
 use super::{B, Lanes, Task, floats, tasks, with_scratch};
 use crate::ops::Stored;
 use crate::ops::attention::{Attention, Segment};
-use crate::ops::cpu::Isa;
 use crate::ops::cpu::rows::ColumnWriter;
+use crate::ops::cpu::{Isa, vectorised};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -117,16 +117,21 @@ fn one<T: Stored>(a: &Attention, inputs: Inputs<T>, out: [ColumnWriter<T>; 2], t
                 position += span.len;
             }
         }
-        for (r, row) in run.clone().enumerate() {
-            let sums = [(&room.dk, a.scale as f32), (&room.dv, 1.0)];
-            for (out, (sums, scale)) in out.iter().zip(sums) {
-                // SAFETY: the key rows and the head of a task are its own.
-                let to = unsafe { out.row(row, task.kv * d..(task.kv + 1) * d) };
-                for (to, x) in to.iter_mut().zip(&sums[r * width..]) {
-                    *to = T::store(x * scale + 0.0);
+        let sums = [(&*room.dk, a.scale as f32), (&*room.dv, 1.0)];
+        vectorised(
+            #[inline(always)]
+            || {
+                for (r, row) in run.clone().enumerate() {
+                    for (out, (sums, scale)) in out.iter().zip(sums) {
+                        // SAFETY: the key rows and the head of a task are its own.
+                        let to = unsafe { out.row(row, task.kv * d..(task.kv + 1) * d) };
+                        for (to, x) in to.iter_mut().zip(&sums[r * width..]) {
+                            *to = T::store(x * scale + 0.0);
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     });
 }
 

@@ -30,7 +30,7 @@ const B: usize = KEY_BLOCK;
 /// One row of scores against a block.
 type Lanes = [f32; B];
 /// Most rows of a task: a multiple of a tile's, enough that packing keys does not count.
-const MAX_TASK_ROWS: usize = 126;
+const MAX_TASK_ROWS: usize = 252;
 
 /// A run of query rows and one key head.
 struct Task {
