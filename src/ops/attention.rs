@@ -7,7 +7,8 @@
 
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::attention as fast;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use half::bf16;
 use std::sync::Arc;
 
 /// Keys per block of the walk.
@@ -50,8 +51,8 @@ impl Segment {
     }
 }
 
-/// Inputs: `q[T,N*D]`, `k[S,M*D]`, `v[S,M*D]`. Outputs: `o[T,N*D]` and `lse[T,N]`, the logarithm of
-/// the softmax denominator.
+/// Inputs: `q[T,N*D]`, `k[S,M*D]`, `v[S,M*D]`. Outputs: `o[T,N*D]` of their type and `lse[T,N]`, the
+/// logarithm of the softmax denominator, of the statistics' type.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Query heads N.
@@ -60,7 +61,7 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Head size D.
     pub head_dim: usize,
-    /// Factor on the scores, usually `1/sqrt(D)`.
+    /// Factor on the scores, usually `1/sqrt(D)`; positive.
     pub scale: f64,
     /// Who sees what; query rows in order, each row in exactly one segment.
     pub segments: Arc<Vec<Segment>>,
@@ -77,6 +78,9 @@ impl Attention {
                 "shapes {:?} {:?} for {} heads of {d}",
                 q.shape, k.shape, self.heads
             ));
+        }
+        if self.scale <= 0.0 {
+            return bad(format!("scale {}, expected a positive one", self.scale));
         }
         let mut next = 0;
         for s in self.segments.iter() {
@@ -96,6 +100,11 @@ impl Attention {
         } else {
             bad(format!("segments cover {next} of {} rows", q.rows()))
         }
+    }
+
+    fn fast<T: Stored>(&self, io: &Io) {
+        let inputs = std::array::from_fn(|i| io.input::<T>(i));
+        fast::forward(self, inputs, io.output(0), io.output(1));
     }
 
     /// The definition.
@@ -142,17 +151,14 @@ impl Op for Attention {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         self.check(inputs)?;
         let q = inputs[0];
-        Ok(vec![q.clone(), TensorType::matrix(q.rows(), self.heads, q.dtype)])
+        let lse = TensorType::matrix(q.rows(), self.heads, q.dtype.statistic());
+        Ok(vec![q.clone(), lse])
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => self.fwd::<f64>(io),
-            _ => fast::forward(
-                self,
-                [io.input(0), io.input(1), io.input(2)],
-                io.output(0),
-                io.output(1),
-            ),
+            DType::BF16 => self.fast::<bf16>(io),
+            _ => self.fast::<f32>(io),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -185,6 +191,11 @@ impl Op for Attention {
 struct AttentionDq(Attention);
 
 impl AttentionDq {
+    fn fast<T: Stored>(&self, io: &Io) {
+        let inputs = [0, 1, 2, 3, 5].map(|i| io.input::<T>(i));
+        fast::backward_dq(&self.0, inputs, io.input(4), io.output(0), io.output(1));
+    }
+
     fn go<T: Real>(&self, io: &Io) {
         let a = &self.0;
         let (q, k, v) = (io.input::<T>(0), io.input::<T>(1), io.input::<T>(2));
@@ -223,12 +234,8 @@ impl Op for AttentionDq {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => self.go::<f64>(io),
-            _ => fast::backward_dq(
-                &self.0,
-                std::array::from_fn(|i| io.input(i)),
-                io.output(0),
-                io.output(1),
-            ),
+            DType::BF16 => self.fast::<bf16>(io),
+            _ => self.fast::<f32>(io),
         }
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
@@ -242,6 +249,12 @@ impl Op for AttentionDq {
 struct AttentionDkv(Attention);
 
 impl AttentionDkv {
+    fn fast<T: Stored>(&self, io: &Io) {
+        let inputs = [0, 1, 2, 4].map(|i| io.input::<T>(i));
+        let statistics = [io.input(3), io.input(5)];
+        fast::backward_dkv(&self.0, inputs, statistics, io.output(0), io.output(1));
+    }
+
     fn go<T: Real>(&self, io: &Io) {
         let a = &self.0;
         let (q, k, v) = (io.input::<T>(0), io.input::<T>(1), io.input::<T>(2));
@@ -279,12 +292,8 @@ impl Op for AttentionDkv {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => self.go::<f64>(io),
-            _ => fast::backward_dkv(
-                &self.0,
-                std::array::from_fn(|i| io.input(i)),
-                io.output(0),
-                io.output(1),
-            ),
+            DType::BF16 => self.fast::<bf16>(io),
+            _ => self.fast::<f32>(io),
         }
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {

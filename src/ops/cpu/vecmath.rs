@@ -12,11 +12,11 @@ use super::simd::LANES;
 use std::f32::consts::{LN_2, LOG2_E, SQRT_2};
 
 /// 1.5 * 2^23: adding and subtracting it rounds a small f32 to the nearest integer.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 /// Upper bits of ln 2: `n * LN_2_HI` is exact for |n| < 2^9.
-const LN_2_HI: f32 = 0.693_359_4;
+pub(super) const LN_2_HI: f32 = 0.693_359_4;
 /// ln 2 - `LN_2_HI`.
-const LN_2_LO: f32 = -2.121_944_4e-4;
+pub(super) const LN_2_LO: f32 = -2.121_944_4e-4;
 
 /// Horner's rule, highest power first.
 #[inline(always)]
@@ -40,6 +40,9 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
 }
 
+/// (e^r - 1 - r) / r² on |r| <= ln(2)/2: 5e-9.
+pub(super) const EXP: [f32; 5] = [0.0013813145, 0.008369419, 0.041668456, 0.16666515, 0.49999994];
+
 /// e^x. Overflows to infinity, underflows through the subnormal numbers to 0.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
@@ -49,13 +52,27 @@ pub fn exp(x: f32) -> f32 {
     let shifted = x.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN_2_LO, n.mul_add(-LN_2_HI, x));
-    // (e^r - 1 - r) / r² on |r| <= ln(2)/2: 5e-9.
-    let p = polynomial(r, [0.0013813145, 0.008369419, 0.041668456, 0.16666515, 0.49999994]);
+    let p = polynomial(r, EXP);
     let e = (r * r).mul_add(p, r) + 1.0;
     // 2^n in two factors, so that neither leaves the range of normal numbers.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
     e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// e^x of a softmax weight: [`exp`] for x between -87 and 88, and 0 below, so that no result is
+/// subnormal and one factor carries the power of two. Above 88 it is meaningless.
+#[inline(always)]
+pub fn exp_weight(x: f32) -> f32 {
+    let y = select(x < -87.0, -87.0, x);
+    let shifted = y.mul_add(LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN_2_LO, n.mul_add(-LN_2_HI, y));
+    let p = polynomial(r, EXP);
+    let e = (r * r).mul_add(p, r) + 1.0;
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let power = f32::from_bits(n.wrapping_add(127).wrapping_shl(23) as u32);
+    select(x < -87.0, 0.0, e * power)
 }
 
 /// Natural logarithm. `ln(0)` is minus infinity, of negative numbers NaN.
