@@ -359,4 +359,5 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "softmax attention over key spans",
     cases,
     tolerance: Tolerance { abs: 2e-6, rel: 5e-6 },
+    bf16_roundings: 0,
 };

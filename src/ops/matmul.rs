@@ -289,4 +289,5 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "linear layer with optional bias and low-rank adapter",
     cases,
     tolerance: Tolerance { abs: 1e-6, rel: 2e-6 },
+    bf16_roundings: 0,
 };

@@ -14,6 +14,7 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "no inputs; zeroes its outputs in place",
     cases,
     tolerance: Tolerance::rel(0.0),
+    bf16_roundings: 1,
 };
 
 /// No inputs; zeroes up to 64 existing outputs in place, so nothing is inferred.
@@ -50,10 +51,15 @@ fn fill<T: Pod + Send>(io: &Io, i: usize) {
 
 /// The inputs are the values before.
 fn cases() -> Vec<Case> {
-    let case = |label, sizes: &[usize]| Case {
+    let case = |label, sizes: &[&[usize]]| Case {
         label,
         op: Arc::new(Zero),
-        inputs: sizes.iter().map(|&n| (vec![n], Fill::Normal(1.0), false)).collect(),
+        inputs: sizes.iter().map(|&n| (n.to_vec(), Fill::Normal(1.0), false)).collect(),
     };
-    vec![case("one", &[33]), case("three", &[1, 64, 7]), case("several tasks", &[40_001])]
+    vec![
+        case("one", &[&[33]]),
+        case("three", &[&[1], &[64], &[7]]),
+        case("vector and matrix", &[&[5], &[3, 50]]),
+        case("several tasks", &[&[40_001]]),
+    ]
 }
