@@ -55,29 +55,29 @@ impl Philox {
     /// What [`Philox::at`] gives at `N` lanes from `first` on, for loops that are compiled to vector
     /// code: `key` is (step, sample, token).
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, clippy::many_single_char_names)] // four words side by side
     pub fn consecutive<const N: usize>(&self, key: [u32; 3], first: u32) -> [[u32; 4]; N] {
         let [step, sample, token] = key;
         // One counter word of all lanes after the other, in 64 bits each: the products need them,
         // and what a round leaves in the upper halves is never looked at.
-        let mut c = [[u64::from(token); N], [u64::from(sample); N], [u64::from(step); N], [0; N]];
-        for (i, lane) in c[3].iter_mut().enumerate() {
-            *lane = u64::from(first.wrapping_add(i as u32));
+        let (mut a, mut b) = ([u64::from(token); N], [u64::from(sample); N]);
+        let (mut c, mut d) = ([u64::from(step); N], [0; N]);
+        for (i, d) in d.iter_mut().enumerate() {
+            *d = u64::from(first.wrapping_add(i as u32));
         }
         let mut k = self.key;
         for _ in 0..10 {
             for i in 0..N {
-                let p0 = 0xD251_1F53u64 * (c[0][i] & 0xffff_ffff);
-                let p1 = 0xCD9E_8D57u64 * (c[2][i] & 0xffff_ffff);
-                c[0][i] = (p1 >> 32) ^ c[1][i] ^ u64::from(k[0]);
-                c[2][i] = (p0 >> 32) ^ c[3][i] ^ u64::from(k[1]);
-                c[1][i] = p1;
-                c[3][i] = p0;
+                let p0 = 0xD251_1F53u64 * (a[i] & 0xffff_ffff);
+                let p1 = 0xCD9E_8D57u64 * (c[i] & 0xffff_ffff);
+                (a[i], b[i]) = ((p1 >> 32) ^ b[i] ^ u64::from(k[0]), p1);
+                (c[i], d[i]) = ((p0 >> 32) ^ d[i] ^ u64::from(k[1]), p0);
             }
             k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
         }
         let mut words = [[0; 4]; N];
-        for i in 0..N {
-            words[i] = [c[0][i] as u32, c[1][i] as u32, c[2][i] as u32, c[3][i] as u32];
+        for (i, words) in words.iter_mut().enumerate() {
+            *words = [a[i] as u32, b[i] as u32, c[i] as u32, d[i] as u32];
         }
         words
     }

@@ -20,6 +20,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(1e-6),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `grad`, `clip[2]` = (norm, coefficient); updates `param`, `m`, `v` of the gradient's
@@ -137,6 +138,20 @@ fn cases() -> Vec<Case> {
         case("weight decay and clipping", 100, 7, 0.1, 0.3, false),
         case("several tasks", 40_001, 1000, 0.01, 1.0, false),
         case("working copy", 33_001, 3, 0.01, 0.7, true),
+    ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let (n, normal) = (8 << 20, || Fill::Normal(0.5));
+    let op = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 9 };
+    let state = (vec![n], Fill::NearOne(0.1), false);
+    let clip = (vec![2], Fill::Values(vec![1.0, 1.0]), false);
+    let inputs = vec![state.clone(), clip, state.clone(), state.clone(), state];
+    let copied = [&inputs[..], &[(vec![1, n], normal(), false)]].concat();
+    vec![
+        Case { label: "8 Mi numbers", op: Arc::new(op), inputs },
+        Case { label: "8 Mi numbers, working copy", op: Arc::new(op), inputs: copied },
     ]
 }
 

@@ -17,6 +17,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(2e-7),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `a`, `b` of one shape; output `a + b`. Both gradients are the gradient of the output.
@@ -77,4 +78,16 @@ fn cases() -> Vec<Case> {
         inputs: vec![(vec![t, h], Fill::Normal(1.0), true), (vec![t, h], Fill::Normal(3.0), true)],
     };
     vec![case("odd", 5, 33), case("one element", 1, 1), case("several tasks", 61, 555)]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(Add),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+        ],
+    }]
 }

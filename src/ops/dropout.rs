@@ -20,6 +20,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(2e-7),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,H]`, `key` i32 `[T,2]` = (sample, token); output `y[T,H]`.
@@ -144,6 +145,18 @@ fn cases() -> Vec<Case> {
         case("nearly all dropped", 0.95, 2, 130),
         case("several tasks", 0.1, 60, 611),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(Dropout { p: 0.1, seed: 3, step: 2, site: 5, is_backward: false }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 2], Fill::Ints((0..8192).collect()), false),
+        ],
+    }]
 }
 
 #[cfg(test)]

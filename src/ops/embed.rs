@@ -19,6 +19,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(2e-7),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `weight[V,H]`, `vision[P,H]`, `index` i32 `[T,1]`, or without `vision`; output `y[T,H]`.
@@ -148,4 +149,20 @@ fn cases() -> Vec<Case> {
         case("shared image rows", 5, Some(2), 130, vec![-2, -1, 4, -2, 0, -1]),
         case("several tasks", 50, Some(30), 300, (0..90).map(|i| (i * 7) % 80 - 30).collect()),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    // A prompt of an image and text, with many repeated tokens.
+    let index: Vec<i32> =
+        (0..4096).map(|i| if i < 1024 { -1 - i } else { i * 7919 % 3000 * 10 }).collect();
+    vec![Case {
+        label: "1024 image rows, 3072 tokens",
+        op: Arc::new(Embed),
+        inputs: vec![
+            (vec![32768, 2048], Fill::Normal(1.0), true),
+            (vec![1024, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 1], Fill::Ints(index), false),
+        ],
+    }]
 }

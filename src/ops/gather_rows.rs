@@ -19,6 +19,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(2e-7),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[S,H]`, `index` i32 `[T,1]` in `0..S`; output `y[T,H]`. Running it with an index
@@ -197,4 +198,16 @@ fn cases() -> Vec<Case> {
         case("one row", 3, 1, vec![2]),
         case("reversed", 70, 300, (0..70).rev().collect()),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "2048 of 4096 x 2048",
+        op: Arc::new(GatherRows),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![2048, 1], Fill::Ints((0..2048).map(|i| i * 37 % 4096).collect()), false),
+        ],
+    }]
 }

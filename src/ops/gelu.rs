@@ -17,6 +17,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(1e-6),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Which form of the function.
@@ -265,5 +266,19 @@ fn cases() -> Vec<Case> {
         case("tanh, saturated", GeluKind::Tanh, 3, 17, 30.0),
         case("quick", GeluKind::Quick, 4, 37, 1.5),
         case("quick, saturated", GeluKind::Quick, 3, 17, 30.0),
+    ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let case = |label, kind| Case {
+        label,
+        op: Arc::new(Gelu { kind }),
+        inputs: vec![(vec![4096, 2048], Fill::Normal(1.0), true)],
+    };
+    vec![
+        case("exact, 4096 x 2048", GeluKind::Erf),
+        case("tanh, 4096 x 2048", GeluKind::Tanh),
+        case("quick, 4096 x 2048", GeluKind::Quick),
     ]
 }

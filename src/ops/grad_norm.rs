@@ -17,6 +17,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(2e-7),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs: any number of gradients; output `[2]` = (norm, coefficient).
@@ -117,4 +118,13 @@ fn cases() -> Vec<Case> {
         case("never clips", 0.0, &[64]),
         case("several tasks", 0.5, &[50_001, 17]),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "32 Mi numbers",
+        op: Arc::new(GradNorm { max_norm: 1.0 }),
+        inputs: vec![(vec![32 << 20], Fill::Normal(1.0), false)],
+    }]
 }

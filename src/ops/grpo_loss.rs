@@ -173,6 +173,18 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let column = || (vec![8192, 1], Fill::Normal(0.1).beside(), false);
+    let logp = (vec![8192, 1], Fill::Normal(0.1).beside(), true);
+    let op = GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: 0.04, kl_ratio: false };
+    vec![Case {
+        label: "8192 tokens",
+        op: Arc::new(op),
+        inputs: vec![logp, column(), column(), column(), column()],
+    }]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "grpo_loss",
@@ -180,4 +192,5 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance { abs: 1e-7, rel: 2e-6 },
     bf16_roundings: 1,
+    bench,
 };

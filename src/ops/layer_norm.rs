@@ -17,6 +17,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(2e-6),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,H]`, `w[H]`, `b[H]`; outputs `y[T,H]`, `mean[T,1]`, `rstd[T,1]`.
@@ -294,4 +295,17 @@ fn cases() -> Vec<Case> {
         case("small numbers", 4, 66, 1e-2),
         case("several tasks", 65, 300, 1.0),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(LayerNorm { eps: 1e-6 }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![2048], Fill::NearOne(0.1), true),
+            (vec![2048], Fill::Normal(0.1), true),
+        ],
+    }]
 }

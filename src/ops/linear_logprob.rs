@@ -260,6 +260,20 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let head = HeadSettings { temperature: 1.0, forbidden: vec![] };
+    vec![Case {
+        label: "128 rows, 1024 to 32768",
+        op: Arc::new(LinearLogprob { head: Arc::new(head) }),
+        inputs: vec![
+            (vec![128, 1024], Fill::Normal(1.0), true),
+            (vec![32768, 1024], Fill::Normal(0.02), true),
+            (vec![128, 1], Fill::Ints((0..128).map(|i| i * 251).collect()), false),
+        ],
+    }]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "linear_logprob",
@@ -267,4 +281,5 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance { abs: 2e-6, rel: 5e-6 },
     bf16_roundings: 0,
+    bench,
 };

@@ -241,6 +241,8 @@ pub struct OpSpec {
     /// How many roundings to bf16 may lie between the inputs and an activation that comes out, or
     /// a gradient: 1 if nothing in between is stored. 0: the op has no bf16 form.
     pub bf16_roundings: u32,
+    /// Inputs at sizes of real models, to measure the op at.
+    pub bench: fn() -> Vec<Case>,
 }
 
 /// The op table.

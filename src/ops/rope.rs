@@ -19,6 +19,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(5e-7),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,N*D]`, `cos[T,D/2]`, `sin[T,D/2]`; output `y[T,N*D]`.
@@ -154,6 +155,19 @@ fn cases() -> Vec<Case> {
         case("smallest head", 3, 2, 2),
         case("several tasks", 90, 5, 80),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "16 heads of 128, 4096 tokens",
+        op: Arc::new(Rope { head_dim: 128, inverse: false }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 64], Fill::Normal(1.0).beside(), false),
+            (vec![4096, 64], Fill::Normal(1.0).beside(), false),
+        ],
+    }]
 }
 
 #[cfg(test)]

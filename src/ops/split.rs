@@ -111,6 +111,15 @@ fn cases() -> Vec<Case> {
     vec![case("query, key, value", 5, 12, 3), case("two parts", 1, 7, 2), case("one part", 3, 4, 1)]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 3 * 1280",
+        op: Arc::new(Split { parts: 3 }),
+        inputs: vec![(vec![4096, 3840], Fill::Normal(1.0), true)],
+    }]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "split",
@@ -118,4 +127,5 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance { abs: 0.0, rel: 0.0 },
     bf16_roundings: 1,
+    bench,
 };

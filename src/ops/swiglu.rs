@@ -17,6 +17,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(1e-6),
     bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `gate[T,F]`, `up[T,F]`; output `y[T,F]`.
@@ -156,4 +157,16 @@ fn cases() -> Vec<Case> {
         case("one element", 1, 1, 1.0),
         case("several tasks", 67, 521, 2.0),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(Swiglu),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+        ],
+    }]
 }

@@ -15,6 +15,7 @@ pub static SPEC: OpSpec = OpSpec {
     cases,
     tolerance: Tolerance::rel(0.0),
     bf16_roundings: 1,
+    bench,
 };
 
 /// No inputs; zeroes up to 64 existing outputs in place, so nothing is inferred.
@@ -62,4 +63,13 @@ fn cases() -> Vec<Case> {
         case("vector and matrix", &[&[5], &[3, 50]]),
         case("several tasks", &[&[40_001]]),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "32 Mi numbers",
+        op: Arc::new(Zero),
+        inputs: vec![(vec![4096, 8192], Fill::Normal(1.0), false)],
+    }]
 }

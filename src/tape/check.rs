@@ -86,7 +86,10 @@ fn host(shape: &[usize], values: &[f64], dtype: DType) -> HostTensor {
 
 /// How many of a case's inputs are read; the rest are values before an update in place (the
 /// convention of the ops that infer no output, such as `adamw` and `zero`).
-fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
+///
+/// # Errors
+/// If the op refuses its inputs however many are read.
+pub fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
     let all: Vec<&TensorType> = types.iter().collect();
     let whole = case.op.infer(&all);
     if whole.is_ok() {

@@ -2,6 +2,7 @@
 //! sets, elementary functions, matrix multiplication. Nothing here knows a tape or a shape rule.
 
 pub mod attention; // tiles of attention, forward and backward
+pub mod choose; // one of many by weight, for the sampler
 pub mod gemm; // matrix multiplication: public forms, blocking, threads
 mod gemm_kernels; // the register tiles of gemm, one per instruction set
 mod gemm_thin; // matrix multiplication for few rows

@@ -192,8 +192,8 @@ fn reduce<const N: usize>(
     for (to, from) in acc.chunks_exact_mut(LANES).zip(&chains) {
         to.copy_from_slice(from);
     }
-    for l in 0..len - whole {
-        acc[l] = step(acc[l], item(whole + l));
+    for (i, acc) in (whole..len).zip(&mut acc) {
+        *acc = step(*acc, item(i));
     }
     let mut half = WIDE / 2;
     while half > 0 {
