@@ -112,9 +112,13 @@ impl Op for EmbedBwd {
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let (dy, into) = (inputs[0], outputs[0]);
-        let touched = if self.fresh { into.len() } else { 2 * dy.len() };
-        let bytes = bytes(inputs, &[]) + (touched * into.dtype.size()) as f64;
-        Cost { flops: dy.len() as f64, bytes }
+        // Rows of `dy` that belong to this source: of the vision features, each about once.
+        let rows = if self.vision { dy.rows().min(self.rows) } else { dy.rows() };
+        let read = rows * dy.cols();
+        let touched = if self.fresh { into.len() } else { 2 * read };
+        let bytes = bytes(&[inputs[1]], &[])
+            + (read * dy.dtype.size() + touched * into.dtype.size()) as f64;
+        Cost { flops: read as f64, bytes }
     }
 }
 
