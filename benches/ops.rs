@@ -1,15 +1,15 @@
-//! Prints the rate of the CPU's matrix multiplication and of its memory-bound ops at sizes of
-//! real models, with the time of the best of several runs. Measures only; asserts nothing.
+//! Prints what the machine can do at most, the rate of the CPU's matrix multiplication, and every
+//! op of the table at sizes of real models beside its limit, with the time of the best of several
+//! runs. Measures only; asserts nothing.
 //!
 //! `cargo bench --bench ops [-- FILTER]`; threads by `RAYON_NUM_THREADS`.
 
-use grpo_rt::base::DType;
-use grpo_rt::device::HostArena;
-use grpo_rt::mem::plan::aligned;
-use grpo_rt::ops::adamw::AdamW;
+#[path = "ops/machine.rs"]
+mod machine;
+#[path = "ops/table.rs"]
+mod table;
+
 use grpo_rt::ops::cpu::{Isa, Mat, gemm_f32};
-use grpo_rt::ops::dropout::Dropout;
-use grpo_rt::ops::*;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -48,75 +48,16 @@ fn bench_gemm(label: &str, m: usize, n: usize, k: usize) {
     );
 }
 
-/// One node over `inputs` (shape, type) and, for ops in place, `in_place` outputs of f32.
-fn bench_op(op: &dyn Op, inputs: &[(&[usize], DType)], in_place: &[&[usize]]) {
-    let types: Vec<TensorType> =
-        inputs.iter().map(|(s, d)| TensorType { shape: s.to_vec(), dtype: *d }).collect();
-    let mut outs = op.infer(&types.iter().collect::<Vec<_>>()).expect("shapes fit");
-    outs.extend(in_place.iter().map(|s| TensorType { shape: s.to_vec(), dtype: DType::F32 }));
-    let all: Vec<&TensorType> = types.iter().chain(&outs).collect();
-    let bytes = |t: &TensorType| aligned(t.len() * t.dtype.size());
-    let arena = HostArena::reserve(all.iter().map(|t| bytes(t)).sum()).expect("memory");
-    let mut at = 0;
-    let mut bind = |t| {
-        let view = arena.view(at, TensorType::len(t), t.dtype);
-        at += bytes(t);
-        // SAFETY: the range is new.
-        match t.dtype {
-            DType::F32 => unsafe { view.slice_mut() }.copy_from_slice(&numbers(t.len())),
-            _ => (0..).zip(unsafe { view.slice_mut::<i32>() }).for_each(|(i, x)| *x = i % 97),
-        }
-        (view, t)
-    };
-    let i: Vec<_> = types.iter().map(&mut bind).collect();
-    let o: Vec<_> = outs.iter().map(&mut bind).collect();
-    // SAFETY: one node at a time.
-    let t = best(|| op.run(&unsafe { Io::new(&i, &o) }));
-    let inferred: Vec<&TensorType> = types.iter().collect();
-    let cost = op.cost(&inferred, &outs.iter().collect::<Vec<_>>());
-    println!(
-        "{:<22} {:>9.3} ms  {:6.1} GB/s  {:6.1} GFLOP/s",
-        op.name(),
-        t * 1e3,
-        cost.bytes / t / 1e9,
-        cost.flops / t / 1e9
-    );
-}
-
-fn bench_ops(filter: &str) {
-    let f = DType::F32;
-    let (t, h, d): (&[usize], &[usize], &[usize]) = (&[1024, 2048], &[2048], &[1024, 64]);
-    let key: &[usize] = &[1024, 2];
-    let dropout = Dropout { p: 0.1, seed: 1, step: 1, site: 1, is_backward: false };
-    let adamw = AdamW { lr: 1e-9, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 9 };
-    type Row<'a> = (&'a dyn Op, &'a [(&'a [usize], DType)], &'a [&'a [usize]]);
-    let rows: &[Row] = &[
-        (&rms_norm::RmsNorm { eps: 1e-6 }, &[(t, f), (h, f)], &[]),
-        (&layer_norm::LayerNorm { eps: 1e-6 }, &[(t, f), (h, f), (h, f)], &[]),
-        (&swiglu::Swiglu, &[(t, f), (t, f)], &[]),
-        (&gelu::Gelu { kind: gelu::GeluKind::Erf }, &[(t, f)], &[]),
-        (&gelu::Gelu { kind: gelu::GeluKind::Tanh }, &[(t, f)], &[]),
-        (&gelu::Gelu { kind: gelu::GeluKind::Quick }, &[(t, f)], &[]),
-        (&rope::Rope { head_dim: 128, inverse: false }, &[(t, f), (d, f), (d, f)], &[]),
-        (&add::Add, &[(t, f), (t, f)], &[]),
-        (&embed::Embed, &[(t, f), (&[1024, 1], DType::I32)], &[]),
-        (&gather_rows::GatherRows, &[(t, f), (&[1024, 1], DType::I32)], &[]),
-        (&dropout, &[(t, f), (key, DType::I32)], &[]),
-        (&adamw, &[(t, f), (&[2], f)], &[t, t, t]),
-        (&grad_norm::GradNorm { max_norm: 1.0 }, &[(t, f)], &[]),
-        (&zero::Zero, &[], &[t]),
-        (&grad_norm::GradNorm { max_norm: 1.0 }, &[(&[16384, 2048], f)], &[]),
-    ];
-    for (op, inputs, in_place) in rows {
-        if op.name().contains(filter) {
-            bench_op(*op, inputs, in_place);
-        }
-    }
-}
-
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     println!("{:?}, {} threads", Isa::best(), rayon::current_num_threads());
+    let machine = machine::measure();
+    println!(
+        "at most {:.0} GFLOP/s in singles, {:.0} GFLOP/s in bf16 dot products, {:.1} GB/s",
+        machine.f32_flops / 1e9,
+        machine.bf16_flops / 1e9,
+        machine.bandwidth / 1e9
+    );
     for (label, m, n, k) in [
         ("square", 512, 512, 512),
         ("square", 1536, 1536, 1536),
@@ -131,5 +72,5 @@ fn main() {
             bench_gemm(label, m, n, k);
         }
     }
-    bench_ops(&filter);
+    table::run(&filter, &machine);
 }

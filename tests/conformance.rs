@@ -1,9 +1,9 @@
-//! Every op of the table on every case: single precision against the f64 reference, forward and
-//! backward, within the op's tolerance; prints the worst error of each. Memory is poisoned before
+//! Every op of the table on every case: single precision and bf16 against the f64 reference,
+//! forward and backward, within the op's tolerance; prints the worst error of each. Memory is poisoned before
 //! every run, so a number that an op forgot to write is a NaN here. No gradient is judged by
 //! differences; that is `gradcheck`.
 
-use grpo_rt::base::{DType, Philox, RngDomain};
+use grpo_rt::base::{DType, Philox, RngDomain, Tolerance};
 use grpo_rt::ops::linear_logprob::HeadSettings;
 use grpo_rt::ops::sample::{Sample, SampleRow, SamplingSettings};
 use grpo_rt::ops::{Case, Fill, OPS, OpSpec};
@@ -12,9 +12,11 @@ use std::sync::Arc;
 
 const SEED: u64 = 17;
 
+/// Largest error of rounding a number to bf16, relative to it: half a unit in its eighth bit.
+const BF16_ROUNDING: f64 = 1.0 / 256.0;
+
 /// One run of a case, and the gradients after a second one.
-fn run(case: &Case, float: DType) -> (CheckRun, Vec<Option<Vec<f64>>>) {
-    let mut check = Check::backward(case, float, SEED).expect("the case fits the op");
+fn run(mut check: Check) -> (CheckRun, Vec<Option<Vec<f64>>>) {
     let first = check.run().expect("the case fits the arena");
     // Ops that update in place would start from their own results.
     let second = if first.grads.iter().any(Option::is_some) {
@@ -25,11 +27,24 @@ fn run(case: &Case, float: DType) -> (CheckRun, Vec<Option<Vec<f64>>>) {
     (first, second)
 }
 
-/// Worst errors of a case, forward and backward, relative to each tensor's largest magnitude.
-fn compare(spec: &OpSpec, case: &Case) -> Result<(f64, f64), String> {
-    let (got, got_twice) = run(case, DType::F32);
-    let (want, _) = run(case, DType::F64);
-    let name = format!("{}, {}", spec.name, case.label);
+/// `base`, and `roundings` to bf16.
+fn with_roundings(base: Tolerance, roundings: u32) -> Tolerance {
+    Tolerance { rel: base.rel + f64::from(roundings) * BF16_ROUNDING, ..base }
+}
+
+/// Worst errors of a case, forward and backward, relative to each tensor's largest magnitude. The
+/// reference has the same numbers to start from. What is stored in bf16 may be off by as many
+/// roundings as the op says; what is stored in singles only by those in between.
+fn compare(spec: &OpSpec, case: &Case, float: DType) -> Result<(f64, f64), String> {
+    let fits = "the case fits the op";
+    let (got, got_twice) = run(Check::backward(case, float, SEED).expect(fits));
+    let (want, _) = run(Check::reference(case, float, SEED).expect(fits));
+    let name = format!("{}, {}, {float:?}", spec.name, case.label);
+    let allowed = |dtype: DType| match (float, dtype) {
+        (DType::BF16, DType::BF16) => with_roundings(spec.tolerance, spec.bf16_roundings),
+        (DType::BF16, _) => with_roundings(spec.tolerance, spec.bf16_roundings - 1),
+        _ => spec.tolerance,
+    };
     let (mut forward, mut backward) = (0.0f64, 0.0f64);
     for (i, (g, w)) in got.outputs.iter().zip(&want.outputs).enumerate() {
         // Work space has a size of its own in each precision, and no meaning.
@@ -38,39 +53,50 @@ fn compare(spec: &OpSpec, case: &Case) -> Result<(f64, f64), String> {
             continue;
         }
         let name = format!("{name}: output {i}");
-        forward = forward.max(spec.tolerance.check(&name, &g.values, &w.values)?);
+        forward = forward.max(allowed(g.ty.dtype).check(&name, &g.values, &w.values)?);
         if g.ty.dtype == DType::I32 && g.values != w.values {
             return Err(format!("{name}: integers differ"));
         }
     }
-    for (i, want) in want.grads.iter().enumerate() {
+    for ((i, want), ty) in want.grads.iter().enumerate().zip(case.types(float)) {
         let Some(want) = want else { continue };
         let once = got.grads[i].as_ref().expect("both precisions have the same gradients");
         let name = format!("{name}: gradient of input {i}");
-        backward = backward.max(spec.tolerance.check(&name, once, want)?);
+        // It reached its place in singles from a slot of the input's own type.
+        backward = backward.max(allowed(ty.dtype).check(&name, once, want)?);
         let twice: Vec<f64> = want.iter().map(|x| 2.0 * x).collect();
         let sum = got_twice[i].as_ref().expect("as above");
-        spec.tolerance.check(&format!("{name}, added to itself"), sum, &twice)?;
+        allowed(ty.dtype).check(&format!("{name}, added to itself"), sum, &twice)?;
     }
     Ok((forward, backward))
 }
 
-#[test]
-fn single_precision_agrees_with_the_reference() {
+/// Compares all cases of some ops.
+fn agree(specs: impl Iterator<Item = &'static OpSpec>, float: DType) {
     let mut failures = Vec::new();
     println!("{:<16} {:<48} {:>8} {:>8}", "op", "case", "forward", "backward");
-    for spec in OPS {
+    for spec in specs {
         let cases = (spec.cases)();
         assert!(cases.len() >= 3, "{} has {} cases, not three or more", spec.name, cases.len());
         for case in &cases {
             assert_eq!(case.op.name(), spec.name, "the case belongs to another op");
-            match compare(spec, case) {
+            match compare(spec, case, float) {
                 Ok((f, b)) => println!("{:<16} {:<48} {f:8.1e} {b:8.1e}", spec.name, case.label),
                 Err(e) => failures.push(e),
             }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn single_precision_agrees_with_the_reference() {
+    agree(OPS.iter().copied(), DType::F32);
+}
+
+#[test]
+fn bf16_agrees_with_the_reference() {
+    agree(OPS.iter().copied().filter(|s| s.bf16_roundings > 0), DType::BF16);
 }
 
 /// What the sampler must do, in the plainest words: (token, its log-probability, log-sum-exp).

@@ -2,16 +2,17 @@
 //! log-probabilities of the rollout those of the training pass. Compares bits only; what the right
 //! numbers are is the business of `conformance`.
 
-use grpo_rt::base::{DType, HostTensor, Philox, RngDomain};
+use grpo_rt::base::{DType, HostTensor, Philox, RngDomain, TensorData};
 use grpo_rt::mem::Arena;
 use grpo_rt::ops::attention::{Attention, Segment, Span};
 use grpo_rt::ops::kv_write::KvWrite;
 use grpo_rt::ops::linear_logprob::{HeadSettings, LinearLogprob};
 use grpo_rt::ops::matmul::{Lora, Matmul};
 use grpo_rt::ops::sample::{Sample, SampleRow, SamplingSettings};
-use grpo_rt::ops::{Case, Emit, Fill, OPS, Op};
+use grpo_rt::ops::{Case, Emit, Fill, OPS, Op, Stored};
 use grpo_rt::tape::Tape;
-use grpo_rt::tape::check::{Check, CheckRun};
+use grpo_rt::tape::check::{Check, CheckRun, fill};
+use half::bf16;
 use std::sync::Arc;
 
 fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
@@ -38,16 +39,92 @@ fn the_number_of_threads_changes_no_bit() {
     let sizes: [&[usize]; 5] = [&[310, 300], &[550, 300], &[550], &[16, 300], &[550, 16]];
     let inputs = sizes.map(normal).to_vec();
     cases.push(("matmul", Case { label: "many blocks", op: Arc::new(matmul), inputs }));
+    let with_bf16 = |op: &str| OPS.iter().any(|s| s.name == op && s.bf16_roundings > 0);
     for (op, case) in &cases {
-        let run = |threads| {
-            with_threads(threads, || {
-                bits(&Check::backward(case, DType::F32, 5).unwrap().run().unwrap())
-            })
-        };
-        let one = run(1);
-        for threads in [2, 4] {
-            assert!(one == run(threads), "{op}, {}: {threads} threads", case.label);
+        for float in [DType::F32, DType::BF16] {
+            if float == DType::BF16 && !with_bf16(op) {
+                continue;
+            }
+            let run = |threads| {
+                with_threads(threads, || {
+                    bits(&Check::backward(case, float, 5).unwrap().run().unwrap())
+                })
+            };
+            let one = run(1);
+            for threads in [2, 4] {
+                assert!(one == run(threads), "{op}, {}, {float:?}: {threads} threads", case.label);
+            }
         }
+    }
+}
+
+/// Ops whose rows know nothing of each other, whatever their inputs.
+const ROW_BY_ROW: &[&str] =
+    &["add", "dropout", "gelu", "layer_norm", "rms_norm", "rope", "split", "swiglu"];
+
+#[test]
+fn a_row_is_the_same_alone_and_among_others() {
+    let specs = OPS.iter().filter(|s| ROW_BY_ROW.contains(&s.name));
+    assert_eq!(specs.clone().count(), ROW_BY_ROW.len());
+    for (spec, float) in specs.flat_map(|s| [(s, DType::F32), (s, DType::BF16)]) {
+        for case in (spec.cases)() {
+            let t = case.inputs[0].0[0];
+            let all: Vec<HostTensor> = case
+                .inputs
+                .iter()
+                .zip(case.types(DType::F32))
+                .enumerate()
+                .map(|(i, ((shape, kind, _), ty))| {
+                    let values = fill(kind, ty.len(), 31, i);
+                    match ty.dtype {
+                        DType::I32 => HostTensor::i32(
+                            shape.clone(),
+                            values.into_iter().map(|x| x as i32).collect(),
+                        ),
+                        _ => HostTensor::f32(
+                            shape.clone(),
+                            values.into_iter().map(|x| x as f32).collect(),
+                        ),
+                    }
+                })
+                .collect();
+            let types = case.types(float);
+            let go = |inputs: &[HostTensor], dout: &HostTensor| {
+                let activation: Vec<bool> = types.iter().map(|t| t.dtype == float).collect();
+                run_on(float, case.op.clone(), inputs, &activation, Some(dout))
+            };
+            let cols = case.op.infer(&types.iter().collect::<Vec<_>>()).unwrap()[0].cols();
+            let dout = matrix(t, cols, 40);
+            let whole = go(&all, &dout);
+            for row in [0, t / 2, t - 1] {
+                let few: Vec<HostTensor> = all
+                    .iter()
+                    .map(|x| if x.shape.len() == 2 { pick_any(x, row) } else { x.clone() })
+                    .collect();
+                let alone = go(&few, &pick(&dout, [row]));
+                let what = format!("{}, {}, {float:?}, row {row}", spec.name, case.label);
+                for (a, w) in alone.outputs.iter().zip(&whole.outputs) {
+                    assert_same_bits(&what, a, &pick(w, [row]));
+                }
+                let gradients = alone.grads.iter().zip(&whole.grads).zip(&all);
+                for ((a, w), _) in gradients.filter(|(_, x)| x.shape.len() == 2) {
+                    let Some(a) = a else { continue };
+                    let what = format!("{what}, gradient");
+                    assert_same_bits(&what, a, &pick(w.as_ref().unwrap(), [row]));
+                }
+            }
+        }
+    }
+}
+
+/// A row of a matrix of singles or integers.
+fn pick_any(m: &HostTensor, row: usize) -> HostTensor {
+    match &m.data {
+        TensorData::I32(v) => {
+            let cols = m.shape[1];
+            HostTensor::i32([1, cols], v[row * cols..][..cols].to_vec())
+        }
+        _ => pick(m, [row]),
     }
 }
 
@@ -76,21 +153,36 @@ struct Results {
 }
 
 fn run(op: impl Op + 'static, inputs: &[HostTensor], dout: Option<&HostTensor>) -> Results {
-    let mut tape = Tape::new(DType::F32);
-    let slots: Vec<_> = inputs.iter().map(|t| tape.input(t.clone())).collect();
+    run_on(DType::F32, Arc::new(op), inputs, &vec![true; inputs.len()], dout)
+}
+
+/// [`run`] on a tape of another type; `activation` says which inputs are of that type.
+fn run_on(
+    float: DType,
+    op: Arc<dyn Op>,
+    inputs: &[HostTensor],
+    activation: &[bool],
+    dout: Option<&HostTensor>,
+) -> Results {
+    let mut tape = Tape::new(float);
+    let slots: Vec<_> = inputs
+        .iter()
+        .zip(activation)
+        .map(|(t, &a)| if a { tape.activation(t.clone()) } else { tape.input(t.clone()) })
+        .collect();
     for (&s, t) in slots.iter().zip(inputs) {
         if t.dtype() == DType::F32 {
             tape.require_grad(s);
         }
     }
-    let outputs = tape.ops(op, &slots).unwrap();
+    let outputs = tape.emit(op, &slots).unwrap();
     outputs.iter().for_each(|&s| {
         tape.keep(s);
     });
     let grads: Vec<_> = match dout {
         None => vec![None; slots.len()],
         Some(dout) => {
-            let seed = tape.input(dout.clone());
+            let seed = tape.activation(dout.clone());
             let grads = tape.backward(&[(outputs[0], seed)]).unwrap();
             slots.iter().map(|&s| grads.of(s)).collect()
         }
@@ -348,16 +440,21 @@ fn the_sampler_reports_the_log_probability_that_training_computes() {
 #[test]
 fn a_cache_keeps_the_rows_it_is_not_told_to_write() {
     let mut arena = Arena::reserve(1 << 16).unwrap();
-    let cache = arena.persist(6 * 3, DType::F32).unwrap();
-    arena.write(cache, &[7.0f32; 18]);
-    let mut tape = Tape::new(DType::F32);
-    let x = matrix(2, 3, 25);
-    let (slot, rows) = (tape.input(x.clone()), tape.indices(vec![4, 1]));
-    let target = tape.fixed(cache, &[6, 3]);
-    tape.emit_into(Arc::new(KvWrite), &[slot, rows], &[target]).unwrap();
-    let plan = tape.plan();
-    tape.run(&plan, &arena, arena.shared_base()).unwrap();
-    let after = HostTensor::f32([6, 3], arena.read(cache));
-    assert_same_bits("written", &pick(&after, [4, 1]), &x);
-    assert!(pick(&after, [0, 2, 3, 5]).to_f32_vec().iter().all(|&x| x == 7.0));
+    let singles = arena.persist(6 * 3, DType::F32).unwrap();
+    let halves = arena.persist(6 * 3, DType::BF16).unwrap();
+    arena.write(singles, &[7.0f32; 18]);
+    arena.write(halves, &[bf16::store(7.0); 18]);
+    // Numbers that bf16 holds exactly.
+    let x = HostTensor::f32([2, 3], vec![1.5, -2.0, 0.25, 3.0, 100.0, -0.5]);
+    for cache in [singles, halves] {
+        let mut tape = Tape::new(cache.dtype);
+        let (slot, rows) = (tape.activation(x.clone()), tape.indices(vec![4, 1]));
+        let target = tape.fixed(cache, &[6, 3]);
+        tape.emit_into(Arc::new(KvWrite), &[slot, rows], &[target]).unwrap();
+        let plan = tape.plan();
+        let run = tape.run(&plan, &arena, arena.shared_base()).unwrap();
+        let after = HostTensor::f32([6, 3], run.f32(target));
+        assert_same_bits("written", &pick(&after, [4, 1]), &x);
+        assert!(pick(&after, [0, 2, 3, 5]).to_f32_vec().iter().all(|&x| x == 7.0));
+    }
 }

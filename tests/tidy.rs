@@ -41,7 +41,6 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("src/ops/io.rs", "byte views of a node's inputs and outputs"),
     ("src/ops/layer_norm.rs", "threads write columns of their own"),
     ("src/ops/rms_norm.rs", "threads write columns of their own"),
-    ("src/ops/gather_rows.rs", "threads write columns of their own"),
     ("src/ops/adamw.rs", "a test binds byte views"),
     ("src/ops/dropout.rs", "a test binds byte views"),
     ("src/tape/exec.rs", "binding of byte views, one node at a time"),

@@ -52,6 +52,36 @@ impl Philox {
         c
     }
 
+    /// What [`Philox::at`] gives at `N` lanes from `first` on, for loops that are compiled to vector
+    /// code: `key` is (step, sample, token).
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, clippy::many_single_char_names)] // four words side by side
+    pub fn consecutive<const N: usize>(&self, key: [u32; 3], first: u32) -> [[u32; 4]; N] {
+        let [step, sample, token] = key;
+        // One counter word of all lanes after the other, in 64 bits each: the products need them,
+        // and what a round leaves in the upper halves is never looked at.
+        let (mut a, mut b) = ([u64::from(token); N], [u64::from(sample); N]);
+        let (mut c, mut d) = ([u64::from(step); N], [0; N]);
+        for (i, d) in d.iter_mut().enumerate() {
+            *d = u64::from(first.wrapping_add(i as u32));
+        }
+        let mut k = self.key;
+        for _ in 0..10 {
+            for i in 0..N {
+                let p0 = 0xD251_1F53u64 * (a[i] & 0xffff_ffff);
+                let p1 = 0xCD9E_8D57u64 * (c[i] & 0xffff_ffff);
+                (a[i], b[i]) = ((p1 >> 32) ^ b[i] ^ u64::from(k[0]), p1);
+                (c[i], d[i]) = ((p0 >> 32) ^ d[i] ^ u64::from(k[1]), p0);
+            }
+            k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
+        }
+        let mut words = [[0; 4]; N];
+        for (i, words) in words.iter_mut().enumerate() {
+            *words = [a[i] as u32, b[i] as u32, c[i] as u32, d[i] as u32];
+        }
+        words
+    }
+
     /// A uniform number in [0, 1) with 24 bits.
     pub fn uniform(&self, step: u32, sample: u32, token: u32) -> f32 {
         unit(self.at(step, sample, token, 0)[0])
@@ -128,6 +158,16 @@ mod tests {
             ones.at(u32::MAX, u32::MAX, u32::MAX, u32::MAX),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
         );
+    }
+
+    #[test]
+    fn lanes_side_by_side_are_those_one_by_one() {
+        let rng = Philox::new(77, RngDomain::Test);
+        for first in [0, 5 << 16, u32::MAX - 3] {
+            let lane = |i: u32| rng.at(3, u32::MAX, 9, first.wrapping_add(i));
+            let want: Vec<[u32; 4]> = (0..16).map(lane).collect();
+            assert_eq!(rng.consecutive::<16>([3, u32::MAX, 9], first).to_vec(), want);
+        }
     }
 
     #[test]

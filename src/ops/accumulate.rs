@@ -1,18 +1,16 @@
 //! `g += x`: how a gradient that an op computed in a slot of its own reaches a parameter's
 //! gradient, in place. It has no derivative and no place in a forward pass.
 
+use super::cpu::rows::CHUNK;
+use super::cpu::vectorised;
 use crate::base::{DType, Result};
-use crate::ops::{Io, Op, Real, TensorType};
+use crate::ops::{Cost, Io, Op, Stored, TensorType};
+use half::bf16;
+use rayon::prelude::*;
 
-/// Input: `x`; updates `g` of the same size.
+/// Input: `x`, an activation's gradient; updates `g` of the same size, of the type of statistics.
 #[derive(Debug, Clone, Copy)]
 pub struct Accumulate;
-
-impl Accumulate {
-    fn go<T: Real>(io: &Io) {
-        io.output::<T>(0).iter_mut().zip(io.input::<T>(0)).for_each(|(g, x)| *g += *x);
-    }
-}
 
 impl Op for Accumulate {
     fn name(&self) -> &'static str {
@@ -23,8 +21,31 @@ impl Op for Accumulate {
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
-            DType::F64 => Self::go::<f64>(io),
-            _ => Self::go::<f32>(io),
+            DType::F64 => {
+                let (g, x) = (io.output::<f64>(0), io.input::<f64>(0));
+                g.iter_mut().zip(x).for_each(|(g, x)| *g += *x);
+            }
+            DType::BF16 => accumulate(io.input::<bf16>(0), io.output(0)),
+            _ => accumulate(io.input::<f32>(0), io.output(0)),
         }
     }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let size = |t: &TensorType| (t.len() * t.dtype.size()) as f64;
+        let bytes = size(inputs[0]) + 2.0 * size(outputs[0]);
+        Cost { flops: inputs[0].len() as f64, bytes }
+    }
+}
+
+fn accumulate<S: Stored>(x: &[S], g: &mut [f32]) {
+    assert_eq!(x.len(), g.len(), "accumulate: sizes differ");
+    (g.par_chunks_mut(CHUNK), x.par_chunks(CHUNK)).into_par_iter().for_each(|(g, x)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (g, &x) in g.iter_mut().zip(x) {
+                    *g += x.load();
+                }
+            },
+        );
+    });
 }

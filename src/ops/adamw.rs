@@ -1,25 +1,31 @@
 //! One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) on one parameter, in place, with
 //! the formula and the order of operations of `torch.optim.AdamW`. The gradient is multiplied by
-//! the clipping coefficient on the way in, so that clipped gradients are never stored.
+//! the clipping coefficient on the way in, so that clipped gradients are never stored. Where the
+//! passes read bf16, the parameter here is the master copy, and the working copy follows it.
 
 use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
-use super::shapes::{require, same_float};
-use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, TensorType};
+use super::shapes::{require, same_statistic};
+use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use bytemuck::Pod;
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "adamw",
-    doc: "grad, clip[2]; updates param, m, v of grad's shape in place",
+    doc: "grad, clip[2]; updates param, m, v of grad's shape in place, and a rounded copy of param",
     cases,
     tolerance: Tolerance::rel(1e-6),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `grad`, `clip[2]` = (norm, coefficient); updates `param`, `m`, `v` of the gradient's
-/// shape in place, so nothing is inferred.
+/// shape and type in place, so nothing is inferred. A fourth tensor, if there is one, becomes the
+/// working copy: the new `param`, rounded to that tensor's type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate of this step.
@@ -41,28 +47,40 @@ impl Op for AdamW {
         "adamw"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let ok = matches!(inputs, [_, clip] if clip.len() == 2) && same_float(inputs);
+        let ok = matches!(inputs, [_, clip] if clip.len() == 2) && same_statistic(inputs);
         require(ok && self.step > 0, self.name(), inputs, "grad, clip[2], step from 1")?;
         Ok(vec![])
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
-            DType::F64 => self.update::<f64>(io),
-            _ => self.update::<f32>(io),
+            DType::F64 => self.update::<f64, f64>(io, |x| x),
+            _ if io.num_outputs() == 4 && io.out_type(3).dtype == DType::BF16 => {
+                self.update::<f32, bf16>(io, bf16::store)
+            }
+            _ => self.update::<f32, f32>(io, |x| x),
         }
     }
-    fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let n = inputs[0].len() as f64;
-        // Reads grad, param, m, v; writes the last three.
-        Cost { flops: 14.0 * n, bytes: 7.0 * n * inputs[0].dtype.size() as f64 }
+        let copy = outputs.get(3).map_or(0, |t| t.dtype.size());
+        // Reads grad, param, m, v; writes the last three and the working copy.
+        Cost { flops: 14.0 * n, bytes: n * (7 * inputs[0].dtype.size() + copy) as f64 }
     }
 }
 
 impl AdamW {
-    fn update<T: Real>(&self, io: &Io) {
+    fn update<T: Real, C: Pod + Send>(&self, io: &Io, round: impl Fn(T) -> C + Sync) {
         let (grad, clip) = (io.input::<T>(0), io.input::<T>(1)[1]);
         let [param, m, v] = [io.output::<T>(0), io.output::<T>(1), io.output::<T>(2)];
         assert!([&param, &m, &v].iter().all(|s| s.len() == grad.len()), "adamw: sizes differ");
+        let copy = if io.num_outputs() == 4 { io.output::<C>(3) } else { &mut [] };
+        assert!(copy.is_empty() || copy.len() == grad.len(), "adamw: sizes differ");
+        // One piece of the working copy per task, or none.
+        let missing = grad.len().div_ceil(CHUNK) - copy.len().div_ceil(CHUNK);
+        let copies = copy.par_chunks_mut(CHUNK).chain((0..missing).into_par_iter().map(|_| {
+            let none: &mut [C] = &mut [];
+            none
+        }));
         let correction = |beta: f64| 1.0 - beta.powi(self.step as i32);
         // Scalars are doubles until they meet the tensor, as in torch.
         let decay = T::of(1.0 - self.lr * self.weight_decay);
@@ -75,9 +93,10 @@ impl AdamW {
             m.par_chunks_mut(CHUNK),
             v.par_chunks_mut(CHUNK),
             grad.par_chunks(CHUNK),
+            copies,
         )
             .into_par_iter()
-            .for_each(|(param, m, v, grad)| {
+            .for_each(|(param, m, v, grad, copy)| {
                 vectorised(
                     #[inline(always)]
                     || {
@@ -90,39 +109,49 @@ impl AdamW {
                             let denominator = v.sqrt() / root + eps;
                             *p -= step_size * *m / denominator;
                         }
+                        for (c, &p) in copy.iter_mut().zip(&*param) {
+                            *c = round(p);
+                        }
                     },
                 );
             });
     }
 }
 
-/// The last three inputs are the values before the update.
+/// The inputs after the first two are the values before the update.
 fn cases() -> Vec<Case> {
-    let case = |label, n: usize, step: u32, weight_decay: f64, clip: f64| {
+    let case = |label, n: usize, step: u32, weight_decay: f64, clip: f64, copy: bool| {
         let squares = (0..n).map(|i| ((i * 37 % 101) as f64 / 101.0).powi(2)).collect();
-        Case {
-            label,
-            op: Arc::new(AdamW {
-                lr: 1e-2,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay,
-                step,
-            }),
-            inputs: vec![
-                (vec![n], Fill::Normal(0.5), false),
-                (vec![2], Fill::Values(vec![3.0, clip]), false),
-                (vec![n], Fill::Normal(1.0), false),
-                (vec![n], Fill::Normal(0.1), false),
-                (vec![n], Fill::Values(squares), false),
-            ],
-        }
+        let op = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step };
+        let mut inputs = vec![
+            (vec![n], Fill::Normal(0.5), false),
+            (vec![2], Fill::Values(vec![3.0, clip]), false),
+            (vec![n], Fill::Normal(1.0), false),
+            (vec![n], Fill::Normal(0.1), false),
+            (vec![n], Fill::Values(squares), false),
+        ];
+        inputs.extend(copy.then(|| (vec![1, n], Fill::Normal(1.0), false)));
+        Case { label, op: Arc::new(op), inputs }
     };
     vec![
-        case("first step", 33, 1, 0.0, 1.0),
-        case("weight decay and clipping", 100, 7, 0.1, 0.3),
-        case("several tasks", 40_001, 1000, 0.01, 1.0),
+        case("first step", 33, 1, 0.0, 1.0, false),
+        case("weight decay and clipping", 100, 7, 0.1, 0.3, false),
+        case("several tasks", 40_001, 1000, 0.01, 1.0, false),
+        case("working copy", 33_001, 3, 0.01, 0.7, true),
+    ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let (n, normal) = (8 << 20, || Fill::Normal(0.5));
+    let op = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 9 };
+    let state = (vec![n], Fill::NearOne(0.1), false);
+    let clip = (vec![2], Fill::Values(vec![1.0, 1.0]), false);
+    let inputs = vec![state.clone(), clip, state.clone(), state.clone(), state];
+    let copied = [&inputs[..], &[(vec![1, n], normal(), false)]].concat();
+    vec![
+        Case { label: "8 Mi numbers", op: Arc::new(op), inputs },
+        Case { label: "8 Mi numbers, working copy", op: Arc::new(op), inputs: copied },
     ]
 }
 

@@ -4,8 +4,9 @@
 use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
 use super::shapes::{require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "a, b of one shape to a + b",
     cases,
     tolerance: Tolerance::rel(2e-7),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `a`, `b` of one shape; output `a + b`. Both gradients are the gradient of the output.
@@ -33,7 +36,8 @@ impl Op for Add {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => add::<f64>(io.input(0), io.input(1), io.output(0)),
-            _ => add_f32(io.input(0), io.input(1), io.output(0)),
+            DType::BF16 => add_fast::<bf16>(io.input(0), io.input(1), io.output(0)),
+            _ => add_fast::<f32>(io.input(0), io.input(1), io.output(0)),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -52,14 +56,14 @@ fn add<T: Real>(a: &[T], b: &[T], y: &mut [T]) {
     }
 }
 
-fn add_f32(a: &[f32], b: &[f32], y: &mut [f32]) {
+fn add_fast<S: Stored>(a: &[S], b: &[S], y: &mut [S]) {
     (y.par_chunks_mut(CHUNK), a.par_chunks(CHUNK), b.par_chunks(CHUNK)).into_par_iter().for_each(
         |(y, a, b)| {
             vectorised(
                 #[inline(always)]
                 || {
                     for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                        *y = a + b;
+                        *y = S::store(a.load() + b.load());
                     }
                 },
             );
@@ -74,4 +78,16 @@ fn cases() -> Vec<Case> {
         inputs: vec![(vec![t, h], Fill::Normal(1.0), true), (vec![t, h], Fill::Normal(3.0), true)],
     };
     vec![case("odd", 5, 33), case("one element", 1, 1), case("several tasks", 61, 555)]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(Add),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+        ],
+    }]
 }

@@ -362,10 +362,40 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let case = |label, segments: Vec<Segment>, rows: usize| {
+        let t = segments.iter().map(|s| s.queries.len).sum();
+        let (heads, kv_heads, head_dim) = (16, 2, 128);
+        let op = Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: (head_dim as f64).powf(-0.5),
+            segments: Arc::new(segments),
+        };
+        let matrix = |rows, cols| (vec![rows, cols], Fill::Normal(1.0), true);
+        let (q, k) = (matrix(t, heads * head_dim), matrix(rows, kv_heads * head_dim));
+        Case { label, op: Arc::new(op), inputs: vec![q, k.clone(), k] }
+    };
+    let segment = |start, len, key, keys| Segment {
+        queries: Span { start, len },
+        keys: vec![Span { start: key, len: keys }],
+        causal: true,
+    };
+    let decode = (0..16).map(|i| segment(i, 1, i * 600, 600)).collect();
+    vec![
+        case("causal, 1024 tokens", vec![segment(0, 1024, 0, 1024)], 1024),
+        case("16 queries of 600 keys", decode, 9600),
+    ]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "attention",
     doc: "softmax attention over key spans",
     cases,
     tolerance: Tolerance { abs: 2e-6, rel: 5e-6 },
+    bf16_roundings: 2,
+    bench,
 };

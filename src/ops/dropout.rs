@@ -6,9 +6,10 @@
 use super::cpu::rows::rows_per_task;
 use super::cpu::simd::LANES;
 use super::cpu::vectorised;
-use super::shapes::{is_index, require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{bytes, is_index, require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, Stored, TensorType};
 use crate::base::{DType, Philox, Result, RngDomain, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "x[T,H], key i32[T,2] = (sample, token) to y[T,H]: numbers zeroed with probability p",
     cases,
     tolerance: Tolerance::rel(2e-7),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,H]`, `key` i32 `[T,2]` = (sample, token); output `y[T,H]`.
@@ -54,7 +57,8 @@ impl Op for Dropout {
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
-            DType::F64 => self.apply::<f64>(io),
+            DType::F64 => self.reference(io),
+            DType::BF16 => self.apply::<bf16>(io),
             _ => self.apply::<f32>(io),
         }
     }
@@ -64,21 +68,37 @@ impl Op for Dropout {
         Ok(vec![Some(b.emit1(Dropout { is_backward: true, ..*self }, &[dy, key])?), None])
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
-        Cost { flops: 2.0 * inputs[0].len() as f64, bytes }
+        Cost { flops: 2.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
 impl Dropout {
-    fn apply<T: Real>(&self, io: &Io) {
-        let (x, key, h) = (io.input::<T>(0), io.input::<i32>(1), io.in_type(0).cols());
+    /// A word of the generator below this is a zero: p as a fraction of 2^32.
+    fn threshold(&self) -> u32 {
+        (self.p * 4_294_967_296.0) as u32
+    }
+
+    /// The definition.
+    fn reference(&self, io: &Io) {
+        let (x, key, h) = (io.input::<f64>(0), io.input::<i32>(1), io.in_type(0).cols());
         let rng = Philox::new(self.seed, RngDomain::Dropout);
-        // A word below this is a zero: p as a fraction of 2^32.
-        let threshold = (self.p * 4_294_967_296.0) as u32;
-        let scale = T::of(1.0 / (1.0 - self.p));
+        let rows = io.output::<f64>(0).chunks_mut(h).zip(x.chunks(h)).zip(key.chunks(2));
+        for ((y, x), key) in rows {
+            for (j, (y, x)) in y.iter_mut().zip(x).enumerate() {
+                let lane = (self.site << SITE_SHIFT) + j as u32 / 4;
+                let word = rng.at(self.step, key[0] as u32, key[1] as u32, lane)[j % 4];
+                *y = if word < self.threshold() { 0.0 } else { x / (1.0 - self.p) };
+            }
+        }
+    }
+
+    fn apply<S: Stored>(&self, io: &Io) {
+        let (x, key, h) = (io.input::<S>(0), io.input::<i32>(1), io.in_type(0).cols());
+        let rng = Philox::new(self.seed, RngDomain::Dropout);
+        let (threshold, scale) = (self.threshold(), (1.0 / (1.0 - self.p)) as f32);
         let rows = rows_per_task(h);
         (
-            io.output::<T>(0).par_chunks_mut(rows * h),
+            io.output::<S>(0).par_chunks_mut(rows * h),
             x.par_chunks(rows * h),
             key.par_chunks(rows * 2),
         )
@@ -89,14 +109,14 @@ impl Dropout {
                     || {
                         let rows = y.chunks_mut(h).zip(x.chunks(h)).zip(key.chunks(2));
                         for ((y, x), key) in rows {
-                            let (sample, token) = (key[0] as u32, key[1] as u32);
                             let mut first = self.site << SITE_SHIFT;
                             for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
-                                let words = draw(&rng, self.step, sample, token, first);
-                                for ((y, &x), &word) in
-                                    y.iter_mut().zip(x).zip(words.as_flattened())
-                                {
-                                    *y = if word < threshold { T::zero() } else { x * scale };
+                                let at = [self.step, key[0] as u32, key[1] as u32];
+                                let words = rng.consecutive::<LANES>(at, first);
+                                let words = words.as_flattened();
+                                for ((y, &x), &word) in y.iter_mut().zip(x).zip(words) {
+                                    let kept = x.load() * scale;
+                                    *y = S::store(if word < threshold { 0.0 } else { kept });
                                 }
                                 first += LANES as u32;
                             }
@@ -109,16 +129,6 @@ impl Dropout {
 
 /// Columns per block: a vector of draws, four columns each.
 const BLOCK: usize = 4 * LANES;
-
-/// The words of [`LANES`] draws side by side.
-#[inline(always)]
-fn draw(rng: &Philox, step: u32, sample: u32, token: u32, first: u32) -> [[u32; 4]; LANES] {
-    let mut words = [[0; 4]; LANES];
-    for (l, w) in (first..).zip(&mut words) {
-        *w = rng.at(step, sample, token, l);
-    }
-    words
-}
 
 fn cases() -> Vec<Case> {
     let case = |label, p: f64, t: usize, h: usize| Case {
@@ -135,6 +145,18 @@ fn cases() -> Vec<Case> {
         case("nearly all dropped", 0.95, 2, 130),
         case("several tasks", 0.1, 60, 611),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(Dropout { p: 0.1, seed: 3, step: 2, site: 5, is_backward: false }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 2], Fill::Ints((0..8192).collect()), false),
+        ],
+    }]
 }
 
 #[cfg(test)]

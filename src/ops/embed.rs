@@ -1,12 +1,14 @@
 //! The input of the decoder: token embeddings with rows of the vision tower put in their places.
 //! An index `i >= 0` is a token id; `i < 0` is row `-(i + 1)` of the vision features. The backward
-//! pass adds rows in ascending order of the tokens; no atomics: threads own columns.
+//! pass adds rows in ascending order of the tokens; no atomics: threads own rows of the gradient.
 
 use super::cpu::rows::rows_per_task;
 use super::gather_rows::scatter_add;
-use super::shapes::{is_index, require, same_float};
-use super::{Backward, Case, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{bytes, is_index, require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use bytemuck::Pod;
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "weight[V,H], vision[P,H] (may be absent), index i32[T,1] to y[T,H]",
     cases,
     tolerance: Tolerance::rel(2e-7),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `weight[V,H]`, `vision[P,H]`, `index` i32 `[T,1]`, or without `vision`; output `y[T,H]`.
@@ -57,6 +61,7 @@ impl Op for Embed {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => embed_fwd::<f64>(io),
+            DType::BF16 => embed_fwd::<bf16>(io),
             _ => embed_fwd::<f32>(io),
         }
     }
@@ -75,6 +80,12 @@ impl Op for Embed {
         }
         Ok(grads)
     }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        // Of the sources only the rows that are picked.
+        let (index, y) = (inputs[inputs.len() - 1], outputs[0]);
+        let bytes = 2 * y.len() * y.dtype.size() + index.len() * index.dtype.size();
+        Cost { flops: 0.0, bytes: bytes as f64 }
+    }
 }
 
 impl Op for EmbedBwd {
@@ -86,7 +97,9 @@ impl Op for EmbedBwd {
             matches!(inputs, [dy, index] if same_float(&[dy]) && is_index(index, dy.rows(), 1));
         require(ok, self.name(), inputs, "dy[T,H], index i32[T,1]")?;
         let dy = inputs[0];
-        let fresh = TensorType::matrix(self.rows, dy.cols(), dy.dtype);
+        // Rows of the vision tower are activations, the table is a parameter.
+        let dtype = if self.vision { dy.dtype } else { dy.dtype.statistic() };
+        let fresh = TensorType::matrix(self.rows, dy.cols(), dtype);
         Ok(if self.fresh { vec![fresh] } else { vec![] })
     }
     fn run(&self, io: &Io) {
@@ -95,14 +108,21 @@ impl Op for EmbedBwd {
             true => vision_row(index[t]),
             false => usize::try_from(index[t]).ok(),
         };
-        match io.float_type() {
-            DType::F64 => scatter_add::<f64>(io.input(0), self.rows, row, self.fresh, io.output(0)),
-            _ => scatter_add::<f32>(io.input(0), self.rows, row, self.fresh, io.output(0)),
-        }
+        scatter_add(io, self.rows, row, self.fresh);
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let (dy, into) = (inputs[0], outputs[0]);
+        // Rows of `dy` that belong to this source: of the vision features, each about once.
+        let rows = if self.vision { dy.rows().min(self.rows) } else { dy.rows() };
+        let read = rows * dy.cols();
+        let touched = if self.fresh { into.len() } else { 2 * read };
+        let bytes = bytes(&[inputs[1]], &[])
+            + (read * dy.dtype.size() + touched * into.dtype.size()) as f64;
+        Cost { flops: read as f64, bytes }
     }
 }
 
-fn embed_fwd<T: Real>(io: &Io) {
+fn embed_fwd<T: Pod + Send + Sync>(io: &Io) {
     let (weight, h) = (io.input::<T>(0), io.in_type(0).cols());
     let vision = if io.num_inputs() == 3 { io.input::<T>(1) } else { &[] };
     let index = io.input::<i32>(io.num_inputs() - 1);
@@ -133,4 +153,20 @@ fn cases() -> Vec<Case> {
         case("shared image rows", 5, Some(2), 130, vec![-2, -1, 4, -2, 0, -1]),
         case("several tasks", 50, Some(30), 300, (0..90).map(|i| (i * 7) % 80 - 30).collect()),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    // A prompt of an image and text, with many repeated tokens.
+    let index: Vec<i32> =
+        (0..4096).map(|i| if i < 1024 { -1 - i } else { i * 7919 % 3000 * 10 }).collect();
+    vec![Case {
+        label: "1024 image rows, 3072 tokens",
+        op: Arc::new(Embed),
+        inputs: vec![
+            (vec![32768, 2048], Fill::Normal(1.0), true),
+            (vec![1024, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 1], Fill::Ints(index), false),
+        ],
+    }]
 }

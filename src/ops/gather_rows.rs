@@ -1,12 +1,14 @@
 //! Rows picked by an index list: last tokens, completion tokens, merged vision patches in window
 //! order. The backward pass adds every row back in ascending order of the list; a row that was
-//! picked twice gets both. No atomics: threads own columns.
+//! picked twice gets both. No atomics: threads own rows of the result.
 
-use super::cpu::rows::{ColumnWriter, for_column_blocks, rows_per_task};
+use super::cpu::rows::rows_per_task;
 use super::cpu::vectorised;
 use super::shapes::{is_index, require, same_float};
-use super::{Backward, Case, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use bytemuck::Pod;
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "x[S,H], index i32[T,1] to y[T,H] with y[t] = x[index[t]]",
     cases,
     tolerance: Tolerance::rel(2e-7),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[S,H]`, `index` i32 `[T,1]` in `0..S`; output `y[T,H]`. Running it with an index
@@ -44,6 +48,7 @@ impl Op for GatherRows {
         let h = io.in_type(0).cols();
         match io.float_type() {
             DType::F64 => gather::<f64>(io.input(0), io.input(1), h, io.output(0)),
+            DType::BF16 => gather::<bf16>(io.input(0), io.input(1), h, io.output(0)),
             _ => gather::<f32>(io.input(0), io.input(1), h, io.output(0)),
         }
     }
@@ -51,6 +56,12 @@ impl Op for GatherRows {
         let Some(dy) = b.grads[0].filter(|_| b.needs[0]) else { return Ok(vec![None; 2]) };
         let (index, rows) = (b.inputs[1], b.tape.tensor_type(b.inputs[0]).rows());
         Ok(vec![Some(b.emit1(GatherRowsBwd { rows }, &[dy, index])?), None])
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        // Of the source only the rows that are picked.
+        let (index, y) = (inputs[1], outputs[0]);
+        let bytes = 2 * y.len() * y.dtype.size() + index.len() * index.dtype.size();
+        Cost { flops: 0.0, bytes: bytes as f64 }
     }
 }
 
@@ -66,15 +77,11 @@ impl Op for GatherRowsBwd {
     }
     fn run(&self, io: &Io) {
         let index = io.input::<i32>(1);
-        let row = |t: usize| Some(index[t] as usize);
-        match io.float_type() {
-            DType::F64 => scatter_add::<f64>(io.input(0), self.rows, row, true, io.output(0)),
-            _ => scatter_add::<f32>(io.input(0), self.rows, row, true, io.output(0)),
-        }
+        scatter_add(io, self.rows, |t| Some(index[t] as usize), true);
     }
 }
 
-fn gather<T: Real>(x: &[T], index: &[i32], h: usize, y: &mut [T]) {
+fn gather<T: Pod + Send + Sync>(x: &[T], index: &[i32], h: usize, y: &mut [T]) {
     let rows = rows_per_task(h);
     (y.par_chunks_mut(rows * h), index.par_chunks(rows)).into_par_iter().for_each(|(y, index)| {
         for (y, &i) in y.chunks_mut(h).zip(index) {
@@ -84,38 +91,97 @@ fn gather<T: Real>(x: &[T], index: &[i32], h: usize, y: &mut [T]) {
     });
 }
 
-/// Adds row `t` of `dy` to row `row(t)` of the `[rows, h]` matrix `out`, in ascending order of
-/// `t`; `None` skips. With `fresh`, `out` is zeroed first. Panics if a row does not exist.
-pub(super) fn scatter_add<T: Real>(
-    dy: &[T],
+/// Adds row `t` of the node's first input to row `row(t)` of its output of `rows` rows, in
+/// ascending order of `t`; `None` skips. With `fresh`, the output starts from 0. Panics if a row
+/// does not exist.
+pub(super) fn scatter_add(io: &Io, rows: usize, row: impl Fn(usize) -> Option<usize>, fresh: bool) {
+    match (io.in_type(0).dtype, io.out_type(0).dtype) {
+        (DType::F64, _) => scatter_reference(io.input(0), rows, row, fresh, io.output(0)),
+        (DType::BF16, DType::BF16) => scatter::<bf16, bf16>(io, rows, row, fresh),
+        (DType::BF16, _) => scatter::<bf16, f32>(io, rows, row, fresh),
+        _ => scatter::<f32, f32>(io, rows, row, fresh),
+    }
+}
+
+/// The definition.
+fn scatter_reference(
+    dy: &[f64],
     rows: usize,
-    row: impl Fn(usize) -> Option<usize> + Sync,
+    row: impl Fn(usize) -> Option<usize>,
     fresh: bool,
-    out: &mut [T],
+    out: &mut [f64],
 ) {
+    if fresh {
+        out.fill(0.0);
+    }
+    let h = out.len() / rows.max(1);
+    for (t, dy) in dy.chunks(h.max(1)).enumerate() {
+        let Some(to) = row(t) else { continue };
+        out[to * h..][..h].iter_mut().zip(dy).for_each(|(o, d)| *o += d);
+    }
+}
+
+/// Columns that are summed at a time, in registers and the nearest cache.
+const BLOCK: usize = 256;
+
+/// The sum of each row of `out` is formed in f32 and stored once.
+fn scatter<S: Stored, G: Stored>(
+    io: &Io,
+    rows: usize,
+    row: impl Fn(usize) -> Option<usize>,
+    fresh: bool,
+) {
+    let (dy, out) = (io.input::<S>(0), io.output::<G>(0));
     if out.is_empty() {
         return;
     }
     let h = out.len() / rows;
-    if fresh {
-        out.par_chunks_mut(super::cpu::rows::CHUNK).for_each(|c| c.fill(T::zero()));
-    }
-    let out = ColumnWriter::new(out, rows, h);
-    for_column_blocks(h, |cols| {
-        for (t, dy) in dy.chunks(h).enumerate() {
-            let Some(to) = row(t) else { continue };
-            // SAFETY: blocks of columns are disjoint.
-            let out = unsafe { out.row(to, cols.clone()) };
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (o, &d) in out.iter_mut().zip(&dy[cols.clone()]) {
-                        *o += d;
-                    }
-                },
-            );
+    // (row of the result, row of dy), so that each row's part is found and in order.
+    let mut pairs: Vec<(usize, usize)> =
+        (0..dy.len() / h).filter_map(|t| row(t).map(|to| (to, t))).collect();
+    assert!(pairs.iter().all(|p| p.0 < rows), "a row outside of 0..{rows}");
+    pairs.sort_unstable();
+    let per_task = rows_per_task(h);
+    out.par_chunks_mut(per_task * h).enumerate().for_each(|(task, out)| {
+        let mut next = pairs.partition_point(|p| p.0 < task * per_task);
+        for (i, out) in out.chunks_mut(h).enumerate() {
+            let count = pairs[next..].iter().take_while(|p| p.0 == task * per_task + i).count();
+            let mine = &pairs[next..next + count];
+            next += count;
+            if count > 0 {
+                add_rows(dy, mine, fresh, out);
+            } else if fresh {
+                out.fill(G::store(0.0));
+            }
         }
     });
+}
+
+/// `out (+)= Σ dy[t]` over the pairs `(_, t)`, in their order.
+fn add_rows<S: Stored, G: Stored>(dy: &[S], pairs: &[(usize, usize)], fresh: bool, out: &mut [G]) {
+    let h = out.len();
+    vectorised(
+        #[inline(always)]
+        || {
+            for (b, out) in out.chunks_mut(BLOCK).enumerate() {
+                let mut acc = [0f32; BLOCK];
+                if !fresh {
+                    for (a, o) in acc.iter_mut().zip(&*out) {
+                        *a = o.load();
+                    }
+                }
+                for &(_, t) in pairs {
+                    let dy = &dy[t * h + b * BLOCK..][..out.len()];
+                    for (a, &d) in acc.iter_mut().zip(dy) {
+                        *a += d.load();
+                    }
+                }
+                for (o, &a) in out.iter_mut().zip(&acc) {
+                    *o = G::store(a);
+                }
+            }
+        },
+    );
 }
 
 fn cases() -> Vec<Case> {
@@ -132,4 +198,16 @@ fn cases() -> Vec<Case> {
         case("one row", 3, 1, vec![2]),
         case("reversed", 70, 300, (0..70).rev().collect()),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "2048 of 4096 x 2048",
+        op: Arc::new(GatherRows),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![2048, 1], Fill::Ints((0..2048).map(|i| i * 37 % 4096).collect()), false),
+        ],
+    }]
 }

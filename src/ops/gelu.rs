@@ -3,9 +3,10 @@
 
 use super::cpu::rows::CHUNK;
 use super::cpu::{vecmath, vectorised};
-use super::shapes::{require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{bytes, require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "x[T,F] to y[T,F]: x times the normal distribution function, exact or approximated",
     cases,
     tolerance: Tolerance::rel(1e-6),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Which form of the function.
@@ -61,7 +64,8 @@ impl Op for Gelu {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => gelu_fwd::<f64>(self.kind, io.input(0), io.output(0)),
-            _ => gelu_fwd_f32(self.kind, io.input(0), io.output(0)),
+            DType::BF16 => gelu_fwd_fast::<bf16>(self.kind, io.input(0), io.output(0)),
+            _ => gelu_fwd_fast::<f32>(self.kind, io.input(0), io.output(0)),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -70,8 +74,7 @@ impl Op for Gelu {
         Ok(vec![Some(b.emit1(GeluBwd { kind: self.kind }, &[x, dy])?)])
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
-        Cost { flops: 25.0 * inputs[0].len() as f64, bytes }
+        Cost { flops: 25.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -87,8 +90,12 @@ impl Op for GeluBwd {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => gelu_bwd::<f64>(self.kind, io.input(0), io.input(1), io.output(0)),
-            _ => gelu_bwd_f32(self.kind, io.input(0), io.input(1), io.output(0)),
+            DType::BF16 => gelu_bwd_fast::<bf16>(self.kind, io.input(0), io.input(1), io.output(0)),
+            _ => gelu_bwd_fast::<f32>(self.kind, io.input(0), io.input(1), io.output(0)),
         }
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost { flops: 40.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -170,7 +177,7 @@ fn gate_f32(kind: GeluKind, x: f32) -> (f32, f32) {
     }
 }
 
-fn gelu_fwd_f32(kind: GeluKind, x: &[f32], y: &mut [f32]) {
+fn gelu_fwd_fast<S: Stored>(kind: GeluKind, x: &[S], y: &mut [S]) {
     // One loop per kind, so that the choice is made outside of it.
     match kind {
         GeluKind::Erf => map(
@@ -194,7 +201,7 @@ fn gelu_fwd_f32(kind: GeluKind, x: &[f32], y: &mut [f32]) {
     }
 }
 
-fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+fn map<S: Stored>(x: &[S], y: &mut [S], f: impl Fn(f32) -> f32 + Sync) {
     (y.par_chunks_mut(CHUNK), x.par_chunks(CHUNK)).into_par_iter().for_each(|(y, x)| {
         vectorised(
             #[inline(always)]
@@ -203,7 +210,7 @@ fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
     });
 }
 
-fn gelu_bwd_f32(kind: GeluKind, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+fn gelu_bwd_fast<S: Stored>(kind: GeluKind, x: &[S], dy: &[S], dx: &mut [S]) {
     match kind {
         GeluKind::Erf => map_bwd(
             x,
@@ -229,15 +236,16 @@ fn gelu_bwd_f32(kind: GeluKind, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     }
 }
 
-fn map_bwd(x: &[f32], dy: &[f32], dx: &mut [f32], gate: impl Fn(f32) -> (f32, f32) + Sync) {
+fn map_bwd<S: Stored>(x: &[S], dy: &[S], dx: &mut [S], gate: impl Fn(f32) -> (f32, f32) + Sync) {
     (dx.par_chunks_mut(CHUNK), x.par_chunks(CHUNK), dy.par_chunks(CHUNK)).into_par_iter().for_each(
         |(dx, x, dy)| {
             vectorised(
                 #[inline(always)]
                 || {
                     for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                        let x = x.load();
                         let (g, slope) = gate(x);
-                        *dx = dy * x.mul_add(slope, g);
+                        *dx = S::store(dy.load() * x.mul_add(slope, g));
                     }
                 },
             );
@@ -258,5 +266,19 @@ fn cases() -> Vec<Case> {
         case("tanh, saturated", GeluKind::Tanh, 3, 17, 30.0),
         case("quick", GeluKind::Quick, 4, 37, 1.5),
         case("quick, saturated", GeluKind::Quick, 3, 17, 30.0),
+    ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let case = |label, kind| Case {
+        label,
+        op: Arc::new(Gelu { kind }),
+        inputs: vec![(vec![4096, 2048], Fill::Normal(1.0), true)],
+    };
+    vec![
+        case("exact, 4096 x 2048", GeluKind::Erf),
+        case("tanh, 4096 x 2048", GeluKind::Tanh),
+        case("quick, 4096 x 2048", GeluKind::Quick),
     ]
 }

@@ -4,7 +4,7 @@
 
 use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
-use super::shapes::{require, same_float};
+use super::shapes::{require, same_statistic};
 use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, TensorType};
 use crate::base::{DType, Result, Tolerance};
 use rayon::prelude::*;
@@ -16,6 +16,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "any number of gradients to [2] = (norm of all, coefficient that clips it to max_norm)",
     cases,
     tolerance: Tolerance::rel(2e-7),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs: any number of gradients; output `[2]` = (norm, coefficient).
@@ -36,7 +38,7 @@ impl Op for GradNorm {
         "grad_norm"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let ok = !inputs.is_empty() && same_float(inputs);
+        let ok = !inputs.is_empty() && same_statistic(inputs);
         require(ok, self.name(), inputs, "at least one gradient, all of one type")?;
         Ok(vec![TensorType { shape: vec![2], dtype: inputs[0].dtype }])
     }
@@ -116,4 +118,13 @@ fn cases() -> Vec<Case> {
         case("never clips", 0.0, &[64]),
         case("several tasks", 0.5, &[50_001, 17]),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "32 Mi numbers",
+        op: Arc::new(GradNorm { max_norm: 1.0 }),
+        inputs: vec![(vec![32 << 20], Fill::Normal(1.0), false)],
+    }]
 }

@@ -155,14 +155,14 @@ fn cases() -> Vec<Case> {
         let old = vec![-1.1, -1.5, -0.9, -3.05, -1.2, -1.3, -2.2];
         let advantage = vec![1.0, -1.0, 0.5, -0.7, 1.2, -0.3, 0.9];
         let mut inputs = vec![
-            (vec![t, 1], Fill::Values(logp), true),
-            (vec![t, 1], Fill::Values(old), false),
-            (vec![t, 1], Fill::Values(advantage), false),
-            (vec![t, 1], Fill::Values(vec![0.1, 0.2, 0.0, 0.3, 0.1, 0.2, 0.1]), false),
+            (vec![t, 1], Fill::Values(logp).beside(), true),
+            (vec![t, 1], Fill::Values(old).beside(), false),
+            (vec![t, 1], Fill::Values(advantage).beside(), false),
+            (vec![t, 1], Fill::Values(vec![0.1, 0.2, 0.0, 0.3, 0.1, 0.2, 0.1]).beside(), false),
         ];
         if beta != 0.0 {
             let reference = vec![-1.3, -1.9, -0.5, -2.0, -1.6, -0.9, -2.5];
-            inputs.push((vec![t, 1], Fill::Values(reference), false));
+            inputs.push((vec![t, 1], Fill::Values(reference).beside(), false));
         }
         Case { label, op: Arc::new(op), inputs }
     };
@@ -173,10 +173,24 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let column = || (vec![8192, 1], Fill::Normal(0.1).beside(), false);
+    let logp = (vec![8192, 1], Fill::Normal(0.1).beside(), true);
+    let op = GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: 0.04, kl_ratio: false };
+    vec![Case {
+        label: "8192 tokens",
+        op: Arc::new(op),
+        inputs: vec![logp, column(), column(), column(), column()],
+    }]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "grpo_loss",
     doc: "clipped surrogate with KL penalty, weighted sum over tokens",
     cases,
     tolerance: Tolerance { abs: 1e-7, rel: 2e-6 },
+    bf16_roundings: 1,
+    bench,
 };

@@ -3,15 +3,17 @@
 //! T tokens, S cache rows, C columns.
 
 use crate::base::{DType, Error, Result};
-use crate::ops::{Io, Op, Real, TensorType};
+use crate::ops::{Cost, Io, Op, TensorType};
+use bytemuck::Pod;
+use half::bf16;
 
-/// Inputs: `x[T,C]`, `row[T,1]`; updates `cache[S,C]`: `cache[row[t]] = x[t]`; a negative row is not
-/// written (its keys are in the cache already).
+/// Inputs: `x[T,C]`, `row[T,1]`; updates `cache[S,C]` of `x`'s type: `cache[row[t]] = x[t]`; a negative
+/// row is not written (its keys are in the cache already).
 #[derive(Debug, Clone, Copy)]
 pub struct KvWrite;
 
 impl KvWrite {
-    fn go<T: Real>(io: &Io) {
+    fn go<T: Pod>(io: &Io) {
         let (x, rows, c) = (io.input::<T>(0), io.input::<i32>(1), io.in_type(0).cols());
         let cache = io.output::<T>(0);
         for (x, &row) in x.chunks_exact(c).zip(rows).filter(|(_, row)| **row >= 0) {
@@ -31,9 +33,16 @@ impl Op for KvWrite {
         Ok(vec![])
     }
     fn run(&self, io: &Io) {
+        assert_eq!(io.in_type(0).dtype, io.out_type(0).dtype, "kv_write: the cache's type");
         match io.float_type() {
             DType::F64 => Self::go::<f64>(io),
+            DType::BF16 => Self::go::<bf16>(io),
             _ => Self::go::<f32>(io),
         }
+    }
+    fn cost(&self, i: &[&TensorType], _: &[&TensorType]) -> Cost {
+        // Of the cache only the rows that are written.
+        let bytes = 2 * i[0].len() * i[0].dtype.size() + i[1].len() * i[1].dtype.size();
+        Cost { flops: 0.0, bytes: bytes as f64 }
     }
 }

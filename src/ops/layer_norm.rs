@@ -3,9 +3,10 @@
 
 use super::cpu::rows::{COLUMNS, ColumnWriter, for_column_blocks, rows_per_task};
 use super::cpu::{vecmath, vectorised};
-use super::shapes::{require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{beside, bytes, require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "x[T,H], w[H], b[H] to y[T,H], mean[T,1], rstd[T,1]: rows normalised, times w, plus b",
     cases,
     tolerance: Tolerance::rel(2e-6),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,H]`, `w[H]`, `b[H]`; outputs `y[T,H]`, `mean[T,1]`, `rstd[T,1]`.
@@ -40,11 +43,11 @@ impl Op for LayerNorm {
         "layer_norm"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let ok = same_float(inputs)
-            && matches!(inputs, [x, w, b] if w.len() == x.cols() && b.len() == x.cols());
+        let ok = matches!(inputs, [x, w, b] if same_float(&[x]) && beside(x, &[w, b])
+            && w.len() == x.cols() && b.len() == x.cols());
         require(ok, self.name(), inputs, "x[T,H], w[H], b[H]")?;
         let x = inputs[0];
-        let per_row = TensorType::matrix(x.rows(), 1, x.dtype);
+        let per_row = TensorType::matrix(x.rows(), 1, x.dtype.statistic());
         Ok(vec![x.clone(), per_row.clone(), per_row])
     }
     fn run(&self, io: &Io) {
@@ -54,11 +57,8 @@ impl Op for LayerNorm {
                 self.eps,
                 [io.output(0), io.output(1), io.output(2)],
             ),
-            _ => layer_norm_fwd_f32(
-                [io.input(0), io.input(1), io.input(2)],
-                self.eps,
-                [io.output(0), io.output(1), io.output(2)],
-            ),
+            DType::BF16 => layer_norm_fwd_fast::<bf16>(io, self.eps),
+            _ => layer_norm_fwd_fast::<f32>(io, self.eps),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -79,8 +79,7 @@ impl Op for LayerNorm {
         Ok(grads)
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
-        Cost { flops: 7.0 * inputs[0].len() as f64, bytes }
+        Cost { flops: 7.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -89,8 +88,8 @@ impl Op for LayerNormBwdInput {
         "layer_norm_bwd_input"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let ok = same_float(inputs)
-            && matches!(inputs, [x, w, mean, rstd, dy] if w.len() == x.cols()
+        let ok = matches!(inputs, [x, w, mean, rstd, dy]
+                if same_float(&[x, dy]) && beside(x, &[w, mean, rstd]) && w.len() == x.cols()
                 && mean.len() == x.rows() && rstd.len() == x.rows() && dy.shape == x.shape);
         require(ok, self.name(), inputs, "x[T,H], w[H], mean[T,1], rstd[T,1], dy[T,H]")?;
         Ok(vec![inputs[0].clone()])
@@ -101,11 +100,12 @@ impl Op for LayerNormBwdInput {
                 [io.input(0), io.input(1), io.input(2), io.input(3), io.input(4)],
                 io.output(0),
             ),
-            _ => layer_norm_bwd_input_f32(
-                [io.input(0), io.input(1), io.input(2), io.input(3), io.input(4)],
-                io.output(0),
-            ),
+            DType::BF16 => layer_norm_bwd_input_fast::<bf16>(io),
+            _ => layer_norm_bwd_input_fast::<f32>(io),
         }
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost { flops: 12.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -114,26 +114,55 @@ impl Op for LayerNormBwdAffine {
         if self.bias { "layer_norm_bwd_bias" } else { "layer_norm_bwd_weight" }
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let ok = same_float(inputs)
-            && matches!(inputs, [x, mean, rstd, dy]
-                if mean.len() == x.rows() && rstd.len() == x.rows() && dy.shape == x.shape);
+        let ok = matches!(inputs, [x, mean, rstd, dy]
+                if same_float(&[x, dy]) && beside(x, &[mean, rstd]) && mean.len() == x.rows() && rstd.len() == x.rows() && dy.shape == x.shape);
         require(ok, self.name(), inputs, "x[T,H], mean[T,1], rstd[T,1], dy[T,H]")?;
         let (x, h) = (inputs[0], inputs[0].cols());
-        Ok(if self.fresh { vec![TensorType { shape: vec![h], dtype: x.dtype }] } else { vec![] })
+        Ok(if self.fresh {
+            vec![TensorType { shape: vec![h], dtype: x.dtype.statistic() }]
+        } else {
+            vec![]
+        })
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
-            DType::F64 => self.fold_rows::<f64>(io),
+            DType::F64 => self.reference::<f64>(io),
+            DType::BF16 => self.fold_rows::<bf16>(io),
             _ => self.fold_rows::<f32>(io),
         }
+    }
+    fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
+        let [x, mean, rstd, dy] = [inputs[0], inputs[1], inputs[2], inputs[3]];
+        // The gradient, at most read and written, is a row of statistics.
+        let grad = 2.0 * (x.cols() * mean.dtype.size()) as f64;
+        let (flops, read) = match self.bias {
+            true => (1.0, bytes(&[dy], &[])),
+            false => (4.0, bytes(&[x, mean, rstd, dy], &[])),
+        };
+        Cost { flops: flops * dy.len() as f64, bytes: read + grad }
     }
 }
 
 impl LayerNormBwdAffine {
-    /// `dw = sum of dy * (x - mean) * rstd`, `db = sum of dy`: rows in order, columns in parallel.
-    fn fold_rows<T: Real>(&self, io: &Io) {
+    /// The definition: `dw = sum of dy * (x - mean) * rstd`, `db = sum of dy`.
+    fn reference<T: Real>(&self, io: &Io) {
         let [x, mean, rstd, dy]: [&[T]; 4] = [io.input(0), io.input(1), io.input(2), io.input(3)];
         let grad = io.output::<T>(0);
+        let h = grad.len();
+        for (j, g) in grad.iter_mut().enumerate() {
+            let term = |t: usize| match self.bias {
+                true => dy[t * h + j],
+                false => dy[t * h + j] * (x[t * h + j] - mean[t]) * rstd[t],
+            };
+            let sum: T = (0..mean.len()).map(term).sum();
+            *g = if self.fresh { sum } else { *g + sum };
+        }
+    }
+
+    /// Rows in order, columns in parallel.
+    fn fold_rows<S: Stored>(&self, io: &Io) {
+        let (x, mean, rstd) = (io.input::<S>(0), io.input::<f32>(1), io.input::<f32>(2));
+        let (dy, grad) = (io.input::<S>(3), io.output::<f32>(0));
         let h = grad.len();
         let out = ColumnWriter::new(grad, 1, h);
         for_column_blocks(h, |cols| {
@@ -142,12 +171,17 @@ impl LayerNormBwdAffine {
             vectorised(
                 #[inline(always)]
                 || {
-                    let mut acc = [T::zero(); COLUMNS];
+                    let mut acc = [0f32; COLUMNS];
                     for (t, (&m, &r)) in mean.iter().zip(rstd).enumerate() {
                         let (x, dy) = (&x[t * h..][cols.clone()], &dy[t * h..][cols.clone()]);
-                        for ((a, &x), &dy) in acc.iter_mut().zip(x).zip(dy) {
-                            let factor = if self.bias { T::one() } else { (x - m) * r };
-                            *a = factor.mul_add(dy, *a);
+                        if self.bias {
+                            for (a, &dy) in acc.iter_mut().zip(dy) {
+                                *a += dy.load();
+                            }
+                        } else {
+                            for ((a, &x), &dy) in acc.iter_mut().zip(x).zip(dy) {
+                                *a = ((x.load() - m) * r).mul_add(dy.load(), *a);
+                            }
                         }
                     }
                     for (g, &a) in grad.iter_mut().zip(&acc) {
@@ -189,7 +223,9 @@ fn layer_norm_bwd_input<T: Real>([x, w, mean, rstd, dy]: [&[T]; 5], dx: &mut [T]
     }
 }
 
-fn layer_norm_fwd_f32([x, w, b]: [&[f32]; 3], eps: f64, [y, mean, rstd]: [&mut [f32]; 3]) {
+fn layer_norm_fwd_fast<S: Stored>(io: &Io, eps: f64) {
+    let (x, w, b) = (io.input::<S>(0), io.input::<f32>(1), io.input::<f32>(2));
+    let (y, mean, rstd) = (io.output::<S>(0), io.output::<f32>(1), io.output::<f32>(2));
     let h = w.len();
     let rows = rows_per_task(h);
     let chunk = rows * h;
@@ -209,7 +245,7 @@ fn layer_norm_fwd_f32([x, w, b]: [&[f32]; 3], eps: f64, [y, mean, rstd]: [&mut [
                         let variance = vecmath::sum_squares_around(x, m) / h as f32;
                         let r = 1.0 / (variance + eps as f32).sqrt();
                         for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
-                            *y = ((x - m) * r).mul_add(w, b);
+                            *y = S::store(((x.load() - m) * r).mul_add(w, b));
                         }
                         (mean[t], rstd[t]) = (m, r);
                     }
@@ -218,7 +254,9 @@ fn layer_norm_fwd_f32([x, w, b]: [&[f32]; 3], eps: f64, [y, mean, rstd]: [&mut [
         });
 }
 
-fn layer_norm_bwd_input_f32([x, w, mean, rstd, dy]: [&[f32]; 5], dx: &mut [f32]) {
+fn layer_norm_bwd_input_fast<S: Stored>(io: &Io) {
+    let (x, w, mean) = (io.input::<S>(0), io.input::<f32>(1), io.input::<f32>(2));
+    let (rstd, dy, dx) = (io.input::<f32>(3), io.input::<S>(4), io.output::<S>(0));
     let h = w.len();
     let rows = rows_per_task(h);
     dx.par_chunks_mut(rows * h).enumerate().for_each(|(task, dx)| {
@@ -230,12 +268,10 @@ fn layer_norm_bwd_input_f32([x, w, mean, rstd, dy]: [&[f32]; 5], dx: &mut [f32])
                     let (m, r) = (mean[t], rstd[t]);
                     let (x, dy) = (&x[t * h..][..h], &dy[t * h..][..h]);
                     let mean_g = vecmath::dot(w, dy) / h as f32;
-                    for (dx, &x) in dx.iter_mut().zip(x) {
-                        *dx = (x - m) * r; // x^, for the sum and for the result
-                    }
-                    let mean_gx = vecmath::dot3(w, dy, dx) / h as f32;
-                    for ((dx, &w), &dy) in dx.iter_mut().zip(w).zip(dy) {
-                        *dx = r * (w * dy - mean_g - *dx * mean_gx);
+                    let mean_gx = vecmath::dot3_normalised(w, dy, x, m, r) / h as f32;
+                    for (((dx, &x), &w), &dy) in dx.iter_mut().zip(x).zip(w).zip(dy) {
+                        let normalised = (x.load() - m) * r;
+                        *dx = S::store(r * (w * dy.load() - mean_g - normalised * mean_gx));
                     }
                 }
             },
@@ -259,4 +295,17 @@ fn cases() -> Vec<Case> {
         case("small numbers", 4, 66, 1e-2),
         case("several tasks", 65, 300, 1.0),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(LayerNorm { eps: 1e-6 }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![2048], Fill::NearOne(0.1), true),
+            (vec![2048], Fill::Normal(0.1), true),
+        ],
+    }]
 }

@@ -95,8 +95,9 @@ impl LinearLogprob {
         let mut state = vec![LseState::default(); t];
         for first in (0..v).step_by(VOCAB_TILE) {
             let n = VOCAB_TILE.min(v - first);
-            logits_tile(h, w, hidden, first, n, &mut tile[..t * n]);
-            tile[..t * n].par_chunks_mut(n).zip(&mut state).zip(&mut *logp).zip(target).for_each(
+            logits_tile(h, w, hidden, first, n, tile);
+            let rows = tile.par_chunks_mut(TILE_STRIDE).map(|row| &mut row[..n]);
+            rows.zip(&mut state).zip(&mut *logp).zip(target).for_each(
                 |(((z, state), logp), &target)| {
                     vectorised(
                         #[inline(always)]
@@ -132,12 +133,16 @@ fn logits_tile<S: Element>(
     let t = h.len() / hidden;
     let w = &w[first * hidden..(first + n) * hidden];
     let b = Factor::Matrix(Mat::row_major(w, n, hidden).t());
-    gemm(&[Term { a: Mat::row_major(h, t, hidden), b }], Finish::Plain, tile, n, false);
+    gemm(&[Term { a: Mat::row_major(h, t, hidden), b }], Finish::Plain, tile, TILE_STRIDE, false);
 }
 
+/// Distance of two rows of a tile: not a power of two, or the same place of all rows would fall into
+/// one set of the cache.
+const TILE_STRIDE: usize = VOCAB_TILE + 32;
+
 /// A tile of logits. The reference keeps one row at a time and needs none.
-fn tile_type(rows: usize, vocab: usize, float: DType, dtype: DType) -> TensorType {
-    let cols = if float == DType::F64 { 0 } else { VOCAB_TILE.min(vocab) };
+fn tile_type(rows: usize, float: DType, dtype: DType) -> TensorType {
+    let cols = if float == DType::F64 { 0 } else { TILE_STRIDE };
     TensorType::matrix(rows, cols, dtype)
 }
 
@@ -163,7 +168,7 @@ impl Op for LinearLogprob {
         let column = || TensorType::matrix(t, 1, statistic);
         let mut out = vec![column(), column(), column()];
         if !self.known {
-            out.push(tile_type(t, i[1].rows(), dtype, DType::F32));
+            out.push(tile_type(t, dtype, DType::F32));
         }
         Ok(out)
     }
@@ -272,12 +277,11 @@ impl LinearLogprobBwd {
         let sums = &mut sums[..n_rows * hidden];
         for first in (0..v).step_by(VOCAB_TILE) {
             let n = VOCAB_TILE.min(v - first);
-            let (tile, gradients) = (&mut tile[..n_rows * n], &mut gradients[..n_rows * n]);
             logits_tile(h, w, hidden, first, n, tile);
-            (tile.par_chunks_mut(n), gradients.par_chunks_mut(n), &mut rows)
+            (tile.par_chunks_mut(TILE_STRIDE), gradients.par_chunks_mut(TILE_STRIDE), &mut rows)
                 .into_par_iter()
-                .for_each(|(z, dz, row)| self.tile_gradient(first, z, dz, row));
-            let dz = Mat::row_major(&*gradients, n_rows, n);
+                .for_each(|(z, dz, row)| self.tile_gradient(first, &mut z[..n], &mut dz[..n], row));
+            let dz = Mat::with_stride(&*gradients, n_rows, n, TILE_STRIDE);
             let b = Mat::row_major(&w[first * hidden..(first + n) * hidden], n, hidden);
             let term = [Term { a: dz, b: Factor::Matrix(b) }];
             gemm(&term, Finish::Plain, sums, hidden, first > 0);
@@ -341,14 +345,14 @@ impl Op for LinearLogprobBwd {
         "linear_logprob_bwd"
     }
     fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let (h, v) = (i[0], i[1].rows());
+        let h = i[0];
         let mut sums = h.clone();
         sums.dtype = h.dtype.statistic();
         Ok(vec![
             h.clone(),
             h.clone(),
-            tile_type(h.rows(), v, h.dtype, DType::F32),
-            tile_type(h.rows(), v, h.dtype, h.dtype),
+            tile_type(h.rows(), h.dtype, DType::F32),
+            tile_type(h.rows(), h.dtype, h.dtype),
             sums,
         ])
     }
@@ -385,10 +389,26 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let head = HeadSettings { temperature: 1.0, forbidden: vec![] };
+    vec![Case {
+        label: "128 rows, 1024 to 32768",
+        op: Arc::new(LinearLogprob { head: Arc::new(head), known: false }),
+        inputs: vec![
+            (vec![128, 1024], Fill::Normal(1.0), true),
+            (vec![32768, 1024], Fill::Normal(0.02), true),
+            (vec![128, 1], Fill::Ints((0..128).map(|i| i * 251).collect()), false),
+        ],
+    }]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "linear_logprob",
     doc: "head, log-sum-exp, gather and entropy without stored logits",
     cases,
     tolerance: Tolerance { abs: 2e-6, rel: 5e-6 },
+    bf16_roundings: 2,
+    bench,
 };

@@ -384,10 +384,22 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let case = |label, t: usize, k: usize, n: usize| Case {
+        label,
+        op: Arc::new(Matmul::default()),
+        inputs: vec![(vec![t, k], Fill::Normal(1.0), true), (vec![n, k], Fill::Normal(0.02), true)],
+    };
+    vec![case("512 x 2048 x 2048", 512, 2048, 2048), case("decode, 8 x 8192 x 2048", 8, 2048, 8192)]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "matmul",
     doc: "linear layer with optional bias and low-rank adapter",
     cases,
     tolerance: Tolerance { abs: 1e-6, rel: 2e-6 },
+    bf16_roundings: 2,
+    bench,
 };

@@ -109,9 +109,7 @@ pub trait Op: Send + Sync + Debug {
 
     /// Work of the node, given all its input and output types. Default: one pass over its bytes.
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let size = |t: &&TensorType| (t.len() * t.dtype.size()) as f64;
-        let bytes = inputs.iter().map(size).sum::<f64>() + outputs.iter().map(size).sum::<f64>();
-        Cost { flops: 0.0, bytes }
+        Cost { flops: 0.0, bytes: shapes::bytes(inputs, outputs) }
     }
 }
 
@@ -191,6 +189,16 @@ pub enum Fill {
     Ints(Vec<i32>),
     /// These numbers.
     Values(Vec<f64>),
+    /// Numbers beside the activations (tables, columns of the loss): of the type of statistics,
+    /// as are all one-dimensional inputs.
+    Beside(Box<Fill>),
+}
+
+impl Fill {
+    /// Marks the input as one beside the activations.
+    pub fn beside(self) -> Fill {
+        Fill::Beside(Box::new(self))
+    }
 }
 
 /// One test input set of an op, in every precision and on every backend.
@@ -204,6 +212,23 @@ pub struct Case {
     pub inputs: Vec<(Vec<usize>, Fill, bool)>,
 }
 
+impl Case {
+    /// Types of the inputs on a tape whose activations are `float`.
+    pub fn types(&self, float: DType) -> Vec<TensorType> {
+        let dtype = |shape: &[usize], fill: &Fill| match fill {
+            Fill::Ints(_) => DType::I32,
+            Fill::Beside(_) => float.statistic(),
+            _ if shape.len() == 1 => float.statistic(),
+            _ => float,
+        };
+        let of = |(shape, fill, _): &(Vec<usize>, Fill, bool)| TensorType {
+            shape: shape.clone(),
+            dtype: dtype(shape, fill),
+        };
+        self.inputs.iter().map(of).collect()
+    }
+}
+
 /// A row of the op table.
 pub struct OpSpec {
     /// Name of the op and of its file.
@@ -214,6 +239,11 @@ pub struct OpSpec {
     pub cases: fn() -> Vec<Case>,
     /// Allowed distance of the f32 form from the f64 reference.
     pub tolerance: Tolerance,
+    /// How many roundings to bf16 may lie between the inputs and an activation that comes out, or
+    /// a gradient: 1 if nothing in between is stored. 0: the op has no bf16 form.
+    pub bf16_roundings: u32,
+    /// Inputs at sizes of real models, to measure the op at.
+    pub bench: fn() -> Vec<Case>,
 }
 
 /// The op table.

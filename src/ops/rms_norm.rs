@@ -2,11 +2,12 @@
 //! order of operations of `Qwen2RMSNorm`: `y = w * (x * rstd)`, `rstd = 1/sqrt(mean(x²) + eps)`.
 //! Keeps `rstd` for the backward pass; never subtracts a mean.
 
-use super::cpu::rows::{ColumnWriter, for_column_blocks, rows_per_task};
+use super::cpu::rows::{COLUMNS, ColumnWriter, for_column_blocks, rows_per_task};
 use super::cpu::{vecmath, vectorised};
-use super::shapes::{require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{beside, bytes, require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "x[T,H], w[H] to y[T,H] and rstd[T,1]: rows scaled to unit mean square, times w",
     cases,
     tolerance: Tolerance::rel(2e-6),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,H]`, `w[H]`; outputs `y[T,H]`, `rstd[T,1]`.
@@ -40,17 +43,19 @@ impl Op for RmsNorm {
         "rms_norm"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let ok = matches!(inputs, [x, w] if w.len() == x.cols()) && same_float(inputs);
+        let ok = matches!(inputs, [x, w]
+            if w.len() == x.cols() && same_float(&[x]) && beside(x, &[w]));
         require(ok, self.name(), inputs, "x[T,H], w[H]")?;
         let x = inputs[0];
-        Ok(vec![x.clone(), TensorType::matrix(x.rows(), 1, x.dtype)])
+        Ok(vec![x.clone(), TensorType::matrix(x.rows(), 1, x.dtype.statistic())])
     }
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => {
                 rms_norm_fwd::<f64>(io.input(0), io.input(1), self.eps, io.output(0), io.output(1))
             }
-            _ => rms_norm_fwd_f32(io.input(0), io.input(1), self.eps, io.output(0), io.output(1)),
+            DType::BF16 => rms_norm_fwd_fast::<bf16>(io, self.eps),
+            _ => rms_norm_fwd_fast::<f32>(io, self.eps),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -68,15 +73,13 @@ impl Op for RmsNorm {
         Ok(vec![dx, dw])
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
-        Cost { flops: 4.0 * inputs[0].len() as f64, bytes }
+        Cost { flops: 4.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
 fn bwd_types_ok(inputs: &[&TensorType]) -> bool {
-    same_float(inputs)
-        && matches!(inputs, [x, w, rstd, dy]
-            if w.len() == x.cols() && rstd.len() == x.rows() && dy.shape == x.shape)
+    matches!(inputs, [x, w, rstd, dy] if same_float(&[x, dy]) && beside(x, &[w, rstd])
+        && w.len() == x.cols() && rstd.len() == x.rows() && dy.shape == x.shape)
 }
 
 impl Op for RmsNormBwdInput {
@@ -96,14 +99,12 @@ impl Op for RmsNormBwdInput {
                 io.input(3),
                 io.output(0),
             ),
-            _ => rms_norm_bwd_input_f32(
-                io.input(0),
-                io.input(1),
-                io.input(2),
-                io.input(3),
-                io.output(0),
-            ),
+            DType::BF16 => rms_norm_bwd_input_fast::<bf16>(io),
+            _ => rms_norm_bwd_input_fast::<f32>(io),
         }
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost { flops: 7.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -124,14 +125,15 @@ impl Op for RmsNormBwdWeight {
                 self.fresh,
                 io.output(0),
             ),
-            _ => rms_norm_bwd_weight::<f32>(
-                io.input(0),
-                io.input(2),
-                io.input(3),
-                self.fresh,
-                io.output(0),
-            ),
+            DType::BF16 => rms_norm_bwd_weight_fast::<bf16>(io, self.fresh),
+            _ => rms_norm_bwd_weight_fast::<f32>(io, self.fresh),
         }
+    }
+    fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
+        let w = inputs[1].len() * inputs[1].dtype.size();
+        // The weight is not read, its gradient is read and written.
+        let bytes = bytes(inputs, &[]) + w as f64;
+        Cost { flops: 3.0 * inputs[0].len() as f64, bytes }
     }
 }
 
@@ -159,8 +161,20 @@ fn rms_norm_bwd_input<T: Real>(x: &[T], w: &[T], rstd: &[T], dy: &[T], dx: &mut 
     }
 }
 
-/// `dw = sum over rows of dy * x * rstd`: rows in order, columns in parallel.
+/// `dw = sum over rows of dy * x * rstd`.
 fn rms_norm_bwd_weight<T: Real>(x: &[T], rstd: &[T], dy: &[T], fresh: bool, dw: &mut [T]) {
+    let h = dw.len();
+    for (j, dw) in dw.iter_mut().enumerate() {
+        let terms = rstd.iter().enumerate().map(|(t, &r)| x[t * h + j] * r * dy[t * h + j]);
+        let sum: T = terms.sum();
+        *dw = if fresh { sum } else { *dw + sum };
+    }
+}
+
+/// [`rms_norm_bwd_weight`], rows in order, columns in parallel.
+fn rms_norm_bwd_weight_fast<S: Stored>(io: &Io, fresh: bool) {
+    let (x, rstd, dy) = (io.input::<S>(0), io.input::<f32>(2), io.input::<S>(3));
+    let dw = io.output::<f32>(0);
     let h = dw.len();
     let out = ColumnWriter::new(dw, 1, h);
     for_column_blocks(h, |cols| {
@@ -169,11 +183,11 @@ fn rms_norm_bwd_weight<T: Real>(x: &[T], rstd: &[T], dy: &[T], fresh: bool, dw: 
         vectorised(
             #[inline(always)]
             || {
-                let mut acc = [T::zero(); super::cpu::rows::COLUMNS];
+                let mut acc = [0f32; COLUMNS];
                 for (t, &r) in rstd.iter().enumerate() {
                     let (x, dy) = (&x[t * h..][cols.clone()], &dy[t * h..][cols.clone()]);
                     for ((a, &x), &dy) in acc.iter_mut().zip(x).zip(dy) {
-                        *a = (x * r).mul_add(dy, *a);
+                        *a = (x.load() * r).mul_add(dy.load(), *a);
                     }
                 }
                 for (dw, &a) in dw.iter_mut().zip(&acc) {
@@ -184,7 +198,9 @@ fn rms_norm_bwd_weight<T: Real>(x: &[T], rstd: &[T], dy: &[T], fresh: bool, dw: 
     });
 }
 
-fn rms_norm_fwd_f32(x: &[f32], w: &[f32], eps: f64, y: &mut [f32], rstd: &mut [f32]) {
+fn rms_norm_fwd_fast<S: Stored>(io: &Io, eps: f64) {
+    let (x, w) = (io.input::<S>(0), io.input::<f32>(1));
+    let (y, rstd) = (io.output::<S>(0), io.output::<f32>(1));
     let h = w.len();
     let rows = rows_per_task(h);
     let chunk = rows * h;
@@ -197,7 +213,7 @@ fn rms_norm_fwd_f32(x: &[f32], w: &[f32], eps: f64, y: &mut [f32], rstd: &mut [f
                     for ((x, y), r) in x.chunks(h).zip(y.chunks_mut(h)).zip(rstd.iter_mut()) {
                         *r = 1.0 / (vecmath::sum_squares(x) / h as f32 + eps as f32).sqrt();
                         for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
-                            *y = w * (x * *r);
+                            *y = S::store(w * (x.load() * *r));
                         }
                     }
                 },
@@ -205,7 +221,9 @@ fn rms_norm_fwd_f32(x: &[f32], w: &[f32], eps: f64, y: &mut [f32], rstd: &mut [f
         });
 }
 
-fn rms_norm_bwd_input_f32(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32]) {
+fn rms_norm_bwd_input_fast<S: Stored>(io: &Io) {
+    let (x, w, rstd) = (io.input::<S>(0), io.input::<f32>(1), io.input::<f32>(2));
+    let (dy, dx) = (io.input::<S>(3), io.output::<S>(0));
     let h = w.len();
     let rows = rows_per_task(h);
     let chunk = rows * h;
@@ -220,7 +238,7 @@ fn rms_norm_bwd_input_f32(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &m
                         let (x, dy, dx) = (&x[at.clone()], &dy[at.clone()], &mut dx[at]);
                         let c = vecmath::dot3(x, w, dy) * r * r / h as f32;
                         for (((dx, &x), &w), &dy) in dx.iter_mut().zip(x).zip(w).zip(dy) {
-                            *dx = r * (w * dy - x * c);
+                            *dx = S::store(r * (w * dy.load() - x.load() * c));
                         }
                     }
                 },
@@ -240,4 +258,16 @@ fn cases() -> Vec<Case> {
         case("small numbers", 5, 64, 1e-2),
         case("several tasks", 70, 301, 1.0),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(RmsNorm { eps: 1e-6 }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![2048], Fill::NearOne(0.1), true),
+        ],
+    }]
 }

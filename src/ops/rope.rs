@@ -5,9 +5,10 @@
 
 use super::cpu::rows::rows_per_task;
 use super::cpu::vectorised;
-use super::shapes::require;
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{beside, bytes, require, same_float, same_statistic};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "x[T,N*D], cos[T,D/2], sin[T,D/2] to y[T,N*D]: every head turned by its token's angles",
     cases,
     tolerance: Tolerance::rel(5e-7),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `x[T,N*D]`, `cos[T,D/2]`, `sin[T,D/2]`; output `y[T,N*D]`.
@@ -34,12 +37,13 @@ impl Op for Rope {
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let d = self.head_dim;
-        let float = |t: &TensorType| matches!(t.dtype, DType::F32 | DType::F64);
-        let table =
-            |x: &TensorType, t: &TensorType| t.rows() == x.rows() && t.cols() == d / 2 && float(t);
+        let table = |x: &TensorType, t: &TensorType| {
+            let singles_or_doubles = same_statistic(&[t]) && x.dtype != DType::BF16;
+            t.rows() == x.rows() && t.cols() == d / 2 && (singles_or_doubles || beside(x, &[t]))
+        };
         let ok = d > 0
             && d.is_multiple_of(2)
-            && matches!(inputs, [x, cos, sin] if float(x) && x.cols().is_multiple_of(d)
+            && matches!(inputs, [x, cos, sin] if same_float(&[x]) && x.cols().is_multiple_of(d)
                 && table(x, cos) && table(x, sin) && cos.dtype == sin.dtype);
         require(ok, self.name(), inputs, &format!("x[T,N*{d}], cos[T,{d}/2], sin[T,{d}/2]"))?;
         Ok(vec![inputs[0].clone()])
@@ -49,9 +53,8 @@ impl Op for Rope {
             (DType::F64, DType::F64) => self.reference::<f64, f64>(io),
             (DType::F64, _) => self.reference::<f64, f32>(io),
             (_, DType::F64) => self.reference::<f32, f64>(io),
-            _ => {
-                self.fast(io.input(0), io.input(1), io.input(2), io.output(0), io.in_type(0).cols())
-            }
+            (DType::BF16, _) => self.fast::<bf16>(io),
+            _ => self.fast::<f32>(io),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -62,8 +65,7 @@ impl Op for Rope {
         Ok(vec![dx, None, None])
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
-        Cost { flops: 3.0 * inputs[0].len() as f64, bytes }
+        Cost { flops: 3.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -85,7 +87,9 @@ impl Rope {
         }
     }
 
-    fn fast(&self, x: &[f32], cos: &[f32], sin: &[f32], y: &mut [f32], cols: usize) {
+    fn fast<S: Stored>(&self, io: &Io) {
+        let (x, y, cols) = (io.input::<S>(0), io.output::<S>(0), io.in_type(0).cols());
+        let (cos, sin) = (io.input::<f32>(1), io.input::<f32>(2));
         let (d, half) = (self.head_dim, self.head_dim / 2);
         let sign = if self.inverse { -1.0 } else { 1.0 };
         let rows = rows_per_task(cols);
@@ -114,7 +118,7 @@ impl Rope {
 }
 
 #[inline(always)]
-fn turn_head(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, y: &mut [f32]) {
+fn turn_head<S: Stored>(x: &[S], cos: &[f32], sin: &[f32], sign: f32, y: &mut [S]) {
     let half = cos.len();
     let (x1, x2) = x.split_at(half);
     let (y1, y2) = y.split_at_mut(half);
@@ -122,8 +126,9 @@ fn turn_head(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, y: &mut [f32]) {
     for j in 0..half {
         let s = sign * sin[j];
         // Two roundings of the products and one of the sum, as in the reference.
-        y1[j] = x1[j] * cos[j] - x2[j] * s;
-        y2[j] = x2[j] * cos[j] + x1[j] * s;
+        let (a, b) = (x1[j].load(), x2[j].load());
+        y1[j] = S::store(a * cos[j] - b * s);
+        y2[j] = S::store(b * cos[j] + a * s);
     }
 }
 
@@ -131,7 +136,9 @@ fn cases() -> Vec<Case> {
     let case = |label, t: usize, heads: usize, d: usize| {
         let angle =
             |i: usize| (i / (d / 2)) as f64 * 1e4f64.powf(-((i % (d / 2)) as f64) / d as f64);
-        let table = |f: fn(f64) -> f64| Fill::Values((0..t * d / 2).map(|i| f(angle(i))).collect());
+        let table = |f: fn(f64) -> f64| {
+            Fill::Values((0..t * d / 2).map(|i| f(angle(i))).collect()).beside()
+        };
         Case {
             label,
             op: Arc::new(Rope { head_dim: d, inverse: false }),
@@ -148,6 +155,19 @@ fn cases() -> Vec<Case> {
         case("smallest head", 3, 2, 2),
         case("several tasks", 90, 5, 80),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "16 heads of 128, 4096 tokens",
+        op: Arc::new(Rope { head_dim: 128, inverse: false }),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 64], Fill::Normal(1.0).beside(), false),
+            (vec![4096, 64], Fill::Normal(1.0).beside(), false),
+        ],
+    }]
 }
 
 #[cfg(test)]

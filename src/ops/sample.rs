@@ -2,16 +2,20 @@
 //! log-probability that training will compute for the same token, to the bit (same logits, same
 //! walk, see `cpu::logsumexp`). Truncation and penalty change which token is drawn, never the
 //! log-probability that is reported: that one belongs to the full distribution at the temperature.
-//! It has no derivative. Randomness is Philox keyed by (seed, step, sample, token).
+//! It has no derivative. Randomness is Philox keyed by (seed, step, sample, token). The vocabulary
+//! is never sorted; without truncation and penalty its logits are walked once.
 //!
 //! B rows, V vocabulary.
 
 use crate::base::{DType, Philox, Result, RngDomain, Tolerance};
+use crate::ops::cpu::choose::{Scratch, Truncation, by_position, by_weight, first_largest, mass};
 use crate::ops::cpu::logsumexp::{FORBIDDEN, LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
 use crate::ops::linear_logprob::HeadSettings;
-use crate::ops::{Case, Fill, Io, Op, OpSpec, TensorType};
+use crate::ops::{Case, Cost, Fill, Io, Op, OpSpec, Stored, TensorType};
+use half::bf16;
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// How tokens are drawn.
@@ -55,7 +59,8 @@ pub struct SampleRow {
     pub seen: Vec<u32>,
 }
 
-/// Input: raw `logits[B,V]`. Outputs: `token[B,1]`, `logp[B,1]`, `lse[B,1]` and a work copy.
+/// Input: raw `logits[B,V]`. Outputs: `token[B,1]`, `logp[B,1]`, `lse[B,1]`, `entropy[B,1]`, the
+/// latter three of the full distribution at the temperature, in nats.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Forbidden tokens and the temperature of the reported log-probability.
@@ -68,94 +73,182 @@ pub struct Sample {
     pub seed: u64,
 }
 
+/// What comes out for a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Drawn {
+    token: usize,
+    logp: f32,
+    lse: f32,
+    entropy: f32,
+}
+
+/// A tile of the walk: what it adds to the sum of `exp(z - top)`, and the top as it is then.
+type Tile = (f32, f32);
+
+/// Memory that a thread uses for one row after the other.
+#[derive(Default)]
+struct RowScratch {
+    tiles: Vec<Tile>,
+    changed: Vec<f32>,
+    choice: Scratch,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<RowScratch> = RefCell::default();
+}
+
 impl Sample {
-    /// Draws for one row; `z` holds raw logits and is overwritten. Returns token, logp, lse.
-    fn draw(&self, row: &SampleRow, z: &mut [f32]) -> (i32, f32, f32) {
+    /// Draws for one row of raw logits; `single` makes them singles.
+    #[inline(always)]
+    fn draw<T: Copy>(&self, row: &SampleRow, raw: &[T], single: impl Fn(T) -> f32) -> Drawn {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let state = self.walk(raw, &single, &mut scratch.tiles);
+            let s = &self.settings;
+            let token = if s.repetition_penalty != 1.0
+                || (s.temperature != 0.0 && (s.top_k > 0 || s.top_p < 1.0 || s.min_p > 0.0))
+            {
+                self.prepare_all(raw, &single, &mut scratch.changed);
+                self.penalise(row, &mut scratch.changed);
+                self.pick(row, &scratch.changed, &mut scratch.choice)
+            } else {
+                self.pick_tile(row, raw, &single, &scratch.tiles)
+            };
+            let mut z = [single(raw[token])];
+            self.prepare(&mut z, token);
+            let lse = state.lse();
+            Drawn { token, logp: z[0] - lse, lse, entropy: state.entropy() }
+        })
+    }
+
+    /// Uniform number of a row.
+    fn uniform(&self, row: &SampleRow) -> f64 {
+        let rng = Philox::new(self.seed, RngDomain::Sample);
+        f64::from(rng.uniform(row.step, row.sample, row.token))
+    }
+
+    /// Makes raw logits from vocabulary index `first` on those that the policy samples from.
+    #[inline(always)]
+    fn prepare(&self, tile: &mut [f32], first: usize) {
+        prepare_logits(tile, first, self.head.inv_temperature() as f32, &self.head.forbidden);
+    }
+
+    /// The walk over the vocabulary, and what it saw in each tile.
+    #[inline(always)]
+    fn walk<T: Copy>(
+        &self,
+        raw: &[T],
+        single: impl Fn(T) -> f32,
+        tiles: &mut Vec<Tile>,
+    ) -> LseState {
         let mut state = LseState::default();
+        tiles.clear();
         vectorised(
             #[inline(always)]
             || {
-                for (i, tile) in z.chunks_mut(VOCAB_TILE).enumerate() {
-                    let inv = self.head.inv_temperature() as f32;
-                    prepare_logits(tile, i * VOCAB_TILE, inv, &self.head.forbidden);
-                    state.absorb(tile);
+                let mut z = [0f32; VOCAB_TILE];
+                for (i, raw) in raw.chunks(VOCAB_TILE).enumerate() {
+                    let z = &mut z[..raw.len()];
+                    z.iter_mut().zip(raw).for_each(|(z, &x)| *z = single(x));
+                    self.prepare(z, i * VOCAB_TILE);
+                    let added = state.absorb(z);
+                    tiles.push((added, state.top()));
                 }
             },
         );
-        let lse = state.lse();
-        let token = if self.settings.repetition_penalty != 1.0 {
-            let mut changed = z.to_vec();
-            let mut seen = row.seen.clone();
-            seen.sort_unstable();
-            seen.dedup();
-            for &t in &seen {
-                let x = &mut changed[t as usize];
-                if *x > FORBIDDEN {
-                    let p = self.settings.repetition_penalty;
-                    *x = if *x > 0.0 { *x / p } else { *x * p };
+        state
+    }
+
+    /// Chooses among all tokens, by what the walk saw: only the chosen tile is looked at again.
+    #[inline(always)]
+    fn pick_tile<T: Copy>(
+        &self,
+        row: &SampleRow,
+        raw: &[T],
+        single: impl Fn(T) -> f32,
+        tiles: &[Tile],
+    ) -> usize {
+        let top = tiles.last().map_or(0.0, |t| t.1);
+        let greedy = self.settings.temperature == 0.0;
+        let (tile, left) = if greedy {
+            (tiles.iter().position(|t| t.1 == top).unwrap_or(0), 0.0)
+        } else {
+            let weight = |t: &Tile| f64::from(t.0) * (f64::from(t.1) - f64::from(top)).exp();
+            let target = self.uniform(row) * tiles.iter().map(weight).sum::<f64>();
+            let (mut passed, mut found) = (0.0, (0, target));
+            for (i, w) in tiles.iter().map(weight).enumerate().filter(|(_, w)| *w > 0.0) {
+                found = (i, target - passed);
+                passed += w;
+                if passed > target {
+                    break;
                 }
             }
-            self.pick(row, &changed)
-        } else {
-            self.pick(row, z)
+            found
         };
-        (token as i32, z[token] - lse, lse)
+        let first = tile * VOCAB_TILE;
+        let mut z = [0f32; VOCAB_TILE];
+        let z = &mut z[..VOCAB_TILE.min(raw.len() - first)];
+        z.iter_mut().zip(&raw[first..]).for_each(|(z, &x)| *z = single(x));
+        self.prepare(z, first);
+        first + if greedy { first_largest(z) } else { by_position(z, top, left) }
+    }
+
+    #[inline(always)]
+    fn prepare_all<T: Copy>(&self, raw: &[T], single: impl Fn(T) -> f32, z: &mut Vec<f32>) {
+        z.clear();
+        z.extend(raw.iter().map(|&x| single(x)));
+        vectorised(
+            #[inline(always)]
+            || self.prepare(z, 0),
+        );
+    }
+
+    /// Makes tokens that the row has seen less likely (or more), each once.
+    fn penalise(&self, row: &SampleRow, z: &mut [f32]) {
+        let penalty = self.settings.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        let mut seen = row.seen.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        for &t in &seen {
+            let z = &mut z[t as usize];
+            if *z > FORBIDDEN {
+                *z = if *z > 0.0 { *z / penalty } else { *z * penalty };
+            }
+        }
     }
 
     /// Chooses among prepared logits.
-    fn pick(&self, row: &SampleRow, z: &[f32]) -> usize {
+    fn pick(&self, row: &SampleRow, z: &[f32], scratch: &mut Scratch) -> usize {
         let s = &self.settings;
-        let best = (0..z.len()).fold(0, |b, i| if z[i] > z[b] { i } else { b });
+        let best = first_largest(z);
         if s.temperature == 0.0 {
             return best;
         }
-        let top = f64::from(z[best]);
-        let u = Philox::new(self.seed, RngDomain::Sample).uniform(row.step, row.sample, row.token);
-        let weight = |i: usize| (f64::from(z[i]) - top).exp();
+        let u = self.uniform(row);
         if s.top_k == 0 && s.top_p >= 1.0 && s.min_p == 0.0 {
-            let total: f64 = (0..z.len()).map(weight).sum();
-            return walk((0..z.len()).map(|i| (i, weight(i))), f64::from(u) * total, best);
+            let top = z[best];
+            return by_position(z, top, u * mass(z, top));
         }
-        let mut order: Vec<usize> = (0..z.len()).filter(|&i| z[i] > FORBIDDEN).collect();
-        order.sort_unstable_by(|&a, &b| z[b].total_cmp(&z[a]).then(a.cmp(&b)));
-        if s.top_k > 0 {
-            order.truncate(s.top_k);
-        }
-        if s.top_p < 1.0 {
-            let total: f64 = order.iter().map(|&i| weight(i)).sum();
-            let mut before = 0.0;
-            let keep = order
-                .iter()
-                .take_while(|&&i| {
-                    let inside = before < f64::from(s.top_p) * total;
-                    before += weight(i);
-                    inside
-                })
-                .count();
-            order.truncate(keep.max(1));
-        }
-        if s.min_p > 0.0 {
-            order.retain(|&i| weight(i) >= f64::from(s.min_p));
-        }
-        let total: f64 = order.iter().map(|&i| weight(i)).sum();
-        walk(order.iter().map(|&i| (i, weight(i))), f64::from(u) * total, best)
+        let truncation =
+            Truncation { top_k: s.top_k, top_p: f64::from(s.top_p), min_p: f64::from(s.min_p) };
+        by_weight(z, FORBIDDEN, &truncation, u, scratch)
     }
-}
 
-/// The first item at which the running sum passes `target`.
-fn walk(items: impl Iterator<Item = (usize, f64)>, target: f64, fallback: usize) -> usize {
-    let mut sum = 0.0;
-    let mut last = fallback;
-    for (i, w) in items {
-        if w > 0.0 {
-            sum += w;
-            last = i;
-            if sum > target {
-                break;
-            }
-        }
+    #[inline(always)]
+    fn draw_all<T: bytemuck::Pod + Sync>(&self, io: &Io, single: impl Fn(T) -> f32 + Sync) {
+        let v = io.in_type(0).cols();
+        let (token, logp) = (io.output::<i32>(0), io.output::<f32>(1));
+        let (lse, entropy) = (io.output::<f32>(2), io.output::<f32>(3));
+        (io.input::<T>(0).par_chunks(v), token, logp, lse, entropy, &*self.rows)
+            .into_par_iter()
+            .for_each(|(raw, token, logp, lse, entropy, row)| {
+                let drawn = self.draw(row, raw, &single);
+                *token = drawn.token as i32;
+                (*logp, *lse, *entropy) = (drawn.logp, drawn.lse, drawn.entropy);
+            });
     }
-    last
 }
 
 impl Op for Sample {
@@ -163,28 +256,34 @@ impl Op for Sample {
         "sample"
     }
     fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let (b, column) = (i[0].rows(), |dtype| TensorType::matrix(i[0].rows(), 1, dtype));
+        let b = i[0].rows();
         assert_eq!(b, self.rows.len(), "one key per row");
-        Ok(vec![column(DType::I32), column(DType::F32), column(DType::F32), {
-            TensorType::matrix(b, i[0].cols(), DType::F32)
-        }])
+        let column = |dtype| TensorType::matrix(b, 1, dtype);
+        Ok(vec![column(DType::I32), column(DType::F32), column(DType::F32), column(DType::F32)])
     }
     fn run(&self, io: &Io) {
-        let v = io.in_type(0).cols();
-        let (token, logp) = (io.output::<i32>(0), io.output::<f32>(1));
-        let (lse, work) = (io.output::<f32>(2), io.output::<f32>(3));
         match io.in_type(0).dtype {
-            DType::F64 => {
-                work.iter_mut().zip(io.input::<f64>(0)).for_each(|(w, z)| *w = *z as f32);
-            }
-            _ => work.copy_from_slice(io.input::<f32>(0)),
+            DType::F64 => self.draw_all::<f64>(
+                io,
+                #[inline(always)]
+                |x| x as f32,
+            ),
+            DType::BF16 => self.draw_all::<bf16>(
+                io,
+                #[inline(always)]
+                |x| x.load(),
+            ),
+            _ => self.draw_all::<f32>(
+                io,
+                #[inline(always)]
+                |x| x,
+            ),
         }
-        work.par_chunks_mut(v)
-            .zip(token)
-            .zip(logp)
-            .zip(lse)
-            .zip(&*self.rows)
-            .for_each(|((((z, token), logp), lse), row)| (*token, *logp, *lse) = self.draw(row, z));
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        // The exponential and three sums.
+        let flops = 20.0 * inputs[0].len() as f64;
+        Cost { flops, bytes: super::shapes::bytes(inputs, outputs) }
     }
 }
 
@@ -217,12 +316,39 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    let case = |label, settings| Case {
+        label,
+        op: Arc::new(Sample {
+            head: Arc::new(HeadSettings { temperature: 1.0, forbidden: vec![151_643] }),
+            settings: Arc::new(settings),
+            rows: Arc::new(
+                (0..16).map(|i| SampleRow { sample: i, ..Default::default() }).collect(),
+            ),
+            seed: 5,
+        }),
+        inputs: vec![(vec![16, 151_936], Fill::Normal(3.0).beside(), false)],
+    };
+    let d = SamplingSettings::default;
+    vec![
+        case("16 rows of 151936", d()),
+        case("greedy", SamplingSettings { temperature: 0.0, ..d() }),
+        case("top-k 50", SamplingSettings { top_k: 50, ..d() }),
+        case("top-p 0.9", SamplingSettings { top_p: 0.9, ..d() }),
+        case("min-p 0.1", SamplingSettings { min_p: 0.1, ..d() }),
+        case("penalty", SamplingSettings { repetition_penalty: 1.1, ..d() }),
+    ]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "sample",
     doc: "next tokens from logits, with their log-probability",
     cases,
     tolerance: Tolerance { abs: 2e-6, rel: 2e-6 },
+    bf16_roundings: 0,
+    bench,
 };
 
 #[cfg(test)]
@@ -249,9 +375,9 @@ mod tests {
         let z = [0.0f32, 0.5, 9.0, -0.5];
         let mut count = [0u32; 4];
         for i in 0..20_000 {
-            let (t, logp, _) = s.draw(&row(i), &mut z.clone());
-            count[t as usize] += 1;
-            assert!(logp < 0.0);
+            let drawn = s.draw(&row(i), &z, |x| x);
+            count[drawn.token] += 1;
+            assert!(drawn.logp < 0.0);
         }
         let e: Vec<f64> = [0.0f64, 1.0, f64::NEG_INFINITY, -1.0].iter().map(|x| x.exp()).collect();
         let sum: f64 = e.iter().sum();
@@ -266,12 +392,32 @@ mod tests {
         let z = [3.0f32, 2.0, 1.0, 0.0, -1.0];
         let cut = |s: SamplingSettings| {
             let s = sampler(s, vec![]);
-            (0..2000).map(|i| s.draw(&row(i), &mut z.clone()).0).max().unwrap()
+            (0..2000).map(|i| s.draw(&row(i), &z, |x| x).token).max().unwrap()
         };
         assert_eq!(cut(SamplingSettings { top_k: 2, ..Default::default() }), 1);
         // Probabilities 0.636, 0.234, 0.086, …: 0.87 is reached by the third at the latest.
         assert_eq!(cut(SamplingSettings { top_p: 0.86, ..Default::default() }), 1);
         assert_eq!(cut(SamplingSettings { min_p: 0.3, ..Default::default() }), 1);
         assert_eq!(cut(SamplingSettings { temperature: 0.0, ..Default::default() }), 0);
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_whole_distribution() {
+        // Uniform over the allowed ones: ln 3, whatever truncation does to the draw.
+        let settings = SamplingSettings { top_k: 1, ..Default::default() };
+        let drawn = sampler(settings, vec![0]).draw(&row(0), &[9.0f32, 2.0, 2.0, 2.0], |x| x);
+        assert!((drawn.entropy - 3f32.ln()).abs() < 1e-6 && drawn.token == 1, "{drawn:?}");
+    }
+
+    #[test]
+    fn a_large_vocabulary_is_drawn_from_in_every_tile() {
+        let v = 5 * VOCAB_TILE + 17;
+        let z: Vec<f32> = (0..v).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01).collect();
+        let s = sampler(SamplingSettings::default(), vec![]);
+        let mut tiles = [0; 6];
+        for i in 0..1200 {
+            tiles[s.draw(&row(i), &z, |x| x).token / VOCAB_TILE] += 1;
+        }
+        assert!(tiles[..5].iter().all(|&n| (170..300).contains(&n)), "{tiles:?}");
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! T rows, C columns of one part.
 
+use super::cpu::rows::rows_per_task;
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::{Backward, Case, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::ops::{Backward, Case, Fill, Io, Op, OpSpec, Slot, TensorType};
+use bytemuck::Pod;
+use half::bf16;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Input: `x[T,parts*C]`; outputs: `parts` times `[T,C]`.
@@ -14,13 +18,16 @@ pub struct Split {
 }
 
 impl Split {
-    fn go<T: Real>(&self, io: &Io) {
+    fn go<T: Pod + Send + Sync>(&self, io: &Io) {
         let (x, c) = (io.input::<T>(0), io.out_type(0).cols());
+        let rows = rows_per_task(c);
         for part in 0..self.parts {
-            let y = io.output::<T>(part);
-            for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c * self.parts)) {
-                y.copy_from_slice(&x[part * c..][..c]);
-            }
+            let y = io.output::<T>(part).par_chunks_mut(rows * c);
+            y.zip(x.par_chunks(rows * c * self.parts)).for_each(|(y, x)| {
+                for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c * self.parts)) {
+                    y.copy_from_slice(&x[part * c..][..c]);
+                }
+            });
         }
     }
 }
@@ -41,6 +48,7 @@ impl Op for Split {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => self.go::<f64>(io),
+            DType::BF16 => self.go::<bf16>(io),
             _ => self.go::<f32>(io),
         }
     }
@@ -58,20 +66,23 @@ struct Join {
 }
 
 impl Join {
-    fn go<T: Real>(&self, io: &Io) {
+    fn go<T: Pod + Send + Sync>(&self, io: &Io) {
         let (dx, c) = (io.output::<T>(0), io.in_type(0).cols());
-        let mut next = 0;
-        for (part, &present) in self.present.iter().enumerate() {
-            let g = present.then(|| io.input::<T>(next));
-            next += usize::from(present);
-            for (t, dx) in dx.chunks_exact_mut(c * self.present.len()).enumerate() {
-                let dx = &mut dx[part * c..][..c];
-                match g {
-                    Some(g) => dx.copy_from_slice(&g[t * c..][..c]),
-                    None => dx.fill(T::zero()),
+        let width = c * self.present.len();
+        let mut inputs = (0..io.num_inputs()).map(|i| io.input::<T>(i));
+        let parts: Vec<Option<&[T]>> =
+            self.present.iter().map(|&p| if p { inputs.next() } else { None }).collect();
+        let rows = rows_per_task(width);
+        dx.par_chunks_mut(rows * width).enumerate().for_each(|(task, dx)| {
+            for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
+                for (dx, part) in dx.chunks_exact_mut(c).zip(&parts) {
+                    match part {
+                        Some(g) => dx.copy_from_slice(&g[(task * rows + i) * c..][..c]),
+                        None => dx.fill(T::zeroed()),
+                    }
                 }
             }
-        }
+        });
     }
 }
 
@@ -85,6 +96,7 @@ impl Op for Join {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => self.go::<f64>(io),
+            DType::BF16 => self.go::<bf16>(io),
             _ => self.go::<f32>(io),
         }
     }
@@ -99,10 +111,21 @@ fn cases() -> Vec<Case> {
     vec![case("query, key, value", 5, 12, 3), case("two parts", 1, 7, 2), case("one part", 3, 4, 1)]
 }
 
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 3 * 1280",
+        op: Arc::new(Split { parts: 3 }),
+        inputs: vec![(vec![4096, 3840], Fill::Normal(1.0), true)],
+    }]
+}
+
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "split",
     doc: "equal parts of a matrix's columns",
     cases,
     tolerance: Tolerance { abs: 0.0, rel: 0.0 },
+    bf16_roundings: 1,
+    bench,
 };

@@ -3,9 +3,10 @@
 
 use super::cpu::rows::CHUNK;
 use super::cpu::{vecmath, vectorised};
-use super::shapes::{require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use super::shapes::{bytes, require, same_float};
+use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "gate[T,F], up[T,F] to y[T,F] = silu(gate) * up",
     cases,
     tolerance: Tolerance::rel(1e-6),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// Inputs `gate[T,F]`, `up[T,F]`; output `y[T,F]`.
@@ -37,7 +40,8 @@ impl Op for Swiglu {
     fn run(&self, io: &Io) {
         match io.float_type() {
             DType::F64 => swiglu_fwd::<f64>(io.input(0), io.input(1), io.output(0)),
-            _ => swiglu_fwd_f32(io.input(0), io.input(1), io.output(0)),
+            DType::BF16 => swiglu_fwd_fast::<bf16>(io.input(0), io.input(1), io.output(0)),
+            _ => swiglu_fwd_fast::<f32>(io.input(0), io.input(1), io.output(0)),
         }
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
@@ -46,8 +50,7 @@ impl Op for Swiglu {
         Ok(vec![b.needs[0].then_some(d[0]), b.needs[1].then_some(d[1])])
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        let bytes = inputs.iter().chain(outputs).map(|t| (t.len() * t.dtype.size()) as f64).sum();
-        Cost { flops: 20.0 * inputs[0].len() as f64, bytes }
+        Cost { flops: 20.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -67,11 +70,18 @@ impl Op for SwigluBwd {
                 [io.input(0), io.input(1), io.input(2)],
                 [io.output(0), io.output(1)],
             ),
-            _ => swiglu_bwd_f32(
+            DType::BF16 => swiglu_bwd_fast::<bf16>(
+                [io.input(0), io.input(1), io.input(2)],
+                [io.output(0), io.output(1)],
+            ),
+            _ => swiglu_bwd_fast::<f32>(
                 [io.input(0), io.input(1), io.input(2)],
                 [io.output(0), io.output(1)],
             ),
         }
+    }
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost { flops: 25.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
 
@@ -91,7 +101,7 @@ fn swiglu_bwd<T: Real>([gate, up, dy]: [&[T]; 3], [dgate, dup]: [&mut [T]; 2]) {
     }
 }
 
-fn swiglu_fwd_f32(gate: &[f32], up: &[f32], y: &mut [f32]) {
+fn swiglu_fwd_fast<S: Stored>(gate: &[S], up: &[S], y: &mut [S]) {
     (y.par_chunks_mut(CHUNK), gate.par_chunks(CHUNK), up.par_chunks(CHUNK))
         .into_par_iter()
         .for_each(|(y, gate, up)| {
@@ -99,14 +109,15 @@ fn swiglu_fwd_f32(gate: &[f32], up: &[f32], y: &mut [f32]) {
                 #[inline(always)]
                 || {
                     for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-                        *y = g * vecmath::sigmoid(g) * u;
+                        let (g, u) = (g.load(), u.load());
+                        *y = S::store(g * vecmath::sigmoid(g) * u);
                     }
                 },
             );
         });
 }
 
-fn swiglu_bwd_f32([gate, up, dy]: [&[f32]; 3], [dgate, dup]: [&mut [f32]; 2]) {
+fn swiglu_bwd_fast<S: Stored>([gate, up, dy]: [&[S]; 3], [dgate, dup]: [&mut [S]; 2]) {
     (
         dgate.par_chunks_mut(CHUNK),
         dup.par_chunks_mut(CHUNK),
@@ -123,10 +134,11 @@ fn swiglu_bwd_f32([gate, up, dy]: [&[f32]; 3], [dgate, dup]: [&mut [f32]; 2]) {
                     for ((dg, du), ((&g, &u), &dy)) in
                         dgate.iter_mut().zip(dup.iter_mut()).zip(inputs)
                     {
+                        let (g, u, dy) = (g.load(), u.load(), dy.load());
                         let s = vecmath::sigmoid(g);
                         let silu = g * s;
-                        *dg = dy * u * silu.mul_add(1.0 - s, s);
-                        *du = dy * silu;
+                        *dg = S::store(dy * u * silu.mul_add(1.0 - s, s));
+                        *du = S::store(dy * silu);
                     }
                 },
             );
@@ -145,4 +157,16 @@ fn cases() -> Vec<Case> {
         case("one element", 1, 1, 1.0),
         case("several tasks", 67, 521, 2.0),
     ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "4096 x 2048",
+        op: Arc::new(Swiglu),
+        inputs: vec![
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+            (vec![4096, 2048], Fill::Normal(1.0), true),
+        ],
+    }]
 }

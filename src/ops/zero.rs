@@ -14,6 +14,8 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "no inputs; zeroes its outputs in place",
     cases,
     tolerance: Tolerance::rel(0.0),
+    bf16_roundings: 1,
+    bench,
 };
 
 /// No inputs; zeroes up to 64 existing outputs in place, so nothing is inferred.
@@ -50,10 +52,24 @@ fn fill<T: Pod + Send>(io: &Io, i: usize) {
 
 /// The inputs are the values before.
 fn cases() -> Vec<Case> {
-    let case = |label, sizes: &[usize]| Case {
+    let case = |label, sizes: &[&[usize]]| Case {
         label,
         op: Arc::new(Zero),
-        inputs: sizes.iter().map(|&n| (vec![n], Fill::Normal(1.0), false)).collect(),
+        inputs: sizes.iter().map(|&n| (n.to_vec(), Fill::Normal(1.0), false)).collect(),
     };
-    vec![case("one", &[33]), case("three", &[1, 64, 7]), case("several tasks", &[40_001])]
+    vec![
+        case("one", &[&[33]]),
+        case("three", &[&[1], &[64], &[7]]),
+        case("vector and matrix", &[&[5], &[3, 50]]),
+        case("several tasks", &[&[40_001]]),
+    ]
+}
+
+/// Sizes of real models.
+fn bench() -> Vec<Case> {
+    vec![Case {
+        label: "32 Mi numbers",
+        op: Arc::new(Zero),
+        inputs: vec![(vec![4096, 8192], Fill::Normal(1.0), false)],
+    }]
 }

@@ -4,8 +4,9 @@
 
 use crate::base::{DType, Error, HostTensor, Philox, Result, RngDomain, TensorData};
 use crate::mem::{Arena, Region};
-use crate::ops::{Case, Emit, Fill, ParamRef, Slot, TensorType};
+use crate::ops::{Case, Emit, Fill, ParamRef, Slot, Stored, TensorType};
 use crate::tape::{Tape, TapePlan};
+use half::bf16;
 
 /// Address space of a check; pages that nobody touches cost nothing.
 const ARENA_BYTES: usize = 1 << 30;
@@ -13,7 +14,7 @@ const ARENA_BYTES: usize = 1 << 30;
 /// output that is not written in full is seen.
 const POISON: u8 = 0xff;
 
-/// A result tensor, whatever its type, as doubles (exact for singles and 32-bit integers).
+/// A result tensor, whatever its type, as doubles (exact for all smaller types).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
     /// Shape and type on the tape.
@@ -60,7 +61,16 @@ pub fn fill(fill: &Fill, len: usize, seed: u64, i: usize) -> Vec<f64> {
         Fill::NearOne(std) => (0..len).map(|_| f64::from((1.0 + normal(*std)) as f32)).collect(),
         Fill::Ints(v) => v.iter().map(|&x| f64::from(x)).collect(),
         Fill::Values(v) => v.iter().map(|&x| f64::from(x as f32)).collect(),
+        Fill::Beside(inner) => self::fill(inner, len, seed, i),
     }
+}
+
+/// Doubles rounded to what `dtype` can hold.
+fn rounded(mut values: Vec<f64>, dtype: DType) -> Vec<f64> {
+    if dtype == DType::BF16 {
+        values.iter_mut().for_each(|x| *x = f64::from(bf16::store(*x as f32).load()));
+    }
+    values
 }
 
 /// Doubles as a tensor of `dtype`.
@@ -68,6 +78,7 @@ fn host(shape: &[usize], values: &[f64], dtype: DType) -> HostTensor {
     let data = match dtype {
         DType::F64 => TensorData::F64(values.to_vec()),
         DType::I32 => TensorData::I32(values.iter().map(|&x| x as i32).collect()),
+        DType::BF16 => TensorData::BF16(values.iter().map(|&x| bf16::store(x as f32)).collect()),
         _ => TensorData::F32(values.iter().map(|&x| x as f32).collect()),
     };
     HostTensor::new(shape.to_vec(), data)
@@ -75,7 +86,10 @@ fn host(shape: &[usize], values: &[f64], dtype: DType) -> HostTensor {
 
 /// How many of a case's inputs are read; the rest are values before an update in place (the
 /// convention of the ops that infer no output, such as `adamw` and `zero`).
-fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
+///
+/// # Errors
+/// If the op refuses its inputs however many are read.
+pub fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
     let all: Vec<&TensorType> = types.iter().collect();
     let whole = case.op.infer(&all);
     if whole.is_ok() {
@@ -88,12 +102,12 @@ fn inputs_read(case: &Case, types: &[TensorType]) -> Result<usize> {
 }
 
 impl Check {
-    /// The case's forward pass in `float` (F32 or F64).
+    /// The case's forward pass with activations of type `float`.
     ///
     /// # Errors
     /// If the op refuses its inputs.
     pub fn forward(case: &Case, float: DType, seed: u64) -> Result<Self> {
-        Self::build(case, float, seed, false)
+        Self::build(case, float, float, seed, false)
     }
 
     /// The case's forward and backward pass with random gradients of the outputs.
@@ -101,24 +115,33 @@ impl Check {
     /// # Errors
     /// If the op or its backward rule refuses its inputs.
     pub fn backward(case: &Case, float: DType, seed: u64) -> Result<Self> {
-        Self::build(case, float, seed, true)
+        Self::build(case, float, float, seed, true)
     }
 
-    fn build(case: &Case, float: DType, seed: u64, with_backward: bool) -> Result<Self> {
+    /// Forward and backward in doubles, on exactly the numbers that [`Check::backward`] has with
+    /// activations of type `of`.
+    ///
+    /// # Errors
+    /// If the op or its backward rule refuses its inputs.
+    pub fn reference(case: &Case, of: DType, seed: u64) -> Result<Self> {
+        Self::build(case, DType::F64, of, seed, true)
+    }
+
+    /// Activations of type `float`, whose numbers `stored` can hold.
+    fn build(
+        case: &Case,
+        float: DType,
+        stored: DType,
+        seed: u64,
+        with_backward: bool,
+    ) -> Result<Self> {
         let mut arena = Arena::reserve(ARENA_BYTES)?;
         let mut tape = Tape::new(float);
-        let types: Vec<TensorType> = case
-            .inputs
-            .iter()
-            .map(|(shape, fill, _)| {
-                let dtype = if matches!(fill, Fill::Ints(_)) { DType::I32 } else { float };
-                TensorType { shape: shape.clone(), dtype }
-            })
-            .collect();
+        let (types, stored) = (case.types(float), case.types(stored));
         let read = inputs_read(case, &types)?;
         let (mut slots, mut params) = (Vec::new(), Vec::new());
         for (i, ((shape, kind, differentiable), ty)) in case.inputs.iter().zip(&types).enumerate() {
-            let values = fill(kind, ty.len(), seed, i);
+            let values = rounded(fill(kind, ty.len(), seed, i), stored[i].dtype);
             if values.len() != ty.len() {
                 return Err(Error::internal(format!(
                     "case `{}`: input {i} is misfilled",
@@ -131,7 +154,7 @@ impl Check {
             if *differentiable || i >= read {
                 let value = arena.persist(ty.len(), ty.dtype)?;
                 let grad = if *differentiable && with_backward {
-                    Some(arena.persist(ty.len(), ty.dtype)?)
+                    Some(arena.persist(ty.len(), ty.dtype.statistic())?)
                 } else {
                     None
                 };
@@ -147,16 +170,19 @@ impl Check {
         fresh.iter().for_each(|&s| {
             tape.keep(s);
         });
-        let seeds: Vec<Vec<f64>> = outputs[..outputs_with_gradient(case.op.name(), fresh.len())]
+        let made = case.op.infer(&stored[..read].iter().collect::<Vec<_>>())?;
+        let seeds: Vec<Vec<f64>> = made[..outputs_with_gradient(case.op.name(), made.len())]
             .iter()
             .enumerate()
-            .map(|(i, &s)| fill(&Fill::Normal(1.0), tape.ty(s).len(), seed, 1000 + i))
+            .map(|(i, ty)| fill(&Fill::Normal(1.0), ty.len(), seed, 1000 + i))
+            .zip(&made)
+            .map(|(seed, ty)| rounded(seed, ty.dtype))
             .collect();
         if with_backward && params.iter().flatten().any(|p| p.grad.is_some()) {
             let mut pairs = Vec::new();
             for (&s, seed) in outputs.iter().zip(&seeds) {
-                let g = host(&tape.ty(s).shape.clone(), seed, float);
-                pairs.push((s, tape.input(g)));
+                let ty = tape.ty(s).clone();
+                pairs.push((s, tape.input(host(&ty.shape, seed, ty.dtype))));
             }
             tape.backward(&pairs)?;
         }
@@ -264,6 +290,7 @@ fn read(arena: &Arena, r: Region) -> Vec<f64> {
     match r.dtype {
         DType::F64 => arena.read::<f64>(r),
         DType::I32 => arena.read::<i32>(r).into_iter().map(f64::from).collect(),
+        DType::BF16 => arena.read::<bf16>(r).into_iter().map(|x| f64::from(x.load())).collect(),
         _ => arena.read::<f32>(r).into_iter().map(f64::from).collect(),
     }
 }
@@ -272,6 +299,10 @@ fn write(arena: &mut Arena, r: Region, values: &[f64]) {
     match r.dtype {
         DType::F64 => arena.write(r, values),
         DType::I32 => arena.write(r, &values.iter().map(|&x| x as i32).collect::<Vec<_>>()),
+        DType::BF16 => {
+            let values: Vec<bf16> = values.iter().map(|&x| bf16::store(x as f32)).collect();
+            arena.write(r, &values);
+        }
         _ => arena.write(r, &values.iter().map(|&x| x as f32).collect::<Vec<_>>()),
     }
 }

@@ -24,9 +24,10 @@ impl Default for LseState {
 }
 
 impl LseState {
-    /// Takes in the next tile of at most [`VOCAB_TILE`] logits. Call inside `vectorised`.
+    /// Takes in the next tile of at most [`VOCAB_TILE`] logits; returns what the tile adds to the
+    /// sum of `exp(z - top)`, with `top` as it is then. Call inside `vectorised`.
     #[inline(always)]
-    pub fn absorb(&mut self, tile: &[f32]) {
+    pub fn absorb(&mut self, tile: &[f32]) -> f32 {
         let (body, tail) = tile.as_chunks::<16>();
         let mut tops = [self.top; 16];
         for c in body {
@@ -49,9 +50,16 @@ impl LseState {
             weighted[i] = e.mul_add(x, weighted[i]);
         }
         let shrink = if self.sum > 0.0 { exp(self.top - top) } else { 0.0 };
-        self.sum = self.sum * shrink + lane_tree(sums);
+        let added = lane_tree(sums);
+        self.sum = self.sum * shrink + added;
         self.weighted = self.weighted * shrink + lane_tree(weighted);
         self.top = top;
+        added
+    }
+
+    /// The largest logit so far.
+    pub fn top(&self) -> f32 {
+        self.top
     }
 
     /// `log Σ exp(z)`.

@@ -2,6 +2,7 @@
 //! sets, elementary functions, matrix multiplication. Nothing here knows a tape or a shape rule.
 
 pub mod attention; // tiles of attention, forward and backward
+pub mod choose; // one of many by weight, for the sampler
 pub mod gemm; // matrix multiplication: packing, tiles, threads
 pub mod logsumexp; // one walk over logits for head and sampler
 pub mod rows; // work cut into tasks by rows and columns

@@ -9,6 +9,7 @@
 //! (1980). Errors measured over all magnitudes are in the tests: at most 2 units in the last place.
 
 use super::simd::LANES;
+use crate::ops::real::Stored;
 use std::f32::consts::{LN_2, LOG2_E, SQRT_2};
 
 /// 1.5 * 2^23: adding and subtracting it rounds a small f32 to the nearest integer.
@@ -165,28 +166,39 @@ pub fn sigmoid(x: f32) -> f32 {
 /// Vectors that a reduction runs side by side, to hide the latency of an addition.
 const CHAINS: usize = 4;
 
-/// Folds `N` equally long slices into one number, in an order that depends on their length only:
-/// 64 chains by position modulo 64, the chains then folded in halves.
+/// The [`LANES`] numbers from `at` on. Panics if there are fewer.
+#[inline(always)]
+fn load<S: Stored>(x: &[S], at: usize) -> [f32; LANES] {
+    let x = &x[at..at + LANES];
+    let mut y = [0.0; LANES];
+    for l in 0..LANES {
+        y[l] = x[l].load();
+    }
+    y
+}
+
+/// Folds `len` items into one number, in an order that depends on `len` only: 64 chains by
+/// position modulo 64, the chains then folded in halves. `block(i)` has items `i..i + 16`, of `N`
+/// numbers each; `item(i)` has item `i`.
 #[inline(always)]
 fn reduce<const N: usize>(
-    slices: [&[f32]; N],
+    len: usize,
     start: f32,
+    block: impl Fn(usize) -> [[f32; LANES]; N],
+    item: impl Fn(usize) -> [f32; N],
     step: impl Fn(f32, [f32; N]) -> f32,
     join: impl Fn(f32, f32) -> f32,
 ) -> f32 {
     const WIDE: usize = CHAINS * LANES;
-    let len = slices[0].len();
-    assert!(slices.iter().all(|s| s.len() == len), "slices differ in length");
     let mut chains = [[start; LANES]; CHAINS];
     let whole = len / WIDE * WIDE;
     let mut at = 0;
     while at < whole {
         for (q, acc) in chains.iter_mut().enumerate() {
-            let from = at + q * LANES;
-            let blocks = slices.map(|s| &s[from..from + LANES]);
+            let blocks = block(at + q * LANES);
             let mut next = *acc;
             for l in 0..LANES {
-                next[l] = step(next[l], blocks.map(|b| b[l]));
+                next[l] = step(next[l], std::array::from_fn(|n| blocks[n][l]));
             }
             *acc = next;
         }
@@ -197,9 +209,8 @@ fn reduce<const N: usize>(
     for (to, from) in acc.chunks_exact_mut(LANES).zip(&chains) {
         to.copy_from_slice(from);
     }
-    let rest = slices.map(|s| &s[whole..]);
-    for l in 0..len - whole {
-        acc[l] = step(acc[l], rest.map(|r| r[l]));
+    for (i, acc) in (whole..len).zip(&mut acc) {
+        *acc = step(*acc, item(i));
     }
     let mut half = WIDE / 2;
     while half > 0 {
@@ -211,12 +222,53 @@ fn reduce<const N: usize>(
     acc[0]
 }
 
+/// [`reduce`] to a sum over one slice.
+#[inline(always)]
+fn sum1<A: Stored>(x: &[A], step: impl Fn(f32, [f32; 1]) -> f32) -> f32 {
+    reduce(
+        x.len(),
+        0.0,
+        #[inline(always)]
+        |at| [load(x, at)],
+        #[inline(always)]
+        |i| [x[i].load()],
+        step,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
+/// [`reduce`] to a sum over three slices. Panics if the lengths differ.
+#[inline(always)]
+fn sum3<A: Stored, B: Stored, C: Stored>(
+    (x, y, z): (&[A], &[B], &[C]),
+    step: impl Fn(f32, [f32; 3]) -> f32,
+) -> f32 {
+    assert!(x.len() == y.len() && x.len() == z.len(), "slices differ in length");
+    reduce(
+        x.len(),
+        0.0,
+        #[inline(always)]
+        |at| [load(x, at), load(y, at), load(z, at)],
+        #[inline(always)]
+        |i| [x[i].load(), y[i].load(), z[i].load()],
+        step,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
 /// Sum of products. Panics if the lengths differ.
 #[inline(always)]
-pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub fn dot<A: Stored, B: Stored>(x: &[A], y: &[B]) -> f32 {
+    assert_eq!(x.len(), y.len(), "slices differ in length");
     reduce(
-        [x, y],
+        x.len(),
         0.0,
+        #[inline(always)]
+        |at| [load(x, at), load(y, at)],
+        #[inline(always)]
+        |i| [x[i].load(), y[i].load()],
         #[inline(always)]
         |a, [x, y]| x.mul_add(y, a),
         #[inline(always)]
@@ -226,27 +278,37 @@ pub fn dot(x: &[f32], y: &[f32]) -> f32 {
 
 /// Sum of products of three. Panics if the lengths differ.
 #[inline(always)]
-pub fn dot3(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
-    reduce(
-        [x, y, z],
-        0.0,
+pub fn dot3<A: Stored, B: Stored, C: Stored>(x: &[A], y: &[B], z: &[C]) -> f32 {
+    sum3(
+        (x, y, z),
         #[inline(always)]
         |a, [x, y, z]| (x * y).mul_add(z, a),
+    )
+}
+
+/// Sum of `x y (z - mean) factor`, the latter two multiplied first. Panics if the lengths differ.
+#[inline(always)]
+pub fn dot3_normalised<A: Stored, B: Stored, C: Stored>(
+    x: &[A],
+    y: &[B],
+    z: &[C],
+    mean: f32,
+    factor: f32,
+) -> f32 {
+    sum3(
+        (x, y, z),
         #[inline(always)]
-        |a, b| a + b,
+        |a, [x, y, z]| (x * y).mul_add((z - mean) * factor, a),
     )
 }
 
 /// Sum.
 #[inline(always)]
-pub fn sum(x: &[f32]) -> f32 {
-    reduce(
-        [x],
-        0.0,
+pub fn sum<S: Stored>(x: &[S]) -> f32 {
+    sum1(
+        x,
         #[inline(always)]
         |a, [x]| a + x,
-        #[inline(always)]
-        |a, b| a + b,
     )
 }
 
@@ -265,27 +327,21 @@ pub fn lane_tree(mut t: [f32; LANES]) -> f32 {
 
 /// Sum of squares.
 #[inline(always)]
-pub fn sum_squares(x: &[f32]) -> f32 {
-    reduce(
-        [x],
-        0.0,
+pub fn sum_squares<S: Stored>(x: &[S]) -> f32 {
+    sum1(
+        x,
         #[inline(always)]
         |a, [x]| x.mul_add(x, a),
-        #[inline(always)]
-        |a, b| a + b,
     )
 }
 
 /// Sum of squared distances from `mean`.
 #[inline(always)]
-pub fn sum_squares_around(x: &[f32], mean: f32) -> f32 {
-    reduce(
-        [x],
-        0.0,
+pub fn sum_squares_around<S: Stored>(x: &[S], mean: f32) -> f32 {
+    sum1(
+        x,
         #[inline(always)]
         |a, [x]| (x - mean).mul_add(x - mean, a),
-        #[inline(always)]
-        |a, b| a + b,
     )
 }
 
@@ -293,8 +349,12 @@ pub fn sum_squares_around(x: &[f32], mean: f32) -> f32 {
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     reduce(
-        [x],
+        x.len(),
         f32::NEG_INFINITY,
+        #[inline(always)]
+        |at| [load(x, at)],
+        #[inline(always)]
+        |i| [x[i]],
         #[inline(always)]
         |a, [x]| select(x > a, x, a),
         #[inline(always)]
@@ -313,10 +373,10 @@ pub fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
 
 /// `y = f(x)`, element by element. Panics if the lengths differ.
 #[inline(always)]
-pub fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+pub fn map<S: Stored>(x: &[S], y: &mut [S], f: impl Fn(f32) -> f32) {
     assert_eq!(x.len(), y.len(), "slices differ in length");
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = f(x);
+        *y = S::store(f(x.load()));
     }
 }
 

@@ -385,10 +385,13 @@ impl<S: Element> Work<'_, '_, S> {
         for_all(self.threads, down * across, |task| {
             let (i, j) = (task % down * block, task / down * group);
             for p in j..(j + group).min(slab.len()) {
-                for t in i..(i + block).min(tiles.tiles) {
+                let last = (i + block).min(tiles.tiles);
+                for t in i..last {
+                    // The tiles of a block share the work of fetching the next panel.
+                    let ahead = (t - i, last - i);
                     // SAFETY: tasks have disjoint tiles or panels, all inside C by `check_shapes`;
                     // packing has ended.
-                    unsafe { self.tile((first, tiles, t), (slab.start, p), (a, b), out) };
+                    unsafe { self.tile((first, tiles, t), (slab.start, p), ahead, (a, b), out) };
                 }
             }
         });
@@ -402,6 +405,7 @@ impl<S: Element> Work<'_, '_, S> {
         &self,
         (first, tiles, t): (usize, TileRows, usize),
         (slab, p): (usize, usize),
+        (part, parts): (usize, usize),
         (a, b): (Shared<S::Word>, Shared<S::Word>),
         out: Out<O>,
     ) {
@@ -432,7 +436,9 @@ impl<S: Element> Work<'_, '_, S> {
                 }
             };
             let load = out.accumulate || number > 0;
-            let tile = Tile { steps, a: a.at(a_at), b: panel, b_step: PANEL, c, ldc, load };
+            let ahead = panel.wrapping_add(steps * PANEL + steps * PANEL / parts * part);
+            let ahead_step = PANEL / parts;
+            let tile = Tile { steps, a: a.at(a_at), b: panel, ahead, ahead_step, c, ldc, load };
             a_at += steps * height;
             // SAFETY: the kernel fits the machine (`Element::tiles` of an available set); A and B
             // hold `steps` steps of `height` rows and a panel; C is ours, or the copy.

@@ -63,6 +63,12 @@ impl Element for f32 {
     ) {
         assert_inside(src, strides, width, k);
         if strides.0 == 1 {
+            // Lengths that the compiler knows: most rows are of a full tile or panel.
+            match (width, padded) {
+                (12, 12) => return copy_rows::<12>(src, strides.1, dst),
+                (PANEL, PANEL) => return copy_rows::<PANEL>(src, strides.1, dst),
+                _ => {}
+            }
             for (t, row) in dst.chunks_exact_mut(padded).enumerate() {
                 row[..width].copy_from_slice(&src[t * strides.1..][..width]);
                 row[width..].fill(0.0);
@@ -103,6 +109,11 @@ impl Element for bf16 {
         let pair =
             |even: bf16, odd: bf16| u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
         if strides.0 == 1 {
+            match (width, padded, k % 2) {
+                (12, 12, 0) => return pair_rows::<12>(src, strides.1, dst),
+                (PANEL, PANEL, 0) => return pair_rows::<PANEL>(src, strides.1, dst),
+                _ => {}
+            }
             for (t, row) in dst.chunks_exact_mut(padded).enumerate() {
                 let even = &src[2 * t * strides.1..][..width];
                 if 2 * t + 1 < k {
@@ -132,6 +143,26 @@ impl Element for bf16 {
 
     fn tiles(isa: Isa) -> &'static Tiles<u32> {
         bf16_tiles(isa)
+    }
+}
+
+/// Copies rows of `N` numbers that lie `stride` apart.
+fn copy_rows<const N: usize>(src: &[f32], stride: usize, dst: &mut [f32]) {
+    let (rows, _) = dst.as_chunks_mut::<N>();
+    for (t, row) in rows.iter_mut().enumerate() {
+        *row = *src[t * stride..].first_chunk().expect("inside the matrix");
+    }
+}
+
+/// Pairs rows of `N` numbers that lie `stride` apart, two by two.
+fn pair_rows<const N: usize>(src: &[bf16], stride: usize, dst: &mut [u32]) {
+    let (rows, _) = dst.as_chunks_mut::<N>();
+    for (t, row) in rows.iter_mut().enumerate() {
+        let even: &[bf16; N] = src[2 * t * stride..].first_chunk().expect("inside the matrix");
+        let odd: &[bf16; N] = src[(2 * t + 1) * stride..].first_chunk().expect("inside the matrix");
+        for (w, (e, o)) in row.iter_mut().zip(even.iter().zip(odd)) {
+            *w = u32::from(e.to_bits()) | u32::from(o.to_bits()) << 16;
+        }
     }
 }
 

@@ -12,10 +12,12 @@ pub struct Tile<W> {
     pub steps: usize,
     /// Packed rows of A: `[steps][rows]`.
     pub a: *const W,
-    /// Packed panel of B: step `t` begins at `t * b_step`.
+    /// Packed panel of B: `[steps][PANEL]`.
     pub b: *const W,
-    /// Words from one step of B to the next.
-    pub b_step: usize,
+    /// What the cache is asked for meanwhile: at step `t` the two lines at `t * ahead_step`.
+    pub ahead: *const W,
+    /// Words from one step to the next of `ahead`.
+    pub ahead_step: usize,
     /// Top left element of the output.
     pub c: *mut f32,
     /// Distance of two rows of the output.
@@ -98,11 +100,6 @@ pub fn bf16_tiles(isa: Isa) -> &'static Tiles<u32> {
     }
 }
 
-/// Steps of B that are asked for ahead of their use: panels that come from memory cross pages, where
-/// the processor's own prefetching stops.
-#[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 64;
-
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn f32_avx512<const MR: usize, const NV: usize>(t: Tile<f32>) {
@@ -118,11 +115,12 @@ unsafe fn f32_avx512<const MR: usize, const NV: usize>(t: Tile<f32>) {
                 }
             }
         }
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
             let mut column = [_mm512_setzero_ps(); NV];
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16).cast());
             for (v, x) in column.iter_mut().enumerate() {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + v * 16).cast());
                 *x = _mm512_loadu_ps(b.add(v * 16));
             }
             for (i, row) in acc.iter_mut().enumerate() {
@@ -132,7 +130,8 @@ unsafe fn f32_avx512<const MR: usize, const NV: usize>(t: Tile<f32>) {
                 }
             }
             a = a.add(MR);
-            b = b.wrapping_add(t.b_step);
+            b = b.wrapping_add(PANEL);
+            ahead = ahead.wrapping_add(t.ahead_step);
         }
         for (i, row) in acc.iter().enumerate() {
             for (v, x) in row.iter().enumerate() {
@@ -157,11 +156,12 @@ unsafe fn bf16_dot<const MR: usize, const NV: usize>(t: Tile<u32>) {
             }
         }
         let pairs = |x: __m512i| std::mem::transmute::<__m512i, __m512bh>(x);
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
             let mut column = [_mm512_setzero_si512(); NV];
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16).cast());
             for (v, x) in column.iter_mut().enumerate() {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + v * 16).cast());
                 *x = _mm512_loadu_si512(b.add(v * 16).cast());
             }
             for (i, row) in acc.iter_mut().enumerate() {
@@ -171,7 +171,8 @@ unsafe fn bf16_dot<const MR: usize, const NV: usize>(t: Tile<u32>) {
                 }
             }
             a = a.add(MR);
-            b = b.wrapping_add(t.b_step);
+            b = b.wrapping_add(PANEL);
+            ahead = ahead.wrapping_add(t.ahead_step);
         }
         for (i, row) in acc.iter().enumerate() {
             for (v, x) in row.iter().enumerate() {
@@ -202,7 +203,7 @@ unsafe fn plain<W: Copy, const MR: usize, const NV: usize>(
             }
         }
         for step in 0..t.steps {
-            let b = t.b.add(step * t.b_step).cast::<[W; 16]>();
+            let b = t.b.add(step * PANEL).cast::<[W; 16]>();
             for (i, row) in acc.iter_mut().enumerate() {
                 let a = *t.a.add(step * MR + i);
                 for (v, x) in row.iter_mut().enumerate() {
