@@ -3,7 +3,7 @@
 
 use crate::base::{DType, HostTensor, Result};
 use crate::grpo::pack::Packed;
-use crate::mem::Arena;
+use crate::mem::{Arena, Recompute};
 use crate::model::config::VlmConfig;
 use crate::model::families::qwen2_5_vl::net::{head, text, vision};
 use crate::model::net::{AdapterDropout, Net};
@@ -49,6 +49,8 @@ pub struct UpdateSettings<'a> {
     pub reference: Reference<'a>,
     /// Dropout on adapter inputs.
     pub dropout: Option<DropoutSettings>,
+    /// Which activations are recomputed instead of kept; decides memory and time, no bit.
+    pub recompute: Recompute,
     /// Take the ratio from the pass itself instead of the sampled log-probabilities: with dropout
     /// the first update after a rollout is on policy only in this sense.
     pub on_policy: bool,
@@ -157,7 +159,7 @@ pub fn grpo_micro_batch(
     tape.keep(loss);
     let one = column(&mut tape, &[1.0]);
     tape.backward(&[(loss, one)])?;
-    let plan = tape.plan();
+    let plan = tape.plan_within(arena.shared_room(), s.recompute);
     let run = tape.run(&plan, arena, arena.shared_base())?;
     let logps = run.f32(logp);
     Ok(MicroResult {
@@ -182,6 +184,7 @@ pub fn supervised_micro_batch(
     packed: &Packed,
     head: &Arc<HeadSettings>,
     dropout: Option<DropoutSettings>,
+    recompute: Recompute,
 ) -> Result<MicroResult> {
     let start = Instant::now();
     let mut tape = Tape::new(DType::F32);
@@ -189,7 +192,7 @@ pub fn supervised_micro_batch(
     let slope: Vec<f32> = packed.weight.iter().map(|w| -w).collect();
     let seed = tape.input(HostTensor::f32([slope.len(), 1], slope));
     tape.backward(&[(logp, seed)])?;
-    let plan = tape.plan();
+    let plan = tape.plan_within(arena.shared_room(), recompute);
     let run = tape.run(&plan, arena, arena.shared_base())?;
     let logps = run.f32(logp);
     let loss = logps.iter().zip(&packed.weight).map(|(l, w)| -f64::from(*l) * f64::from(*w)).sum();

@@ -7,7 +7,7 @@
 
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::attention as fast;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Real, Slot, TensorType};
 use std::sync::Arc;
 
 /// Keys per block of the walk.
@@ -138,6 +138,9 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 impl Op for Attention {
     fn name(&self) -> &'static str {
         "attention"
+    }
+    fn class(&self) -> OpClass {
+        OpClass::Attention
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         self.check(inputs)?;

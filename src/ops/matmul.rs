@@ -8,7 +8,7 @@
 
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::gemm::Mat;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Real, Slot, TensorType};
 use std::sync::Arc;
 
 /// Low-rank adapter of a linear layer (LoRA, arXiv 2106.09685).
@@ -79,6 +79,9 @@ fn misfit(op: &str, inputs: &[&TensorType]) -> Error {
 impl Op for Matmul {
     fn name(&self) -> &'static str {
         "matmul"
+    }
+    fn class(&self) -> OpClass {
+        OpClass::Matmul
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let (x, w) = (inputs[0], inputs[1]);

@@ -326,6 +326,7 @@ impl<'a> GrpoRun<'a> {
                 (None, true) => Reference::AdapterOff,
             },
             dropout: drop,
+            recompute: s.training.recompute,
             on_policy: drop.is_some() && updates_per_generation(s) == 1,
         };
         let mut sum = Sum::default();

@@ -83,6 +83,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                     &pack(&micro),
                     &head,
                     drop,
+                    t.recompute,
                 )?;
                 sum.loss += r.loss;
                 sum.entropy.extend(r.entropy);

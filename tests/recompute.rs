@@ -1,0 +1,270 @@
+//! Recomputation of activations on whole models: it changes no bit of a loss or a gradient, it
+//! lowers the peak, what was planned is what is used, and `auto` does as little as the memory
+//! demands. The choice itself is asked on random costs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use grpo_rt::base::Result;
+use grpo_rt::grpo::optim::zero_gradients;
+use grpo_rt::grpo::pack::{Packed, TrainCompletion, TrainGroup, pack};
+use grpo_rt::grpo::update::{
+    DropoutSettings, MicroResult, Reference, UpdateSettings, grpo_micro_batch,
+    supervised_micro_batch,
+};
+use grpo_rt::mem::recompute::{Level, all, pick};
+use grpo_rt::mem::{Arena, Recompute};
+use grpo_rt::model::vlm::Vlm;
+use grpo_rt::ops::grpo_loss::GrpoLoss;
+use grpo_rt::ops::linear_logprob::HeadSettings;
+use grpo_rt::train::evaluate::load_rows;
+use grpo_rt::train::options::{Command as Known, Options};
+use grpo_rt::train::settings::TrainSettings;
+use grpo_rt::train::workspace::{Workspace, training_of};
+use proptest::prelude::*;
+
+/// A folder with rows of large and small pictures and a small new model, made once.
+fn lab() -> &'static Path {
+    static LAB: OnceLock<PathBuf> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("recompute");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        for line in [
+            "data make-shapes --output_dir data --num_rows 8 --seed 3 --image_size 112 --quiet",
+            "init --preset tiny --vocab_size 320 --dataset_name data/train.jsonl --seed 1 \
+             --output_dir model --quiet",
+        ] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
+            for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
+                command.env_remove(name);
+            }
+            let done = command.args(line.split_whitespace()).current_dir(&dir).output().unwrap();
+            assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        dir
+    })
+}
+
+/// Result of a micro-batch and the gradient of every trained parameter.
+type Made = (MicroResult, Vec<Vec<f32>>);
+
+/// A model with what it is trained on: two prompts with pictures, shared by three and by two
+/// completions.
+struct Case {
+    name: &'static str,
+    workspace: Workspace,
+    training: grpo_rt::model::params::Training,
+    packed: Packed,
+    dropout: Option<DropoutSettings>,
+}
+
+fn case(name: &'static str, change: &str, dropout: Option<f64>) -> Case {
+    let dir = lab().display();
+    let line = format!(
+        "--model {dir}/model --dataset_name {dir}/data/train.jsonl --output_dir {dir}/none {change}"
+    );
+    let words: Vec<String> = line.split_whitespace().map(str::to_string).collect();
+    let options = Options::resolve(Known::Train, &words, std::iter::empty()).unwrap();
+    let s = TrainSettings::from_options(&options).unwrap();
+    let training = training_of(&s.model).unwrap();
+    let mut w = Workspace::open(&s.model, &s.machine, &training, 1).unwrap();
+    warm_adapters(&mut w.model, &mut w.arena);
+    let rows = load_rows(&s.data).unwrap().rows;
+    let groups: Vec<TrainGroup> = [3, 2]
+        .iter()
+        .zip(&rows)
+        .map(|(&n, row)| TrainGroup {
+            prompt: Arc::new(w.encoder.encode_row(row).unwrap()),
+            completions: (0..n).map(completion).collect(),
+        })
+        .collect();
+    let dropout = dropout.map(|p| DropoutSettings { p, seed: 5, step: 2 });
+    Case { name, workspace: w, training, packed: pack(&groups), dropout }
+}
+
+fn completion(i: u32) -> TrainCompletion {
+    let n = 5 + 6 * i;
+    TrainCompletion {
+        ids: (0..n).map(|t| 70 + 13 * i + t).collect(),
+        old_logps: vec![-6.0; n as usize],
+        advantage: [1.5, -1.0, 0.5][i as usize],
+        weight: 0.05,
+        sample: i,
+    }
+}
+
+/// The second factor of a new adapter is 0 and hides the first one's gradient: fill it.
+fn warm_adapters(model: &mut Vlm, arena: &mut Arena) {
+    for p in model.params.all().iter().filter(|p| p.name.ends_with(".lora_B.weight")) {
+        let values: Vec<f32> = (0..p.len()).map(|i| ((i * 37 % 19) as f32 - 9.0) * 3e-3).collect();
+        arena.write(p.place.value, &values);
+    }
+}
+
+impl Case {
+    /// Loss, statistics and all gradients of one micro-batch.
+    fn run(&self, arena: &Arena, model: &Vlm, when: Recompute) -> Result<Made> {
+        let settings = UpdateSettings {
+            loss: GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: 0.0, kl_ratio: false },
+            head: Arc::new(HeadSettings { temperature: 0.8, forbidden: vec![3] }),
+            reference: Reference::None,
+            dropout: self.dropout,
+            recompute: when,
+            on_policy: true,
+        };
+        zero_gradients(&model.params, arena).unwrap();
+        let (config, params) = (&model.config, &model.params);
+        let r = grpo_micro_batch(config, params, arena, &self.packed, &settings)?;
+        let grads = params.trained().map(|p| arena.read::<f32>(p.place.grad.unwrap())).collect();
+        Ok((r, grads))
+    }
+
+    /// The same weights at the bottom of an arena that has `room` bytes for one micro-batch.
+    fn in_room(&self, room: usize) -> (Arena, Vlm) {
+        let base = self.workspace.arena.shared_base();
+        let mut arena = Arena::reserve(base + room).unwrap();
+        let dir = lab().join("model");
+        let mut model = Vlm::load(&dir, &self.training, 1, &mut arena).unwrap();
+        warm_adapters(&mut model, &mut arena);
+        assert_eq!(arena.shared_base(), base);
+        (arena, model)
+    }
+
+    /// Peak above the weights of a run with plenty of memory, with what it computed.
+    fn peak(&self, when: Recompute) -> (usize, Made) {
+        let (arena, model) = self.in_room(64 << 20);
+        let result = self.run(&arena, &model, when).unwrap();
+        assert_eq!(arena.planned_peak(), arena.actual_peak(), "{}", self.name);
+        (arena.actual_peak() - arena.shared_base(), result)
+    }
+}
+
+fn cases() -> [Case; 3] {
+    [
+        case("full", "--tune_mm_vision --tune_mm_mlp", None),
+        case("lora", "--use_peft --lora_r 4 --lora_dropout 0.2", Some(0.2)),
+        case("adapter without dropout", "--use_peft --lora_r 4 --lora_dropout 0", None),
+    ]
+}
+
+fn equal_bits(name: &str, a: &Made, b: &Made) {
+    assert_eq!(a.0.loss.to_bits(), b.0.loss.to_bits(), "{name}: loss");
+    assert_eq!(a.0.logp, b.0.logp, "{name}: log-probabilities");
+    assert_eq!(a.0.entropy, b.0.entropy, "{name}: entropies");
+    assert_eq!(a.1.len(), b.1.len());
+    let bits = |g: &[f32]| g.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for (i, (a, b)) in a.1.iter().zip(&b.1).enumerate() {
+        assert!(bits(a) == bits(b), "{name}: gradient {i}");
+    }
+    let moved = a.1.iter().filter(|g| g.iter().any(|x| *x != 0.0)).count();
+    assert!(moved * 10 >= a.1.len() * 9, "{name}: only {moved} of {} gradients", a.1.len());
+}
+
+#[test]
+fn everything_recomputed_has_the_same_bits_in_less_memory() {
+    for c in cases() {
+        let (kept, want) = c.peak(Recompute::Never);
+        let (again, got) = c.peak(Recompute::Always);
+        equal_bits(c.name, &want, &got);
+        println!("{}: {kept} bytes kept, {again} recomputed", c.name);
+        assert!(again * 4 < kept * 3, "{}: {again} of {kept}", c.name);
+    }
+}
+
+#[test]
+fn auto_recomputes_what_the_memory_demands() {
+    for c in cases() {
+        let (kept, want) = c.peak(Recompute::Never);
+        let (least, _) = c.peak(Recompute::Always);
+        let (plenty, _) = c.peak(Recompute::Auto);
+        assert_eq!(plenty, kept, "{}: memory was plentiful", c.name);
+        // From all of it down to the least: every budget is met, none is undercut without need.
+        let mut last = kept;
+        for share in [16, 14, 12, 9, 6, 3, 1, 0] {
+            let room = least + (kept - least) * share / 16;
+            let (arena, model) = c.in_room(room);
+            let got = c.run(&arena, &model, Recompute::Auto).unwrap();
+            equal_bits(c.name, &want, &got);
+            let used = arena.actual_peak() - arena.shared_base();
+            println!("{}: {used} of {room} bytes", c.name);
+            assert_eq!(arena.planned_peak(), arena.actual_peak(), "{}", c.name);
+            assert!(used <= room && used <= last, "{}: {used} {room} {last}", c.name);
+            last = used;
+        }
+        let (arena, model) = c.in_room(least - 64);
+        let e = c.run(&arena, &model, Recompute::Auto).expect_err("below the least");
+        assert_eq!((e.exit_code(), arena.actual_peak()), (5, arena.shared_base()), "{}", c.name);
+    }
+}
+
+#[test]
+fn supervised_passes_have_the_same_bits() {
+    for c in cases() {
+        let head = Arc::new(HeadSettings { temperature: 1.0, forbidden: vec![] });
+        let [want, got] = [Recompute::Never, Recompute::Always].map(|when| {
+            let (arena, model) = c.in_room(64 << 20);
+            zero_gradients(&model.params, &arena).unwrap();
+            let (config, params) = (&model.config, &model.params);
+            let r =
+                supervised_micro_batch(config, params, &arena, &c.packed, &head, c.dropout, when);
+            let read = |p: &grpo_rt::model::params::Param| arena.read(p.place.grad.unwrap());
+            (r.unwrap(), params.trained().map(read).collect::<Vec<Vec<f32>>>())
+        });
+        equal_bits(c.name, &want, &got);
+    }
+}
+
+/// Segments whose levels free more and cost more as they rise, and sometimes free nothing.
+fn segments() -> impl Strategy<Value = Vec<Vec<Level>>> {
+    let step = (prop_oneof![Just(0usize), 1..1000usize], 0.0..1e6f64);
+    let segment = prop::collection::vec(step, 0..4).prop_map(|steps| {
+        let (mut bytes, mut work) = (0, 0.0);
+        steps
+            .into_iter()
+            .map(|(b, w)| {
+                (bytes, work) = (bytes + b, work + w);
+                Level { bytes, work }
+            })
+            .collect()
+    });
+    prop::collection::vec(segment, 0..12)
+}
+
+fn freed(segments: &[Vec<Level>], levels: &[usize]) -> usize {
+    segments.iter().zip(levels).map(|(s, &l)| if l == 0 { 0 } else { s[l - 1].bytes }).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_pick_fits_if_anything_does_and_takes_nothing_without_need(
+        segments in segments(),
+        base in 0..20_000usize,
+        share in 0.0..1.2f64,
+        floor in 0..8000usize,
+    ) {
+        // A peak that falls with what is freed, down to what something else needs.
+        let top = base + segments.iter().filter_map(|s| s.last()).map(|l| l.bytes).sum::<usize>();
+        let peak = |levels: &[usize]| (top - freed(&segments, levels)).max(floor);
+        let most = all(&segments);
+        prop_assert_eq!(freed(&segments, &most), top - base, "the highest useful levels");
+        let budget = (top as f64 * share) as usize;
+        let p = pick(&segments, budget, peak);
+        prop_assert_eq!(p.levels.len(), segments.len());
+        prop_assert!(p.levels.iter().zip(&segments).all(|(l, s)| *l <= s.len()));
+        prop_assert_eq!(p.peak, peak(&p.levels));
+        prop_assert_eq!(p.peak <= budget, peak(&most).min(top.max(floor)) <= budget);
+        if top.max(floor) <= budget {
+            prop_assert!(p.levels.iter().all(|l| *l == 0));
+        }
+        // Nothing that was taken last can be left out: one raise frees more than the slack.
+        if p.peak <= budget && p.levels.iter().any(|l| *l > 0) {
+            let largest = segments.iter().flatten().map(|l| l.bytes).max().unwrap_or(0);
+            prop_assert!(top.max(floor) - p.peak.max(floor) <= top - budget.min(top) + largest);
+        }
+        prop_assert_eq!(pick(&segments, budget, peak), p, "a function of its input");
+    }
+}
