@@ -145,20 +145,7 @@ pub fn grpo_micro_batch(
     };
     let reference_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let mut tape = Tape::new(DType::F32);
-    let (logp, entropy) = forward(&mut tape, config, params, packed, &s.head, true, s.dropout)?;
-    let column = |tape: &mut Tape, v: &[f32]| tape.input(HostTensor::f32([v.len(), 1], v.to_vec()));
-    let old = if s.on_policy { logp } else { column(&mut tape, &packed.old) };
-    let advantage = column(&mut tape, &packed.advantage);
-    let weight = column(&mut tape, &packed.weight);
-    let mut inputs = vec![logp, old, advantage, weight];
-    if !reference.is_empty() {
-        inputs.push(column(&mut tape, &reference));
-    }
-    let loss = tape.op(s.loss, &inputs)?;
-    tape.keep(loss);
-    let one = column(&mut tape, &[1.0]);
-    tape.backward(&[(loss, one)])?;
+    let Pass { mut tape, logp, entropy, loss } = grpo_pass(config, params, packed, s, &reference)?;
     let plan = tape.plan_within(arena.shared_room(), s.recompute);
     let run = tape.run(&plan, arena, arena.shared_base())?;
     let logps = run.f32(logp);
@@ -171,6 +158,61 @@ pub fn grpo_micro_batch(
         reference_seconds,
         train_seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// Bytes above the shared base that [`grpo_micro_batch`] will use where it has `room`: at most that
+/// many if it fits. Nothing is run.
+///
+/// # Errors
+/// If the input does not fit the model.
+pub fn grpo_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    packed: &Packed,
+    s: &UpdateSettings,
+    room: usize,
+) -> Result<usize> {
+    let (mut reference, mut bytes) = (Vec::new(), 0);
+    if !matches!(s.reference, Reference::None) {
+        let mut tape = Tape::new(DType::F32);
+        forward(&mut tape, config, params, packed, &s.head, true, None)?;
+        bytes = tape.plan().peak;
+        reference = vec![0.0; packed.targets.len()];
+    }
+    let mut pass = grpo_pass(config, params, packed, s, &reference)?;
+    Ok(bytes.max(pass.tape.plan_within(room, s.recompute).peak))
+}
+
+/// Forward, loss and reverse walk of a micro-batch, to be planned.
+struct Pass {
+    tape: Tape,
+    logp: Slot,
+    entropy: Slot,
+    loss: Slot,
+}
+
+fn grpo_pass(
+    config: &VlmConfig,
+    params: &ParamStore,
+    packed: &Packed,
+    s: &UpdateSettings,
+    reference: &[f32],
+) -> Result<Pass> {
+    let mut tape = Tape::new(DType::F32);
+    let (logp, entropy) = forward(&mut tape, config, params, packed, &s.head, true, s.dropout)?;
+    let column = |tape: &mut Tape, v: &[f32]| tape.input(HostTensor::f32([v.len(), 1], v.to_vec()));
+    let old = if s.on_policy { logp } else { column(&mut tape, &packed.old) };
+    let advantage = column(&mut tape, &packed.advantage);
+    let weight = column(&mut tape, &packed.weight);
+    let mut inputs = vec![logp, old, advantage, weight];
+    if !reference.is_empty() {
+        inputs.push(column(&mut tape, reference));
+    }
+    let loss = tape.op(s.loss, &inputs)?;
+    tape.keep(loss);
+    let one = column(&mut tape, &[1.0]);
+    tape.backward(&[(loss, one)])?;
+    Ok(Pass { tape, logp, entropy, loss })
 }
 
 /// Runs one supervised micro-batch: loss `Σ weight · −logp`; adds its gradients.
@@ -187,11 +229,7 @@ pub fn supervised_micro_batch(
     recompute: Recompute,
 ) -> Result<MicroResult> {
     let start = Instant::now();
-    let mut tape = Tape::new(DType::F32);
-    let (logp, entropy) = forward(&mut tape, config, params, packed, head, true, dropout)?;
-    let slope: Vec<f32> = packed.weight.iter().map(|w| -w).collect();
-    let seed = tape.input(HostTensor::f32([slope.len(), 1], slope));
-    tape.backward(&[(logp, seed)])?;
+    let (mut tape, logp, entropy) = supervised_pass(config, params, packed, head, dropout)?;
     let plan = tape.plan_within(arena.shared_room(), recompute);
     let run = tape.run(&plan, arena, arena.shared_base())?;
     let logps = run.f32(logp);
@@ -203,4 +241,39 @@ pub fn supervised_micro_batch(
         train_seconds: start.elapsed().as_secs_f64(),
         ..MicroResult::default()
     })
+}
+
+/// Bytes above the shared base that [`supervised_micro_batch`] will use where it has `room`.
+/// Nothing is run.
+///
+/// # Errors
+/// If the input does not fit the model.
+pub fn supervised_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    packed: &Packed,
+    head: &Arc<HeadSettings>,
+    dropout: Option<DropoutSettings>,
+    recompute: Recompute,
+    room: usize,
+) -> Result<usize> {
+    let (mut tape, _, _) = supervised_pass(config, params, packed, head, dropout)?;
+    Ok(tape.plan_within(room, recompute).peak)
+}
+
+/// Forward and reverse walk of a supervised micro-batch, with the slots of log-probabilities and
+/// entropies.
+fn supervised_pass(
+    config: &VlmConfig,
+    params: &ParamStore,
+    packed: &Packed,
+    head: &Arc<HeadSettings>,
+    dropout: Option<DropoutSettings>,
+) -> Result<(Tape, Slot, Slot)> {
+    let mut tape = Tape::new(DType::F32);
+    let (logp, entropy) = forward(&mut tape, config, params, packed, head, true, dropout)?;
+    let slope: Vec<f32> = packed.weight.iter().map(|w| -w).collect();
+    let seed = tape.input(HostTensor::f32([slope.len(), 1], slope));
+    tape.backward(&[(logp, seed)])?;
+    Ok((tape, logp, entropy))
 }

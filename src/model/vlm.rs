@@ -57,6 +57,14 @@ pub fn model_bytes(config: &VlmConfig, training: &Training) -> usize {
     ParamStore::bytes(&specs(config), training)
 }
 
+/// Places the parameters of a model without reading their values: to plan with.
+///
+/// # Errors
+/// If the arena is smaller than [`model_bytes`], or an adapter fits no module.
+pub fn place(config: &VlmConfig, training: &Training, arena: &mut Arena) -> Result<ParamStore> {
+    ParamStore::place(&specs(config), training, arena)
+}
+
 impl Vlm {
     /// Reads a model folder into an arena. Adapters start fresh from `seed`.
     ///

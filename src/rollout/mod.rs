@@ -3,6 +3,7 @@
 
 pub mod cache; // rows of keys and values
 pub mod engine; // prefill, decode, stop
+pub mod need; // memory, before there are weights
 pub mod sequence; // one completion in the making
 
 pub use engine::{Engine, RolloutSettings};

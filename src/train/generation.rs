@@ -13,6 +13,9 @@ use crate::train::workspace::Workspace;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Most prompt tokens of one prefill pass.
+pub const PREFILL_TOKENS: usize = 2048;
+
 /// Tokens at a completion's end that are searched for stop strings.
 const STOP_WINDOW: usize = 32;
 
@@ -31,7 +34,7 @@ pub fn rollout_settings(w: &Workspace, s: &SamplingSettings, seed: u64) -> Rollo
         ignore_eos: s.ignore_eos,
         forbidden: w.forbidden_tokens(),
         seed,
-        prefill_tokens: 2048,
+        prefill_tokens: PREFILL_TOKENS,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::reward::RewardSet;
 use crate::rollout::{Completion, RolloutSettings};
 use crate::train::checkpoint::{self, RunState, Window};
 use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
+use crate::train::fit;
 use crate::train::generation::{Scored, generate_scored, reward_set, rollout_settings};
 use crate::train::interrupt;
 use crate::train::options::Options;
@@ -26,7 +27,7 @@ use crate::train::settings::{self, TrainSettings, check_paths};
 use crate::train::sinks::MetricRow;
 use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
 use crate::train::stream::{Batch, RowOrder, prefetch};
-use crate::train::workspace::{Workspace, training_of};
+use crate::train::workspace::{Prepared, Workspace, training_of};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -47,8 +48,10 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?;
     let training = training_of(&s.model)?;
     let seed = s.training.seed;
-    let mut w = Workspace::open(&s.model, &s.machine, &training, seed)?;
-    w.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
+    let mut prepared = Prepared::read(&s.model)?;
+    prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
+    fit::check_grpo(options, &prepared, &rows)?;
+    let mut w = prepared.open(&s.model, &s.machine, &training, seed)?;
     let fresh_adapter = training.lora().is_some() && s.model.adapter.is_none();
     let frozen = match s.grpo.beta != 0.0 && !fresh_adapter {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
