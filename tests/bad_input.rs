@@ -228,6 +228,10 @@ fn data_files_without_a_usable_row() {
     p.fails(&train("model", "d.parquet", ""), USAGE, &["d.parquet", "JSON Lines"]);
     let short = train("model", "d.jsonl", "--max_prompt_length 10");
     p.fails(&short, DATA, &["d.jsonl, row", "27 tokens, 8 of images", "--max_prompt_length to 27"]);
+    // What leaves no room in the context is named with the number that does.
+    let long = |n: usize| train("model", "d.jsonl", &format!("--max_completion_length {n}"));
+    p.fails(&long(2040), DATA, &["d.jsonl, row", "context", "--max_completion_length to 2025"]);
+    p.works(&long(2025));
     let line =
         "eval --model_name_or_path model --max_completion_length 4 --dataset_name none.jsonl";
     p.fails(line, DATA, &["none.jsonl", "none.png"]);

@@ -69,6 +69,8 @@ pub struct MicroResult {
     pub reference: Vec<f32>,
     /// Entropy of the policy.
     pub entropy: Vec<f32>,
+    /// Floating-point operations that ran twice for want of memory.
+    pub recomputed: f64,
     /// Seconds of the reference pass.
     pub reference_seconds: f64,
     /// Seconds of forward and backward.
@@ -155,6 +157,7 @@ pub fn grpo_micro_batch(
         logp: logps,
         reference,
         entropy: run.f32(entropy),
+        recomputed: plan.recomputed,
         reference_seconds,
         train_seconds: start.elapsed().as_secs_f64(),
     })
@@ -238,6 +241,7 @@ pub fn supervised_micro_batch(
         loss,
         logp: logps,
         entropy: run.f32(entropy),
+        recomputed: plan.recomputed,
         train_seconds: start.elapsed().as_secs_f64(),
         ..MicroResult::default()
     })

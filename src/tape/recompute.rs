@@ -6,10 +6,11 @@
 
 use crate::mem::Recompute;
 use crate::mem::recompute::{Level, all, pick};
-use crate::ops::{OpClass, Slot, TensorType};
+use crate::ops::{Cost, Op, OpClass, Slot, TensorType};
 use crate::tape::{Node, Place, SlotInfo, Tape, TapePlan};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Levels of a segment: what is recomputed from the second on includes all of the first.
 const LEVELS: [OpClass; 3] = [OpClass::Elementwise, OpClass::Matmul, OpClass::Attention];
@@ -66,8 +67,19 @@ impl Tape {
         if chosen.iter().all(|l| *l == 0) {
             return plan;
         }
-        self.recompute(forward, &segments, &chosen);
-        self.plan()
+        let before = self.recompute(forward, &segments, &chosen);
+        let again = segments.iter().zip(&chosen).filter(|(_, level)| **level > 0);
+        let again = again.flat_map(|(s, level)| &s.sets[level - 1]);
+        let mut plan = self.plan();
+        plan.recomputed = again.map(|&n| self.cost(&before[n]).flops).sum();
+        plan
+    }
+
+    /// What a node costs; a view costs nothing.
+    fn cost(&self, node: &Node) -> Cost {
+        let types = |s: &[Slot]| -> Vec<&TensorType> { s.iter().map(|&s| self.ty(s)).collect() };
+        let cost = |op: &Arc<dyn Op>| op.cost(&types(&node.inputs), &types(&node.outputs));
+        node.op.as_ref().map_or(Cost::default(), cost)
     }
 
     /// Peak that the tape would have with a choice; leaves the tape as it is.
@@ -248,14 +260,8 @@ impl<'a> Analysis<'a> {
     }
 
     fn work(&self, n: usize) -> f64 {
-        let node = &self.tape.nodes[n];
-        let types = |slots: &[Slot]| -> Vec<&'a TensorType> {
-            slots.iter().map(|&s| self.tape.ty(s)).collect()
-        };
-        node.op.as_ref().map_or(0.0, |op| {
-            let cost = op.cost(&types(&node.inputs), &types(&node.outputs));
-            cost.flops + WORK_PER_BYTE * cost.bytes
-        })
+        let cost = self.tape.cost(&self.tape.nodes[n]);
+        cost.flops + WORK_PER_BYTE * cost.bytes
     }
 }
 

@@ -364,6 +364,7 @@ impl<'a> GrpoRun<'a> {
             ("time/reference".to_string(), sum.micro.reference_seconds),
             ("time/forward_backward".to_string(), sum.micro.train_seconds),
             ("time/optimizer".to_string(), optimizer_seconds),
+            ("perf/recomputed_gflop".to_string(), sum.micro.recomputed * 1e-9),
             ("data/skipped_rows".to_string(), self.state.skipped_rows as f64),
         ]);
         values.extend(memory_metrics(w));
@@ -481,6 +482,7 @@ impl Sum {
         self.micro.old.extend(r.old);
         self.micro.reference.extend(r.reference);
         self.micro.entropy.extend(r.entropy);
+        self.micro.recomputed += r.recomputed;
         self.micro.reference_seconds += r.reference_seconds;
         self.micro.train_seconds += r.train_seconds;
         self.sampled.extend(sampled);

@@ -225,7 +225,7 @@ impl Options {
         for (name, value) in changes {
             let opt = find(self.command, name)?;
             let source = Source::Flag(format!("--{name}"));
-            let Given { value, source, .. } = read_given(opt, &[value.clone()], source)?;
+            let Given { value, source, .. } = read_given(opt, std::slice::from_ref(value), source)?;
             changed.values[index(opt.name)] = (value, source);
         }
         Ok(changed)

@@ -90,6 +90,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 )?;
                 sum.loss += r.loss;
                 sum.entropy.extend(r.entropy);
+                sum.recomputed += r.recomputed;
                 sum.train_seconds += r.train_seconds;
             }
             let rate = schedule.rate(state.step);
@@ -111,6 +112,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 ("time/wait_for_data".into(), waited),
                 ("time/forward_backward".into(), sum.train_seconds),
                 ("time/optimizer".into(), updated),
+                ("perf/recomputed_gflop".into(), sum.recomputed * 1e-9),
                 ("data/skipped_rows".into(), state.skipped_rows as f64),
             ];
             values.extend(memory_metrics(w));
