@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use grpo_rt::base::Result;
+use grpo_rt::base::{DType, HostTensor, Result};
 use grpo_rt::grpo::optim::zero_gradients;
 use grpo_rt::grpo::pack::{Packed, TrainCompletion, TrainGroup, pack};
 use grpo_rt::grpo::update::{
@@ -21,8 +21,14 @@ use grpo_rt::model::params::Training;
 use grpo_rt::model::processor::qwen_image::ProcessedImage;
 use grpo_rt::model::prompt::Prompt;
 use grpo_rt::model::vlm::{self, Vlm};
+use grpo_rt::ops::accumulate::Accumulate;
+use grpo_rt::ops::add::Add;
+use grpo_rt::ops::gelu::{Gelu, GeluKind};
 use grpo_rt::ops::grpo_loss::GrpoLoss;
 use grpo_rt::ops::linear_logprob::HeadSettings;
+use grpo_rt::ops::swiglu::Swiglu;
+use grpo_rt::ops::{Emit, Slot};
+use grpo_rt::tape::{Tape, TapePlan};
 use grpo_rt::train::evaluate::load_rows;
 use grpo_rt::train::options::{Command as Known, Options};
 use grpo_rt::train::settings::TrainSettings;
@@ -282,6 +288,91 @@ fn published() -> VlmConfig {
     set(v, &[("out_hidden_size", 2048), ("patch_size", 14), ("window_size", 112)]);
     v["fullatt_block_indexes"] = json!([7, 15, 23, 31]);
     VlmConfig::from_json(config, small).unwrap()
+}
+
+/// One node of a random graph: what it does, what it reads (modulo what exists), and whether a
+/// segment begins or ends before it.
+type Step = (u8, usize, usize, u8);
+
+/// A tape of random nodes on three inputs, its reverse walk, and the slots to be compared.
+fn graph(steps: &[Step]) -> (Tape, Vec<Slot>) {
+    let mut tape = Tape::new(DType::F32);
+    let shape = [8, 6];
+    let value = |i: usize| (0..48).map(|j| ((i * 31 + j * 7) % 13) as f32 * 0.3 - 1.7).collect();
+    let mut tensors: Vec<Slot> =
+        (0..3).map(|i| tape.input(HostTensor::f32(shape, value(i)))).collect();
+    let inputs = tensors.clone();
+    inputs.iter().for_each(|&s| tape.require_grad(s));
+    for &(kind, left, right, mark) in steps {
+        match mark {
+            0 => tape.begin_segment("s"),
+            1 => tape.end_segment(),
+            _ => {}
+        }
+        let (a, b) = (tensors[left % tensors.len()], tensors[right % tensors.len()]);
+        let made = match kind {
+            0 => tape.op(Add, &[a, b]).unwrap(),
+            1 => tape.op(Swiglu, &[a, b]).unwrap(),
+            2 => tape.op(Gelu { kind: GeluKind::Erf }, &[a]).unwrap(),
+            3 => {
+                let turned = tape.view(a, &[16, 3]).unwrap();
+                let turned = tape.op(Gelu { kind: GeluKind::Erf }, &[turned]).unwrap();
+                tape.view(turned, &shape).unwrap()
+            }
+            _ => {
+                // The sum changes after it was read: what was made of it cannot be made again.
+                let sum = tape.op(Add, &[a, b]).unwrap();
+                let read = tape.op(Gelu { kind: GeluKind::Erf }, &[sum]).unwrap();
+                tape.emit_into(Arc::new(Accumulate), &[b], &[sum]).unwrap();
+                tape.op(Swiglu, &[read, a]).unwrap()
+            }
+        };
+        tensors.push(made);
+    }
+    let last = tensors[tensors.len() - 1];
+    let mut read = vec![tape.keep(last)];
+    let one = tape.input(HostTensor::f32(shape, vec![1.0; 48]));
+    let found = tape.backward(&[(last, one)]).unwrap();
+    read.extend(inputs.iter().filter_map(|&s| found.of(s)).map(|s| tape.keep(s)));
+    (tape, read)
+}
+
+/// Values of some slots, as bits.
+fn values(tape: &Tape, plan: &TapePlan, read: &[Slot]) -> Vec<Vec<u32>> {
+    let arena = Arena::reserve(1 << 20).unwrap();
+    let run = tape.run(plan, &arena, 0).unwrap();
+    assert_eq!(arena.actual_peak(), plan.peak);
+    read.iter().map(|&s| run.f32(s).iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn random_graphs_keep_their_bits(
+        steps in prop::collection::vec((0..5u8, any::<usize>(), any::<usize>(), 0..6u8), 1..40),
+        share in 0.0..1.0f64,
+    ) {
+        let (mut tape, read) = graph(&steps);
+        let kept = tape.plan();
+        let want = values(&tape, &kept, &read);
+        let mut every = tape.clone();
+        let most = every.plan_within(0, Recompute::Always);
+        prop_assert_eq!(&values(&every, &most, &read), &want);
+        let room = (kept.peak as f64 * share) as usize;
+        let some = tape.plan_within(room, Recompute::Auto);
+        prop_assert_eq!(&values(&tape, &some, &read), &want);
+        prop_assert!(some.peak <= room || some.peak == most.peak.min(kept.peak));
+    }
+}
+
+#[test]
+fn a_chain_in_two_segments_needs_half_of_it_at_a_time() {
+    let steps: Vec<Step> = (0..16).map(|i| (2, i + 2, 0, if i % 8 == 0 { 0 } else { 2 })).collect();
+    let (mut tape, _) = graph(&steps);
+    let kept = tape.plan().peak;
+    let plan = tape.plan_within(0, Recompute::Always);
+    assert!(plan.peak < kept * 3 / 4 && plan.recomputed > 0.0);
 }
 
 /// Segments whose levels free more and cost more as they rise, and sometimes free nothing.
