@@ -1,6 +1,7 @@
 //! A run that will not fit its memory is refused before its first step, with settings that fit: the
 //! real program is given budgets from plenty to nothing, and what it suggests is given back to it.
-//! Completions run to their full length, so that what was planned for the worst is the worst.
+//! Completions run to their full length and all of them are in the loss (a penalty needs no reward),
+//! so that what was planned for the worst is the worst.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ fn suggestions(name: &str, line: &str, percents: &[usize]) -> BTreeSet<String> {
 }
 
 const GRPO: &str = "train --model model --dataset_name data/train.jsonl --reward_funcs exact,length \
-    --scale_rewards none --ignore_eos --num_generations 4 --batch_size 16 --threads 1";
+    --beta 0.1 --ignore_eos --num_generations 4 --batch_size 16 --threads 1";
 
 #[test]
 fn what_a_grpo_run_is_told_to_do_works() {
@@ -98,7 +99,7 @@ fn what_a_grpo_run_is_told_to_do_works() {
     for option in ["micro_batch_tokens", "gradient_checkpointing", "use_peft", "memory_budget"] {
         assert!(seen.contains(option), "{option} is not in {seen:?}");
     }
-    let lora = format!("{GRPO} --use_peft --lora_r 4 --max_completion_length 160 --beta 0.1");
+    let lora = format!("{GRPO} --use_peft --lora_r 4 --max_completion_length 160");
     let seen = suggestions("lora", &lora, &[97, 25]);
     assert!(seen.contains("num_generations") || seen.contains("max_completion_length"), "{seen:?}");
 }
