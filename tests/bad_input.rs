@@ -146,6 +146,10 @@ fn wrong_options() {
         ("--reward_funcs accuracy format --reward_weights 1", &["reward_weights", "2 weights"]),
         ("--num_generations 1", &["num_generations", "at least 2"]),
         ("--num_generations 3", &["num_generations", "4 x 1 = 4", "per_device_train_batch_size 3"]),
+        (
+            "--num_generations 8",
+            &["num_generations", "per_device_train_batch_size 8", "num_generations 4"],
+        ),
         ("--tune_mm_llm false", &["nothing is left to train", "tune_mm_vision"]),
         ("--memory_budget lots", &["memory_budget", "24GiB"]),
         ("--max_completion_length 2048", &["max_completion_length", "less than 2048", "lower"]),
@@ -223,7 +227,11 @@ fn data_files_without_a_usable_row() {
     p.write("d.parquet", "PAR1");
     p.fails(&train("model", "d.parquet", ""), USAGE, &["d.parquet", "JSON Lines"]);
     let short = train("model", "d.jsonl", "--max_prompt_length 10");
-    p.fails(&short, DATA, &["d.jsonl, row", "27 tokens, 8 of images", "--max_prompt_length"]);
+    p.fails(&short, DATA, &["d.jsonl, row", "27 tokens, 8 of images", "--max_prompt_length to 27"]);
+    // What leaves no room in the context is named with the number that does.
+    let long = |n: usize| train("model", "d.jsonl", &format!("--max_completion_length {n}"));
+    p.fails(&long(2040), DATA, &["d.jsonl, row", "context", "--max_completion_length to 2025"]);
+    p.works(&long(2025));
     let line =
         "eval --model_name_or_path model --max_completion_length 4 --dataset_name none.jsonl";
     p.fails(line, DATA, &["none.jsonl", "none.png"]);
@@ -361,7 +369,7 @@ fn adapters_that_do_not_fit() {
 fn memory_that_is_too_small() {
     let p = Place::new();
     let small = |bytes: &str| train("model", "d.jsonl", &format!("--memory_budget {bytes}"));
-    let weights = ["budget", "102400 bytes", "raise --memory_budget", "--max_pixels"];
+    let weights = ["key `memory_budget`", "102400 bytes", "are needed", "`--memory_budget 2MiB`"];
     p.fails(&small("100KiB"), DEVICE, &weights);
     let eval = "eval --model_name_or_path model --dataset_name d.jsonl --memory_budget 2MiB \
                 --max_completion_length 2000";

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use grpo_rt::base::{Error, ErrorKind, Result};
+use grpo_rt::mem::Recompute;
 use grpo_rt::train::options::{
     Command, GROUPS, Kind, OPTIONS, Options, Source, Value, docs_markdown, help, overview,
     wants_help,
@@ -103,6 +104,22 @@ fn flags_have_the_usual_forms() {
     assert_eq!(o.texts("reward_funcs"), ["format", "accuracy"]);
     assert_eq!(o.int("memory_budget"), Some(2 << 30));
     assert_eq!(o.source("max_steps"), &Source::Flag("--max_steps".into()));
+}
+
+#[test]
+fn recomputation_is_a_bool_or_auto() {
+    for (flag, expected) in [
+        ("", Recompute::Auto),
+        ("--gradient_checkpointing auto", Recompute::Auto),
+        ("--gradient_checkpointing", Recompute::Always),
+        ("--gradient_checkpointing true", Recompute::Always),
+        ("--gradient_checkpointing False", Recompute::Never),
+        ("--no_gradient_checkpointing", Recompute::Never),
+    ] {
+        assert_eq!(settings(flag).unwrap().training.recompute, expected, "{flag}");
+    }
+    let error = train("--gradient_checkpointing some").unwrap_err();
+    says(error, "some", &["gradient_checkpointing", "true, false or auto", "`some`"]);
 }
 
 #[test]
@@ -248,6 +265,7 @@ fn resolved_yaml_reads_back_as_the_same_values() {
                 Kind::Float { .. } => "0.0625",
                 Kind::Choice(words) => words[0],
                 Kind::List(Kind::Choice(words)) => words[0],
+                Kind::BoolOrAuto => "auto",
                 Kind::BoolOrPath | Kind::Path | Kind::Text | Kind::Word => "a\"{Question}\\ü",
                 Kind::List(Kind::Float { .. }) => "0.5 -1e-7",
                 Kind::List(_) => "x #y",

@@ -10,6 +10,7 @@ use grpo_rt::grpo::optim::zero_gradients;
 use grpo_rt::grpo::pack::{TrainCompletion, TrainGroup, pack};
 use grpo_rt::grpo::update::{Reference, UpdateSettings, grpo_micro_batch};
 use grpo_rt::io::safetensors::Checkpoint;
+use grpo_rt::mem::Recompute;
 use grpo_rt::model::params::Param;
 use grpo_rt::ops::grpo_loss::GrpoLoss;
 use grpo_rt::ops::linear_logprob::HeadSettings;
@@ -247,6 +248,7 @@ fn a_shared_prompt_is_as_good_as_one_each() {
         head: Arc::new(HeadSettings { temperature: 0.8, forbidden: w.forbidden_tokens() }),
         reference: Reference::None,
         dropout: None,
+        recompute: Recompute::Auto,
         // The ratio is 1: no token is clipped, every completion has a gradient.
         on_policy: true,
         known: false,

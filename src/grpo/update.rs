@@ -3,14 +3,14 @@
 
 use crate::base::{HostTensor, Result};
 use crate::grpo::pack::Packed;
-use crate::mem::Arena;
+use crate::mem::{Arena, Recompute};
 use crate::model::config::VlmConfig;
 use crate::model::families::Part;
 use crate::model::families::qwen2_5_vl::net::{head, text, vision};
 use crate::model::net::{AdapterDropout, Net};
 use crate::model::params::ParamStore;
-use crate::model::processor::qwen_image::ProcessedImage;
-use crate::model::vision_store::{VisionStore, VisionWeights};
+use crate::model::prompt::ImageStack;
+use crate::model::vision_store::{VisionStore, VisionWeights, stand_in};
 use crate::ops::Slot;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::grpo_loss::GrpoLoss;
@@ -37,7 +37,7 @@ pub struct Learner<'a> {
 impl Learner<'_> {
     /// Whether gradients flow through the vision tower or its projector.
     pub fn trains_vision(&self) -> bool {
-        self.params.trained().any(|p| matches!(p.part, Part::Vision | Part::Connector))
+        trains_vision(self.params)
     }
 }
 
@@ -74,6 +74,8 @@ pub struct UpdateSettings<'a> {
     pub reference: Reference<'a>,
     /// Dropout on adapter inputs.
     pub dropout: Option<DropoutSettings>,
+    /// Which activations are recomputed instead of kept; decides memory and time, no bit.
+    pub recompute: Recompute,
     /// Take the ratio from the pass itself instead of the sampled log-probabilities: with dropout
     /// the first update after a rollout is on policy only in this sense.
     pub on_policy: bool,
@@ -99,68 +101,154 @@ pub struct MicroResult {
     pub vision_images: u64,
     /// Prompts that were forwarded, in the pass that trains.
     pub prompt_forwards: u64,
+    /// Floating-point operations that ran twice for want of memory.
+    pub recomputed: f64,
     /// Seconds of the reference pass.
     pub reference_seconds: f64,
     /// Seconds of forward and backward.
     pub train_seconds: f64,
 }
 
-/// Builds the decoder pass; returns log-probability and entropy slots of the wanted tokens.
-fn forward(
-    on: &Learner,
-    packed: &Packed,
-    settings: &Arc<HeadSettings>,
-    adapter: bool,
-    dropout: Option<DropoutSettings>,
-    known: bool,
-) -> Result<(Tape, Slot, Slot)> {
-    let mut input = packed.input.clone();
-    let in_tape = on.trains_vision();
+/// Where a pass has the features of its images from.
+enum Features<'a> {
+    /// From the tower, in the same tape.
+    Tape,
+    /// From these rows of the store, by image.
+    Store(&'a VisionStore, Vec<usize>),
+    /// From nowhere: the tape is only planned.
+    Planned,
+}
+
+/// A micro-batch and what it runs on.
+struct Pass<'a> {
+    config: &'a VlmConfig,
+    params: &'a ParamStore,
+    packed: &'a Packed,
+    features: Features<'a>,
+}
+
+/// Whether gradients flow through the vision tower or its projector.
+fn trains_vision(params: &ParamStore) -> bool {
+    params.trained().any(|p| matches!(p.part, Part::Vision | Part::Connector))
+}
+
+/// A pass ready to run; encodes the images that its tower does not train on and the store lacks.
+fn pass<'a>(on: &Learner<'a>, packed: &'a Packed) -> Result<Pass<'a>> {
     let images: Vec<_> = packed.images.images().iter().map(|(i, rows)| (i, *rows)).collect();
-    if !in_tape && !images.is_empty() {
+    let features = if on.trains_vision() || images.is_empty() {
+        Features::Tape
+    } else {
         let place = (on.arena, on.arena.shared_base());
-        let weights = on.vision_weights;
-        let rows = on.vision.features((on.config, on.params), place, &images, weights)?;
-        point_into_store(&mut input.index, &images, &rows);
-    }
-    let mut tape = Tape::new(on.params.float_type());
-    let mut net = Net::new(&mut tape, on.params);
-    net.adapter = adapter;
-    input.vision = match packed.images.pixels() {
-        Some((pixels, grids)) if in_tape => Some(vision(&mut net, on.config, pixels, &grids)?),
-        Some(_) => Some(on.vision.slot(net.tape)),
-        None => None,
+        let model = (on.config, on.params);
+        Features::Store(on.vision, on.vision.features(model, place, &images, on.vision_weights)?)
     };
-    if let Some(d) = dropout {
-        let keys = HostTensor::i32([packed.keys.len() / 2, 2], packed.keys.clone());
-        let keys = net.tape.input(keys);
-        net.dropout = Some(AdapterDropout { p: d.p, seed: d.seed, step: d.step, keys });
-    }
-    let hidden = text(&mut net, on.config, &input)?;
-    let w = head(&mut net, on.config)?;
-    let rows = tape.indices(packed.rows.clone());
-    let hidden = tape.op(GatherRows, &[hidden, rows])?;
-    let mut inputs = vec![hidden, w, tape.indices(packed.targets.clone())];
-    if known {
-        inputs.extend([&packed.old, &packed.lse, &packed.entropy].map(|v| column(&mut tape, v)));
-    }
-    let out = tape.ops(LinearLogprob { head: settings.clone(), known }, &inputs)?;
-    tape.keep(out[0]);
-    tape.keep(out[2]);
-    Ok((tape, out[0], out[2]))
+    Ok(Pass { config: on.config, params: on.params, packed, features })
+}
+
+/// The same pass before there are weights: it can be planned, not run.
+fn planned<'a>(config: &'a VlmConfig, params: &'a ParamStore, packed: &'a Packed) -> Pass<'a> {
+    let in_tape = trains_vision(params) || packed.images.images().is_empty();
+    let features = if in_tape { Features::Tape } else { Features::Planned };
+    Pass { config, params, packed, features }
+}
+
+/// A tape whose loss has been walked back, and the slots that the host reads.
+struct Built {
+    tape: Tape,
+    logp: Slot,
+    entropy: Slot,
+    loss: Slot,
+}
+
+fn column(tape: &mut Tape, values: &[f32]) -> Slot {
+    tape.input(HostTensor::f32([values.len(), 1], values.to_vec()))
 }
 
 /// Turns rows of a pass's own features into rows of the store, where image `i` begins at `rows[i]`.
-fn point_into_store(index: &mut [i32], images: &[(&Arc<ProcessedImage>, usize)], rows: &[usize]) {
-    let moved: Vec<usize> =
-        images.iter().zip(rows).flat_map(|((_, n), &first)| first..first + n).collect();
+fn point_into_store(index: &mut [i32], images: &ImageStack, rows: &[usize]) {
+    let images = images.images().iter().zip(rows);
+    let moved: Vec<usize> = images.flat_map(|((_, n), &first)| first..first + n).collect();
     for i in index.iter_mut().filter(|i| **i < 0) {
         *i = -(moved[!*i as usize] as i32 + 1);
     }
 }
 
-fn column(tape: &mut Tape, values: &[f32]) -> Slot {
-    tape.input(HostTensor::f32([values.len(), 1], values.to_vec()))
+impl Pass<'_> {
+    /// Decoder and head; returns log-probability and entropy slots of the wanted tokens.
+    fn forward(
+        &self,
+        head_settings: &Arc<HeadSettings>,
+        adapter: bool,
+        dropout: Option<DropoutSettings>,
+        known: bool,
+    ) -> Result<(Tape, Slot, Slot)> {
+        let (config, packed) = (self.config, self.packed);
+        let mut tape = Tape::new(self.params.float_type());
+        let mut net = Net::new(&mut tape, self.params);
+        net.adapter = adapter;
+        let mut input = packed.input.clone();
+        input.vision = match (&self.features, packed.images.pixels()) {
+            (_, None) => None,
+            (Features::Tape, Some((pixels, grids))) => {
+                Some(vision(&mut net, config, pixels, &grids)?)
+            }
+            (Features::Store(store, rows), _) => {
+                point_into_store(&mut input.index, &packed.images, rows);
+                Some(store.slot(net.tape))
+            }
+            (Features::Planned, _) => Some(stand_in(net.tape, config)),
+        };
+        if let Some(d) = dropout {
+            let keys = HostTensor::i32([packed.keys.len() / 2, 2], packed.keys.clone());
+            let keys = net.tape.input(keys);
+            net.dropout = Some(AdapterDropout { p: d.p, seed: d.seed, step: d.step, keys });
+        }
+        let hidden = text(&mut net, config, &input)?;
+        let w = head(&mut net, config)?;
+        let rows = tape.indices(packed.rows.clone());
+        let hidden = tape.op(GatherRows, &[hidden, rows])?;
+        let mut inputs = vec![hidden, w, tape.indices(packed.targets.clone())];
+        if known {
+            let columns = [&packed.old, &packed.lse, &packed.entropy];
+            inputs.extend(columns.map(|v| column(&mut tape, v)));
+        }
+        let op = LinearLogprob { head: head_settings.clone(), known };
+        let out = tape.ops(op, &inputs)?;
+        tape.keep(out[0]);
+        tape.keep(out[2]);
+        Ok((tape, out[0], out[2]))
+    }
+
+    /// Forward, loss and reverse walk of GRPO.
+    fn grpo(&self, s: &UpdateSettings, reference: &[f32]) -> Result<Built> {
+        let known = s.known && self.packed.lse.len() == self.packed.targets.len();
+        let (mut tape, logp, entropy) = self.forward(&s.head, true, s.dropout, known)?;
+        let old = if s.on_policy { logp } else { column(&mut tape, &self.packed.old) };
+        let advantage = column(&mut tape, &self.packed.advantage);
+        let weight = column(&mut tape, &self.packed.weight);
+        let mut inputs = vec![logp, old, advantage, weight];
+        if !reference.is_empty() {
+            inputs.push(column(&mut tape, reference));
+        }
+        let loss = tape.op(s.loss, &inputs)?;
+        tape.keep(loss);
+        let one = column(&mut tape, &[1.0]);
+        tape.backward(&[(loss, one)])?;
+        Ok(Built { tape, logp, entropy, loss })
+    }
+
+    /// Forward and reverse walk of `Σ weight · −logp`.
+    fn supervised(
+        &self,
+        head: &Arc<HeadSettings>,
+        dropout: Option<DropoutSettings>,
+    ) -> Result<Built> {
+        let (mut tape, logp, entropy) = self.forward(head, true, dropout, false)?;
+        let slope: Vec<f32> = self.packed.weight.iter().map(|w| -w).collect();
+        let seed = column(&mut tape, &slope);
+        tape.backward(&[(logp, seed)])?;
+        Ok(Built { tape, logp, entropy, loss: logp })
+    }
 }
 
 /// Log-probabilities and entropies of the wanted tokens, nothing trained.
@@ -173,7 +261,7 @@ pub fn log_probs(
     head: &Arc<HeadSettings>,
     adapter: bool,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let (tape, logp, entropy) = forward(on, packed, head, adapter, None, false)?;
+    let (tape, logp, entropy) = pass(on, packed)?.forward(head, adapter, None, false)?;
     let plan = tape.plan();
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
     Ok((run.f32(logp), run.f32(entropy)))
@@ -202,20 +290,8 @@ pub fn grpo_micro_batch(on: &Learner, packed: &Packed, s: &UpdateSettings) -> Re
     };
     let reference_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let known = s.known && packed.lse.len() == packed.targets.len();
-    let (mut tape, logp, entropy) = forward(on, packed, &s.head, true, s.dropout, known)?;
-    let old = if s.on_policy { logp } else { column(&mut tape, &packed.old) };
-    let advantage = column(&mut tape, &packed.advantage);
-    let weight = column(&mut tape, &packed.weight);
-    let mut inputs = vec![logp, old, advantage, weight];
-    if !reference.is_empty() {
-        inputs.push(column(&mut tape, &reference));
-    }
-    let loss = tape.op(s.loss, &inputs)?;
-    tape.keep(loss);
-    let one = column(&mut tape, &[1.0]);
-    tape.backward(&[(loss, one)])?;
-    let plan = tape.plan();
+    let Built { mut tape, logp, entropy, loss } = pass(on, packed)?.grpo(s, &reference)?;
+    let plan = tape.plan_within(on.arena.shared_room(), s.recompute);
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
     let logps = run.f32(logp);
     Ok(MicroResult {
@@ -226,9 +302,32 @@ pub fn grpo_micro_batch(on: &Learner, packed: &Packed, s: &UpdateSettings) -> Re
         entropy: run.f32(entropy),
         vision_images: images_since(on, encoded, packed),
         prompt_forwards: packed.prompts as u64,
+        recomputed: plan.recomputed,
         reference_seconds,
         train_seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// Bytes above the shared base that [`grpo_micro_batch`] will use where it has `room`: at most that
+/// many if it fits. Nothing is run.
+///
+/// # Errors
+/// If the input does not fit the model.
+pub fn grpo_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    packed: &Packed,
+    s: &UpdateSettings,
+    room: usize,
+) -> Result<usize> {
+    let (mut reference, mut bytes) = (Vec::new(), 0);
+    if !matches!(s.reference, Reference::None) {
+        let frozen = Pass { features: Features::Planned, ..planned(config, params, packed) };
+        bytes = frozen.forward(&s.head, true, None, false)?.0.plan().peak;
+        reference = vec![0.0; packed.targets.len()];
+    }
+    let mut built = planned(config, params, packed).grpo(s, &reference)?;
+    Ok(bytes.max(built.tape.plan_within(room, s.recompute).peak))
 }
 
 /// Runs one supervised micro-batch: loss `Σ weight · −logp`; adds its gradients.
@@ -240,14 +339,12 @@ pub fn supervised_micro_batch(
     packed: &Packed,
     head: &Arc<HeadSettings>,
     dropout: Option<DropoutSettings>,
+    recompute: Recompute,
 ) -> Result<MicroResult> {
     let start = Instant::now();
     let encoded = on.vision.encoded();
-    let (mut tape, logp, entropy) = forward(on, packed, head, true, dropout, false)?;
-    let slope: Vec<f32> = packed.weight.iter().map(|w| -w).collect();
-    let seed = tape.input(HostTensor::f32([slope.len(), 1], slope));
-    tape.backward(&[(logp, seed)])?;
-    let plan = tape.plan();
+    let Built { mut tape, logp, entropy, .. } = pass(on, packed)?.supervised(head, dropout)?;
+    let plan = tape.plan_within(on.arena.shared_room(), recompute);
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
     let logps = run.f32(logp);
     let loss = logps.iter().zip(&packed.weight).map(|(l, w)| -f64::from(*l) * f64::from(*w)).sum();
@@ -257,7 +354,26 @@ pub fn supervised_micro_batch(
         entropy: run.f32(entropy),
         vision_images: images_since(on, encoded, packed),
         prompt_forwards: packed.prompts as u64,
+        recomputed: plan.recomputed,
         train_seconds: start.elapsed().as_secs_f64(),
         ..MicroResult::default()
     })
+}
+
+/// Bytes above the shared base that [`supervised_micro_batch`] will use where it has `room`.
+/// Nothing is run.
+///
+/// # Errors
+/// If the input does not fit the model.
+pub fn supervised_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    packed: &Packed,
+    head: &Arc<HeadSettings>,
+    dropout: Option<DropoutSettings>,
+    recompute: Recompute,
+    room: usize,
+) -> Result<usize> {
+    let mut built = planned(config, params, packed).supervised(head, dropout)?;
+    Ok(built.tape.plan_within(room, recompute).peak)
 }

@@ -71,6 +71,11 @@ impl Arena {
         self.persistent
     }
 
+    /// Bytes of the space that the phases share.
+    pub fn shared_room(&self) -> usize {
+        self.host.capacity().saturating_sub(self.persistent)
+    }
+
     /// Refuses a plan that ends beyond the arena.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 pub mod arena;
 pub mod plan;
+pub mod recompute;
 
 pub use arena::{Arena, Region};
 pub use plan::{Lifetime, Plan, plan_offsets};
+pub use recompute::Recompute;

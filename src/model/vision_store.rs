@@ -38,6 +38,14 @@ struct Shelf {
     encoded: u64,
 }
 
+/// A slot of the type of a store, without a store: for tapes that are only planned.
+pub fn stand_in(tape: &mut Tape, config: &VlmConfig) -> Slot {
+    let (hidden, dtype) = (config.text.hidden_size, tape.float_type());
+    // A place that no parameter has.
+    let region = Region { offset: usize::MAX, elements: hidden, dtype };
+    tape.fixed(region, &[1, hidden])
+}
+
 /// See the top of the file.
 #[derive(Debug)]
 pub struct VisionStore {

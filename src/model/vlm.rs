@@ -57,6 +57,19 @@ pub fn model_bytes(config: &VlmConfig, training: &Training, float: DType) -> usi
     ParamStore::bytes(&specs(config), training, float)
 }
 
+/// Places the parameters of a model without reading their values: to plan with.
+///
+/// # Errors
+/// If the arena is smaller than [`model_bytes`], or an adapter fits no module.
+pub fn place(
+    config: &VlmConfig,
+    training: &Training,
+    float: DType,
+    arena: &mut Arena,
+) -> Result<ParamStore> {
+    ParamStore::place(&specs(config), training, float, arena)
+}
+
 impl Vlm {
     /// Reads a model folder into an arena, matrices in `float` (F32 or BF16). Adapters start fresh from
     /// `seed`.

@@ -7,7 +7,9 @@
 
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::attention as fast;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use crate::ops::{
+    Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Real, Slot, Stored, TensorType,
+};
 use half::bf16;
 use std::sync::Arc;
 
@@ -147,6 +149,9 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 impl Op for Attention {
     fn name(&self) -> &'static str {
         "attention"
+    }
+    fn class(&self) -> OpClass {
+        OpClass::Attention
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         self.check(inputs)?;

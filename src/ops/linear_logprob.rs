@@ -10,7 +10,7 @@ use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm};
 use crate::ops::cpu::logsumexp::{LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
 use crate::ops::cpu::vecmath::exp;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Slot, TensorType};
 use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
@@ -149,6 +149,9 @@ fn tile_type(rows: usize, float: DType, dtype: DType) -> TensorType {
 impl Op for LinearLogprob {
     fn name(&self) -> &'static str {
         "linear_logprob"
+    }
+    fn class(&self) -> OpClass {
+        OpClass::Matmul
     }
     fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
         let (t, dtype) = (i[0].rows(), i[0].dtype);

@@ -10,7 +10,7 @@ use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, gemm_real};
 use crate::ops::cpu::vectorised;
 use crate::ops::pack_weights::panels;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, Stored, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Slot, Stored, TensorType};
 use half::bf16;
 use std::sync::Arc;
 
@@ -110,6 +110,9 @@ fn misfit(op: &str, inputs: &[&TensorType]) -> Error {
 impl Op for Matmul {
     fn name(&self) -> &'static str {
         "matmul"
+    }
+    fn class(&self) -> OpClass {
+        OpClass::Matmul
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let (x, w) = (inputs[0], inputs[1]);

@@ -85,6 +85,17 @@ pub struct Cost {
     pub bytes: f64,
 }
 
+/// What kind of work an op is, cheapest to repeat first: what recomputation chooses by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpClass {
+    /// A pass or two over its bytes: norms, activations, sums, rotations, copies.
+    Elementwise,
+    /// A matrix product.
+    Matmul,
+    /// Attention.
+    Attention,
+}
+
 /// An operation with its attributes. Stateless: everything it needs is in `self` and its slots.
 pub trait Op: Send + Sync + Debug {
     /// Name of the op's file and of its row in [`OPS`], with `_bwd…` for backward nodes.
@@ -105,6 +116,11 @@ pub trait Op: Send + Sync + Debug {
     /// parameter's own gradient. Ops without a derivative return nothing.
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         Ok(vec![None; b.inputs.len()])
+    }
+
+    /// What kind of work it is.
+    fn class(&self) -> OpClass {
+        OpClass::Elementwise
     }
 
     /// Work of the node, given all its input and output types. Default: one pass over its bytes.

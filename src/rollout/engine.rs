@@ -4,18 +4,19 @@
 
 use crate::base::{Error, Result};
 use crate::mem::Arena;
-use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text, vision};
+use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text};
 use crate::model::net::Net;
 use crate::model::panels::{Panels, panel_bytes};
-use crate::model::prompt::{ImageStack, Prompt};
-use crate::model::vision_store::{PATCHES_PER_PASS, VisionStore, VisionWeights};
+use crate::model::prompt::Prompt;
+use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
 use crate::ops::Slot;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
-use crate::rollout::cache::{KvPool, kv_bytes};
+use crate::rollout::cache::KvPool;
+use crate::rollout::need::{PassShape, page_bytes, pass_bytes};
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
 use crate::rollout::sequence::{Completion, Drawn, Finish, Request};
@@ -182,14 +183,15 @@ impl<'a> Engine<'a> {
     /// the packed weights what is left, and the largest pass must fit above both.
     fn limits(&self, requests: &[Request], sizes: &[GroupSize]) -> Result<(Limits, bool)> {
         let s = &self.settings;
-        let (cfg, float) = (&self.model.config.text, self.model.params.float_type());
+        let (config, params) = (&self.model.config, &self.model.params);
         let least = sizes.iter().map(GroupSize::least_pages).max().unwrap_or(1);
         let useful = useful_pages(sizes, s.max_num_seqs).min(s.max_pages.unwrap_or(usize::MAX));
         let sequences = s.max_num_seqs.min(sizes.iter().map(|g| g.completions).sum()).max(1);
         let longest: usize = sizes.iter().map(|g| g.prompt).sum();
         let rows = (s.max_num_batched_tokens.min(longest)).max(sequences);
-        let page = kv_bytes(cfg, float, PAGE_ROWS);
-        let pass = self.pass_bytes(requests, rows, sequences)?;
+        let page = page_bytes(config, params);
+        let images = requests.iter().flat_map(|r| r.prompt.images_with_rows()).collect();
+        let pass = pass_bytes(config, params, &PassShape { rows, draws: sequences, images })?;
         let free = self.arena.capacity().saturating_sub(self.arena.shared_base());
         let fit = free.saturating_sub(pass) / page;
         if fit < least {
@@ -206,44 +208,9 @@ impl<'a> Engine<'a> {
         }
         let pages = useful.max(least).min(fit);
         let left = free - pass - pages * page;
-        let packed = panel_bytes(&self.model.params, head_name(&self.model.config));
+        let packed = panel_bytes(params, head_name(config));
         let limits = Limits { pages, sequences, rows: s.max_num_batched_tokens.max(1) };
         Ok((limits, packed <= left))
-    }
-
-    /// Bytes of the largest pass: `rows` decoder rows with `draws` draws, or the images that are
-    /// encoded together.
-    fn pass_bytes(&self, requests: &[Request], rows: usize, draws: usize) -> Result<usize> {
-        let mut tape = self.tape();
-        let mut net = self.net(&mut tape, None);
-        let whole = Span { start: 0, len: rows };
-        let pool = KvPool::layout(&self.model.config.text, net.params.float_type(), 0, rows);
-        let input = TextInput {
-            index: vec![0; rows],
-            vision: Some(self.vision.slot(net.tape)),
-            positions: vec![[0; 3]; rows],
-            segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
-            cache: Some((pool.layers, vec![0; rows])),
-        };
-        let hidden = text(&mut net, &self.model.config, &input)?;
-        let some = Arc::new(SamplingSettings::default());
-        self.draw(&mut tape, None, hidden, &vec![(0, SampleRow::default(), some); draws])?;
-        let mut images: Vec<_> =
-            requests.iter().flat_map(|r| r.prompt.images_with_rows()).collect();
-        images.sort_by_key(|(i, _)| (std::cmp::Reverse(i.patches.len()), i.content));
-        let (mut stack, mut patches) = (ImageStack::default(), 0);
-        for (image, rows) in images {
-            if patches >= PATCHES_PER_PASS {
-                break;
-            }
-            stack.place(image, rows);
-            patches = stack.patches();
-        }
-        let mut tower = self.tape();
-        if let Some((pixels, grids)) = stack.pixels() {
-            vision(&mut self.net(&mut tower, None), &self.model.config, pixels, &grids)?;
-        }
-        Ok(tape.plan().peak.max(tower.plan().peak))
     }
 
     fn tape(&self) -> Tape {

@@ -38,6 +38,7 @@ impl Tape {
     /// # Errors
     /// If an op's backward rule refuses its slots.
     pub fn backward(&mut self, seeds: &[(Slot, Slot)]) -> Result<Gradients> {
+        self.forward.get_or_insert(self.nodes.len());
         let mut grads = Gradients::default();
         for &(s, g) in seeds {
             grads.add(self, s, g)?;

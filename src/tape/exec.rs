@@ -16,6 +16,8 @@ pub struct TapePlan {
     offsets: Vec<Option<usize>>,
     /// Bytes above the base that the tape touches.
     pub peak: usize,
+    /// Floating-point operations that run a second time (see [`Tape::plan_within`]).
+    pub recomputed: f64,
 }
 
 impl TapePlan {
@@ -64,7 +66,7 @@ impl Tape {
         for ((s, _), o) in lifetimes.iter().zip(offsets) {
             by_slot[s.0 as usize] = Some(o);
         }
-        TapePlan { offsets: by_slot, peak }
+        TapePlan { offsets: by_slot, peak, recomputed: 0.0 }
     }
 
     /// Runs all nodes with the plan's region starting at byte `base` of the arena.

@@ -5,6 +5,7 @@
 pub mod backward; // the reverse walk
 pub mod check; // gradient check by differences
 pub mod exec; // plan, bind, run
+pub mod recompute; // forward nodes that run again in the reverse walk
 
 pub use exec::{Run, TapePlan};
 
@@ -61,6 +62,8 @@ pub struct Tape {
     nodes: Vec<Node>,
     fixed: HashMap<(usize, Vec<usize>), Slot>,
     param_grads: HashMap<Slot, Slot>,
+    segments: Vec<(usize, Option<String>)>,
+    forward: Option<usize>,
 }
 
 impl Tape {
@@ -72,6 +75,8 @@ impl Tape {
             nodes: Vec::new(),
             fixed: HashMap::new(),
             param_grads: HashMap::new(),
+            segments: Vec::new(),
+            forward: None,
         }
     }
 
@@ -105,6 +110,17 @@ impl Tape {
     /// Asks for the gradient of an input (tests and traces; parameters ask by themselves).
     pub fn require_grad(&mut self, s: Slot) {
         self.slots[s.0 as usize].needs_grad = true;
+    }
+
+    /// The nodes from here on, up to the next mark, are a segment: what recomputation decides about
+    /// together (a decoder layer, a block of the vision tower). What other segments read of it is
+    /// always kept.
+    pub fn begin_segment(&mut self, name: impl Into<String>) {
+        self.segments.push((self.nodes.len(), Some(name.into())));
+    }
+    /// The nodes from here on belong to no segment: nothing of them is recomputed.
+    pub fn end_segment(&mut self) {
+        self.segments.push((self.nodes.len(), None));
     }
 
     fn push(&mut self, ty: TensorType, place: Place, needs_grad: bool) -> Slot {

@@ -17,6 +17,7 @@ use crate::reward::RewardSet;
 use crate::rollout::Completion;
 use crate::train::checkpoint::{self, RunState, Window};
 use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
+use crate::train::fit;
 use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
 };
@@ -28,7 +29,7 @@ use crate::train::settings::{self, TrainSettings, check_paths};
 use crate::train::sinks::MetricRow;
 use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
 use crate::train::stream::{Batch, RowOrder, prefetch};
-use crate::train::workspace::{Workspace, training_of};
+use crate::train::workspace::{Prepared, Workspace, training_of};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -49,8 +50,10 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?;
     let training = training_of(&s.model)?;
     let seed = s.training.seed;
-    let mut w = Workspace::open(&s.model, &s.machine, &training, seed)?;
-    w.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
+    let mut prepared = Prepared::read(&s.model)?;
+    prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
+    fit::check_grpo(options, &prepared, &rows)?;
+    let mut w = prepared.open(&s.model, &s.machine, &training, seed)?;
     let fresh_adapter = training.lora().is_some() && s.model.adapter.is_none();
     let frozen = match s.grpo.beta != 0.0 && !fresh_adapter {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
@@ -334,6 +337,7 @@ impl<'a> GrpoRun<'a> {
                 (None, true) => Reference::AdapterOff,
             },
             dropout: drop,
+            recompute: s.training.recompute,
             on_policy: drop.is_some() && updates_per_generation(s) == 1,
             known: drop.is_none() && first_pass,
         };
@@ -373,6 +377,7 @@ impl<'a> GrpoRun<'a> {
             ("time/reference".to_string(), sum.micro.reference_seconds),
             ("time/forward_backward".to_string(), sum.micro.train_seconds),
             ("time/optimizer".to_string(), optimizer_seconds),
+            ("perf/recomputed_gflop".to_string(), sum.micro.recomputed * 1e-9),
             ("data/skipped_rows".to_string(), self.state.skipped_rows as f64),
         ]);
         values.extend(memory_metrics(w));
@@ -491,6 +496,7 @@ impl Sum {
         self.micro.entropy.extend(r.entropy);
         self.micro.vision_images += r.vision_images;
         self.micro.prompt_forwards += r.prompt_forwards;
+        self.micro.recomputed += r.recomputed;
         self.micro.reference_seconds += r.reference_seconds;
         self.micro.train_seconds += r.train_seconds;
         self.sampled.extend(sampled);

@@ -2,6 +2,7 @@
 
 pub mod checkpoint; // what a run can be continued from
 pub mod evaluate; // answers to a split and what they earn
+pub mod fit; // does the run fit its memory, and if not, what would
 pub mod generation; // prompts to scored completions
 pub mod grpo_run; // the training loop
 pub mod interrupt; // Ctrl-C

@@ -216,6 +216,21 @@ impl Options {
         }
     }
 
+    /// These options with other values for some, as if given last on the command line.
+    ///
+    /// # Errors
+    /// An unknown option or a value of the wrong kind.
+    pub fn with(&self, changes: &[(&str, String)]) -> Result<Options> {
+        let mut changed = self.clone();
+        for (name, value) in changes {
+            let opt = find(self.command, name)?;
+            let source = Source::Flag(format!("--{name}"));
+            let Given { value, source, .. } = read_given(opt, std::slice::from_ref(value), source)?;
+            changed.values[index(opt.name)] = (value, source);
+        }
+        Ok(changed)
+    }
+
     /// A usage error about the value of an option, with its place and value filled in.
     pub fn wrong(&self, name: &str, what: impl Into<String>) -> Error {
         let found = format!("{name}: {}", self.get(name).to_yaml());

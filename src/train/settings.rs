@@ -3,12 +3,14 @@
 //! whether they exist) and never changes a value that was asked for.
 
 mod build; // from options to these structs
+mod paths; // whether files that are read exist
 
 use std::path::{Path, PathBuf};
 
-pub use build::check_paths;
+pub use paths::check_paths;
 
 use crate::base::DType;
+use crate::mem::Recompute;
 
 /// What `train` needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -410,6 +412,8 @@ pub struct TrainingSettings {
     pub optimizer: OptimizerSettings,
     /// Most tokens of a packed micro-batch.
     pub micro_batch_tokens: usize,
+    /// Which activations are recomputed instead of kept.
+    pub recompute: Recompute,
     /// Root of everything random.
     pub seed: u64,
 }

@@ -8,13 +8,14 @@ use crate::grpo::update::{MicroResult, supervised_micro_batch};
 use crate::ops::linear_logprob::HeadSettings;
 use crate::train::checkpoint::{self, RunState};
 use crate::train::evaluate::{load_rows, name_skipped};
+use crate::train::fit;
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{SftSettings, check_paths};
 use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
 use crate::train::stream::{RowOrder, prefetch};
-use crate::train::workspace::{Workspace, training_of};
+use crate::train::workspace::{Prepared, training_of};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,8 +33,10 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let rows = loaded.rows;
     let t = &s.training;
     let training = training_of(&s.model)?;
-    let mut w = Workspace::open(&s.model, &s.machine, &training, t.seed)?;
-    w.bound_prompts(s.data.max_prompt_length, 1)?;
+    let mut prepared = Prepared::read(&s.model)?;
+    prepared.bound_prompts(s.data.max_prompt_length, 1)?;
+    fit::check_sft(options, &prepared, &rows)?;
+    let mut w = prepared.open(&s.model, &s.machine, &training, t.seed)?;
     let per_step = t.batch_size * t.gradient_accumulation_steps;
     let total = t.length.steps(rows.len().div_ceil(per_step));
     let mut state = match &resume {
@@ -77,9 +80,16 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             let mut sum = MicroResult::default();
             let drop = dropout(&training, t.seed, state.step);
             for micro in micro_batches(groups, t.micro_batch_tokens) {
-                let r = supervised_micro_batch(&w.learner(state.step), &pack(&micro), &head, drop)?;
+                let r = supervised_micro_batch(
+                    &w.learner(state.step),
+                    &pack(&micro),
+                    &head,
+                    drop,
+                    t.recompute,
+                )?;
                 sum.loss += r.loss;
                 sum.entropy.extend(r.entropy);
+                sum.recomputed += r.recomputed;
                 sum.train_seconds += r.train_seconds;
             }
             let rate = schedule.rate(state.step);
@@ -101,6 +111,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 ("time/wait_for_data".into(), waited),
                 ("time/forward_backward".into(), sum.train_seconds),
                 ("time/optimizer".into(), updated),
+                ("perf/recomputed_gflop".into(), sum.recomputed * 1e-9),
                 ("data/skipped_rows".into(), state.skipped_rows as f64),
             ];
             values.extend(memory_metrics(w));

@@ -30,8 +30,9 @@ pub struct PromptEncoder {
     pub images: QwenImageProcessor,
     /// Longest prompt that is accepted, in tokens.
     pub max_prompt_length: Option<usize>,
-    /// Positions that the model's context leaves to a prompt; set by [`Workspace::bound_prompts`].
-    max_positions: Option<usize>,
+    /// Positions that the model's context leaves to a prompt, and those that it leaves to a
+    /// completion; set by [`Prepared::bound_prompts`].
+    max_positions: Option<(usize, usize)>,
     merge: usize,
 }
 
@@ -50,6 +51,11 @@ impl PromptEncoder {
             .with_pixel_limits(wide(settings.min_pixels), wide(settings.max_pixels))?;
         let merge = config.vision.spatial_merge_size;
         Ok(PromptEncoder { chat, images, max_prompt_length: None, max_positions: None, merge })
+    }
+
+    /// Positions that a prompt may have; all there are if nothing bounds them.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions.map_or(usize::MAX, |(room, _)| room)
     }
 
     /// Encodes messages with their images, ending where the assistant begins, or with the last turn
@@ -81,19 +87,27 @@ impl PromptEncoder {
                     encoded.ids.len(),
                     tokens.iter().sum::<usize>()
                 ))
-                .hint("raise --max_prompt_length or lower --max_pixels; prompts are never cut"));
+                .hint(format!(
+                    "raise --max_prompt_length to {} or lower --max_pixels; prompts are never cut",
+                    encoded.ids.len()
+                )));
         }
         let spans = encoded.image_spans;
         let prompt = Prompt::new(encoded.ids, processed, spans, self.merge, encoded.text)?;
-        if let Some(limit) = self.max_positions
+        if let Some((limit, completion)) = self.max_positions
             && prompt.next_position as usize > limit
         {
+            let excess = prompt.next_position as usize - limit;
+            let shorter = match completion.checked_sub(excess).filter(|rest| *rest > 0) {
+                Some(rest) => format!("lower --max_completion_length to {rest} or"),
+                None => "shorten the row, or lower".into(),
+            };
             return Err(Error::data("the prompt is longer than the model's context allows")
                 .expected(format!(
                     "at most {limit} positions: max_position_embeddings less max_completion_length"
                 ))
                 .found(format!("{} positions", prompt.next_position))
-                .hint("shorten the row, or lower --max_completion_length or --max_pixels"));
+                .hint(format!("{shorter} --max_pixels; prompts are never cut")));
         }
         Ok(prompt)
     }
@@ -209,7 +223,12 @@ pub fn training_of(settings: &ModelSettings) -> Result<Training> {
     })
 }
 
-/// Bytes that a run may plan with when the user names no budget: nine tenths of the memory.
+/// Bytes that a command may plan with: the user's budget, or nine tenths of the memory.
+pub fn budget(machine: &MachineSettings) -> usize {
+    machine.memory_budget.map_or_else(default_budget, |b| b as usize)
+}
+
+/// Nine tenths of the machine's memory.
 fn default_budget() -> usize {
     const UNKNOWN: usize = 16 << 30;
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -220,8 +239,73 @@ fn default_budget() -> usize {
     kib.map_or(UNKNOWN, |k| k * 1024 / 10 * 9)
 }
 
-/// Bytes for features of images when the user names none; pages that hold none cost nothing.
-const VISION_CACHE: usize = 256 << 20;
+/// Bytes for features of images, where `free` are free beside the weights. Pages that hold none cost
+/// nothing but their share of the budget.
+pub fn vision_cache(machine: &MachineSettings, free: usize) -> usize {
+    const MOST: usize = 256 << 20;
+    machine.vision_cache_size.map_or(MOST.min(free / 8), |bytes| bytes as usize)
+}
+
+/// What is known of a model before its weights are read.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Sizes of the model.
+    pub config: VlmConfig,
+    /// Rows to prompts.
+    pub encoder: PromptEncoder,
+}
+
+impl Prepared {
+    /// Reads configuration, tokenizer, chat template and image processor of a model folder.
+    ///
+    /// # Errors
+    /// If one of them is missing or broken.
+    pub fn read(settings: &ModelSettings) -> Result<Self> {
+        let config = VlmConfig::from_dir(&settings.path)?;
+        let encoder = PromptEncoder::open(settings, &config)?;
+        Ok(Prepared { config, encoder })
+    }
+
+    /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a
+    /// completion of `completion` tokens: a longer one is a bad row, not the end of a run.
+    ///
+    /// # Errors
+    /// If the context has no room for any prompt.
+    pub fn bound_prompts(&mut self, tokens: Option<usize>, completion: usize) -> Result<()> {
+        let context = self.config.text.max_position_embeddings;
+        let room = context.checked_sub(completion).filter(|room| *room > 0).ok_or_else(|| {
+            Error::usage("completions are as long as the model's context")
+                .key("max_completion_length")
+                .expected(format!("less than {context} (max_position_embeddings of config.json)"))
+                .found(completion.to_string())
+                .hint("lower --max_completion_length; prompts need room too")
+        })?;
+        self.encoder.max_prompt_length = tokens;
+        self.encoder.max_positions = Some((room, completion));
+        Ok(())
+    }
+
+    /// Takes the memory and reads the weights.
+    ///
+    /// # Errors
+    /// If the weights cannot be read or do not fit the budget.
+    pub fn open(
+        self,
+        settings: &ModelSettings,
+        machine: &MachineSettings,
+        training: &Training,
+        seed: u64,
+    ) -> Result<Workspace> {
+        let mut arena = Arena::reserve(budget(machine))?;
+        let model = Vlm::load(&settings.path, training, settings.dtype, seed, &mut arena)?;
+        if let Some(adapter) = &settings.adapter {
+            model.load_adapter(adapter, &mut arena)?;
+        }
+        let bytes = vision_cache(machine, arena.capacity() - arena.shared_base());
+        let vision = VisionStore::place(&model.config, &model.params, bytes, &mut arena)?;
+        Ok(Workspace { arena, model, encoder: self.encoder, vision })
+    }
+}
 
 impl Workspace {
     /// Opens a model for training or use.
@@ -234,17 +318,7 @@ impl Workspace {
         training: &Training,
         seed: u64,
     ) -> Result<Self> {
-        let budget = machine.memory_budget.map_or_else(default_budget, |b| b as usize);
-        let mut arena = Arena::reserve(budget)?;
-        let model = Vlm::load(&settings.path, training, settings.dtype, seed, &mut arena)?;
-        if let Some(adapter) = &settings.adapter {
-            model.load_adapter(adapter, &mut arena)?;
-        }
-        let encoder = PromptEncoder::open(settings, &model.config)?;
-        let free = arena.capacity() - arena.shared_base();
-        let bytes = machine.vision_cache_size.map_or(VISION_CACHE.min(free / 4), |b| b as usize);
-        let vision = VisionStore::place(&model.config, &model.params, bytes, &mut arena)?;
-        Ok(Workspace { arena, model, encoder, vision })
+        Prepared::read(settings)?.open(settings, machine, training, seed)
     }
 
     /// The model as a pass of training number `step` sees it.
@@ -260,25 +334,6 @@ impl Workspace {
             learner.vision_weights = step as VisionWeights;
         }
         learner
-    }
-
-    /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a
-    /// completion of `completion` tokens: a longer one is a bad row, not the end of a run.
-    ///
-    /// # Errors
-    /// If the context has no room for any prompt.
-    pub fn bound_prompts(&mut self, tokens: Option<usize>, completion: usize) -> Result<()> {
-        let context = self.model.config.text.max_position_embeddings;
-        let room = context.checked_sub(completion).filter(|room| *room > 0).ok_or_else(|| {
-            Error::usage("completions are as long as the model's context")
-                .key("max_completion_length")
-                .expected(format!("less than {context} (max_position_embeddings of config.json)"))
-                .found(completion.to_string())
-                .hint("lower --max_completion_length; prompts need room too")
-        })?;
-        self.encoder.max_prompt_length = tokens;
-        self.encoder.max_positions = Some(room);
-        Ok(())
     }
 
     /// Tokens that a completion may never contain: image and video placeholders and their frame, and

@@ -30,6 +30,8 @@ pub enum Kind {
     Path,
     /// `true`, `false` or a path; a bare flag is true.
     BoolOrPath,
+    /// `true`, `false` or `auto`; a bare flag is true.
+    BoolOrAuto,
     /// A number of bytes: `24GiB`, `500MB`, `1073741824`.
     Bytes,
     /// Several values of one kind.
@@ -41,7 +43,7 @@ pub enum Kind {
 pub enum Value {
     /// The option has no default and was not given.
     Unset,
-    /// Of [`Kind::Bool`], or of [`Kind::BoolOrPath`] when it is not a path.
+    /// Of [`Kind::Bool`]; of [`Kind::BoolOrPath`] and [`Kind::BoolOrAuto`] when it is one.
     Bool(bool),
     /// Of [`Kind::Int`] and [`Kind::Bytes`].
     Int(i64),
@@ -77,6 +79,10 @@ impl Kind {
                 Some(b) => Some(Value::Bool(b)),
                 None => Kind::Path.read(text),
             },
+            Kind::BoolOrAuto => match read_bool(trimmed) {
+                Some(b) => Some(Value::Bool(b)),
+                None => (trimmed == "auto").then(|| Value::Text("auto".into())),
+            },
             Kind::Bytes => read_bytes(trimmed).map(Value::Int),
             Kind::List(element) => element.read(text),
         }
@@ -111,6 +117,7 @@ impl Kind {
             Kind::Choice(words) => format!("one of: {}", words.join(", ")),
             Kind::Path => "a path".into(),
             Kind::BoolOrPath => "true, false or a path".into(),
+            Kind::BoolOrAuto => "true, false or auto".into(),
             Kind::Bytes => "a number of bytes such as 24GiB, 500MB or 1073741824".into(),
             Kind::List(element) => format!("a list, each element {}", element.expected()),
         }
@@ -127,6 +134,7 @@ impl Kind {
             Kind::Choice(words) => words.join("|"),
             Kind::Path => "PATH".into(),
             Kind::BoolOrPath => "[PATH]".into(),
+            Kind::BoolOrAuto => "[auto]".into(),
             Kind::Bytes => "BYTES".into(),
             Kind::List(element) => format!("{} ...", element.placeholder()),
         }
@@ -134,7 +142,7 @@ impl Kind {
 
     /// Whether a bare `--name` is complete, meaning true.
     pub fn bare(self) -> bool {
-        matches!(self, Kind::Bool | Kind::BoolOrPath)
+        matches!(self, Kind::Bool | Kind::BoolOrPath | Kind::BoolOrAuto)
     }
 }
 

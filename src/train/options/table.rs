@@ -3,7 +3,9 @@
 //! option stands here only when the program acts on it.
 
 use super::Command::{self, Demo, Doctor, Eval, Init, MakeShapes, Sft, Trace, Train};
-use super::Kind::{self, Bool, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word};
+use super::Kind::{
+    self, Bool, BoolOrAuto, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word,
+};
 
 /// One option: everything the program says about it.
 #[derive(Debug, Clone, Copy)]
@@ -314,4 +316,7 @@ pub static OPTIONS: &[Opt] = &[
         ..of(MACHINE, &[Train]) },
     Opt { name: "micro_batch_tokens", kind: COUNT, default: "4096",
         help: "Tokens of a packed micro-batch; decides memory and speed, not results.", ..of(MACHINE, TRAINS) },
+    Opt { name: "gradient_checkpointing", kind: BoolOrAuto, default: "auto",
+        help: "Recompute activations, to the same bits, not keep them: auto, only what memory_budget demands; or all; or none.",
+        ..of(MACHINE, TRAINS) },
 ];

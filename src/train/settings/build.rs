@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::base::{Error, Result};
-use crate::train::options::{Command, Kind, OPTIONS, Options, Value};
+use crate::train::options::{Command, Options, Value};
 
 impl TrainSettings {
     /// Checks the options of `train` against each other.
@@ -453,6 +453,11 @@ fn training(o: &Options) -> Result<TrainingSettings> {
         length,
         optimizer: optimizer(o)?,
         micro_batch_tokens: count(o, "micro_batch_tokens"),
+        recompute: match o.get("gradient_checkpointing") {
+            Value::Bool(true) => Recompute::Always,
+            Value::Bool(false) => Recompute::Never,
+            _ => Recompute::Auto,
+        },
         seed: seed(o),
     })
 }
@@ -565,40 +570,4 @@ fn machine(o: &Options) -> MachineSettings {
         memory_budget: o.count("memory_budget").map(|b| b as u64),
         vision_cache_size: o.count("vision_cache_size").map(|b| b as u64),
     }
-}
-
-/// Checks that every file and folder the options read from exists, before any work is done.
-///
-/// # Errors
-/// The option, where its value came from, and what to do.
-pub fn check_paths(o: &Options) -> Result<()> {
-    const WRITTEN: [&str; 4] = ["output_dir", "logging_dir", "out", "config"];
-    for opt in OPTIONS.iter().filter(|opt| opt.accepted_by(o.command())) {
-        let paths = match opt.kind {
-            Kind::Path | Kind::BoolOrPath => o.path(opt.name).into_iter().collect(),
-            Kind::List(Kind::Path) => o.paths(opt.name),
-            _ => Vec::new(),
-        };
-        if WRITTEN.contains(&opt.name) {
-            continue;
-        }
-        let Some(missing) = paths.iter().find(|p| !p.exists()) else { continue };
-        let error = o
-            .wrong(opt.name, format!("`{}` names something that does not exist", opt.name))
-            .expected("an existing file or folder")
-            .found(missing.display().to_string());
-        // `Qwen/Qwen2.5-VL-3B-Instruct` is a name on the hub, not a folder here.
-        let hub = opt.name == "model_name_or_path"
-            && missing.is_relative()
-            && missing.components().count() == 2;
-        return Err(if hub {
-            error.hint(format!(
-                "nothing is downloaded; fetch it first: hf download {0} --local-dir {0}",
-                missing.display()
-            ))
-        } else {
-            error.hint("paths start from the folder the program is run in")
-        });
-    }
-    Ok(())
 }

@@ -65,6 +65,7 @@ pub fn vision(
     let (windowed, full) = (shape(&layout.window_segments), shape(&layout.full_segments));
     for i in 0..v.depth {
         let m = format!("model.visual.blocks.{i}");
+        net.tape.begin_segment(format!("visual.blocks.{i}"));
         let h = net.rms_norm(x, &format!("{m}.norm1"), v.rms_norm_eps)?;
         let qkv = net.linear(h, &format!("{m}.attn.qkv"))?;
         let qkv = net.tape.ops(Split { parts: 3 }, &[qkv])?;
@@ -77,6 +78,7 @@ pub fn vision(
         x = net.add(x, h)?;
         net.tape.name(x, format!("visual.blocks.{i}"));
     }
+    net.tape.begin_segment("visual.merger");
     let x = net.rms_norm(x, "model.visual.merger.ln_q", v.rms_norm_eps)?;
     let unit = v.spatial_merge_size * v.spatial_merge_size;
     let rows = layout.window_index.len();
@@ -86,6 +88,7 @@ pub fn vision(
     let x = net.linear(x, "model.visual.merger.mlp.2")?;
     let back = net.tape.indices(signed(&layout.reverse));
     let x = net.tape.op(GatherRows, &[x, back])?;
+    net.tape.end_segment();
     Ok(net.tape.name(x, "visual.merger"))
 }
 
@@ -120,6 +123,7 @@ pub fn text(net: &mut Net, cfg: &VlmConfig, input: &TextInput) -> Result<Slot> {
     let rows = input.cache.as_ref().map(|(_, rows)| net.tape.indices(rows.clone()));
     for i in 0..t.num_layers {
         let m = format!("model.language_model.layers.{i}");
+        net.tape.begin_segment(format!("layers.{i}"));
         let h = net.rms_norm(x, &format!("{m}.input_layernorm"), t.rms_norm_eps)?;
         let q = net.linear(h, &format!("{m}.self_attn.q_proj"))?;
         let k = net.linear(h, &format!("{m}.self_attn.k_proj"))?;
@@ -133,6 +137,7 @@ pub fn text(net: &mut Net, cfg: &VlmConfig, input: &TextInput) -> Result<Slot> {
         x = net.add(x, h)?;
         net.tape.name(x, format!("layers.{i}"));
     }
+    net.tape.end_segment();
     let x = net.rms_norm(x, "model.language_model.norm", t.rms_norm_eps)?;
     Ok(net.tape.name(x, "norm"))
 }

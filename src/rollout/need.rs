@@ -1,0 +1,119 @@
+//! What a rollout needs, planned from shapes before there are weights: the one place that knows how
+//! much memory the engine takes. Runs nothing.
+
+use crate::base::Result;
+use crate::model::config::VlmConfig;
+use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text, vision};
+use crate::model::net::Net;
+use crate::model::params::ParamStore;
+use crate::model::processor::qwen_image::ProcessedImage;
+use crate::model::prompt::{ImageStack, Prompt};
+use crate::model::vision_store::{PATCHES_PER_PASS, stand_in};
+use crate::ops::attention::{Segment, Span};
+use crate::ops::gather_rows::GatherRows;
+use crate::ops::linear_logprob::HeadSettings;
+use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
+use crate::rollout::cache::{KvPool, kv_bytes};
+use crate::rollout::pages::PAGE_ROWS;
+use crate::rollout::scheduler::GroupSize;
+use crate::tape::Tape;
+use std::sync::Arc;
+
+/// Bytes of one page of the KV cache in all layers.
+pub fn page_bytes(config: &VlmConfig, params: &ParamStore) -> usize {
+    kv_bytes(&config.text, params.float_type(), PAGE_ROWS)
+}
+
+/// The largest pass of a call.
+#[derive(Debug, Clone)]
+pub struct PassShape<'a> {
+    /// Decoder rows.
+    pub rows: usize,
+    /// Tokens that are drawn.
+    pub draws: usize,
+    /// The images, with the feature rows of each.
+    pub images: Vec<(&'a Arc<ProcessedImage>, usize)>,
+}
+
+/// Peak of a pass above the cache: that of the decoder, or of the largest images that are encoded
+/// together.
+///
+/// # Errors
+/// If an image does not fit the model.
+pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) -> Result<usize> {
+    let float = params.float_type();
+    let mut tape = Tape::new(float);
+    let whole = Span { start: 0, len: shape.rows };
+    let store = stand_in(&mut tape, config);
+    // A cache at places that no parameter has.
+    let base = usize::MAX / 2 / 64 * 64;
+    let input = TextInput {
+        index: vec![0; shape.rows],
+        vision: Some(store),
+        positions: vec![[0; 3]; shape.rows],
+        segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
+        cache: Some((
+            KvPool::layout(&config.text, float, base, shape.rows).layers,
+            vec![0; shape.rows],
+        )),
+    };
+    let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
+    let last = tape.indices(vec![0; shape.draws]);
+    let hidden = tape.op(GatherRows, &[hidden, last])?;
+    let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
+    let sample = Sample {
+        head: Arc::new(HeadSettings::default()),
+        settings: Arc::new(SamplingSettings::default()),
+        rows: Arc::new(vec![SampleRow::default(); shape.draws]),
+        seed: 0,
+    };
+    for slot in tape.ops(sample, &[logits])? {
+        tape.keep(slot);
+    }
+    let mut images = shape.images.clone();
+    images.sort_by_key(|(i, _)| (std::cmp::Reverse(i.patches.len()), i.content));
+    let mut stack = ImageStack::default();
+    for (image, rows) in images {
+        if stack.patches() >= PATCHES_PER_PASS {
+            break;
+        }
+        stack.place(image, rows);
+    }
+    let mut tower = Tape::new(float);
+    if let Some((pixels, grids)) = stack.pixels() {
+        vision(&mut Net::new(&mut tower, params), config, pixels, &grids)?;
+    }
+    Ok(tape.plan().peak.max(tower.plan().peak))
+}
+
+/// The heaviest rollout that is expected.
+#[derive(Debug, Clone, Copy)]
+pub struct RolloutShape<'a> {
+    /// Stands for every prompt: the longest.
+    pub prompt: &'a Prompt,
+    /// Completions of all prompts.
+    pub completions: usize,
+    /// Most tokens of a completion.
+    pub completion_length: usize,
+    /// Completions that are decoded at a time.
+    pub max_num_seqs: usize,
+    /// Rows of a pass.
+    pub max_num_batched_tokens: usize,
+}
+
+/// Least bytes above the weights with which the engine can do it: one completion after the other. With
+/// more it decodes more of them together.
+///
+/// # Errors
+/// If the prompt does not fit the model.
+pub fn least_bytes(config: &VlmConfig, params: &ParamStore, s: &RolloutShape) -> Result<usize> {
+    let group =
+        GroupSize { prompt: s.prompt.len(), completions: 1, max_tokens: s.completion_length };
+    let draws = s.max_num_seqs.min(s.completions).max(1);
+    let shape = PassShape {
+        rows: s.max_num_batched_tokens.min(s.prompt.len() * s.completions).max(draws),
+        draws,
+        images: s.prompt.images_with_rows().collect(),
+    };
+    Ok(group.least_pages() * page_bytes(config, params) + pass_bytes(config, params, &shape)?)
+}
