@@ -371,7 +371,7 @@ fn memory_that_is_too_small() {
     let small = |bytes: &str| train("model", "d.jsonl", &format!("--memory_budget {bytes}"));
     let weights = ["key `memory_budget`", "102400 bytes", "are needed", "`--memory_budget 2MiB`"];
     p.fails(&small("100KiB"), DEVICE, &weights);
-    let eval = "eval --model_name_or_path model --dataset_name d.jsonl --memory_budget 2MiB \
+    let eval = "eval --model_name_or_path model --dataset_name d.jsonl --memory_budget 1400KiB \
                 --max_completion_length 2000";
     let cache = ["KV cache", "raise --memory_budget", "lower", "--max_completion_length"];
     p.fails(eval, DEVICE, &cache);

@@ -16,11 +16,12 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::KvPool;
-use crate::rollout::need::{PassShape, page_bytes, pass_bytes};
+use crate::rollout::need::{PassShape, most_rows, page_bytes, pass_bytes};
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
 use crate::rollout::sequence::{Completion, Drawn, Finish, Request};
 use crate::tape::Tape;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What holds for all completions of an engine.
@@ -187,11 +188,14 @@ impl<'a> Engine<'a> {
         let least = sizes.iter().map(GroupSize::least_pages).max().unwrap_or(1);
         let useful = useful_pages(sizes, s.max_num_seqs).min(s.max_pages.unwrap_or(usize::MAX));
         let sequences = s.max_num_seqs.min(sizes.iter().map(|g| g.completions).sum()).max(1);
-        let longest: usize = sizes.iter().map(|g| g.prompt).sum();
-        let rows = (s.max_num_batched_tokens.min(longest)).max(sequences);
+        let prompts = sizes.iter().map(|g| g.prompt).sum();
+        let rows = most_rows(s.max_num_batched_tokens, prompts, sequences);
         let page = page_bytes(config, params);
-        let images = requests.iter().flat_map(|r| r.prompt.images_with_rows()).collect();
-        let pass = pass_bytes(config, params, &PassShape { rows, draws: sequences, images })?;
+        let images = requests.iter().flat_map(|r| &r.prompt.images);
+        let distinct: BTreeMap<u128, [usize; 3]> =
+            images.map(|i| (i.content, i.grid_thw)).collect();
+        let grids = distinct.into_values().collect();
+        let pass = pass_bytes(config, params, &PassShape { rows, draws: sequences, grids })?;
         let free = self.arena.capacity().saturating_sub(self.arena.shared_base());
         let fit = free.saturating_sub(pass) / page;
         if fit < least {
@@ -209,7 +213,7 @@ impl<'a> Engine<'a> {
         let pages = useful.max(least).min(fit);
         let left = free - pass - pages * page;
         let packed = panel_bytes(params, head_name(config));
-        let limits = Limits { pages, sequences, rows: s.max_num_batched_tokens.max(1) };
+        let limits = Limits { pages, sequences, rows };
         Ok((limits, packed <= left))
     }
 

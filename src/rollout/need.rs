@@ -1,13 +1,12 @@
 //! What a rollout needs, planned from shapes before there are weights: the one place that knows how
 //! much memory the engine takes. Runs nothing.
 
-use crate::base::Result;
+use crate::base::{HostTensor, Result};
 use crate::model::config::VlmConfig;
 use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text, vision};
 use crate::model::net::Net;
 use crate::model::params::ParamStore;
-use crate::model::processor::qwen_image::ProcessedImage;
-use crate::model::prompt::{ImageStack, Prompt};
+use crate::model::prompt::Prompt;
 use crate::model::vision_store::{PATCHES_PER_PASS, stand_in};
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
@@ -26,13 +25,19 @@ pub fn page_bytes(config: &VlmConfig, params: &ParamStore) -> usize {
 
 /// The largest pass of a call.
 #[derive(Debug, Clone)]
-pub struct PassShape<'a> {
+pub struct PassShape {
     /// Decoder rows.
     pub rows: usize,
     /// Tokens that are drawn.
     pub draws: usize,
-    /// The images, with the feature rows of each.
-    pub images: Vec<(&'a Arc<ProcessedImage>, usize)>,
+    /// The distinct images: patches in time, height and width of each.
+    pub grids: Vec<[usize; 3]>,
+}
+
+/// Rows of the largest pass: what is allowed, but never more than all prompts together have, nor fewer
+/// than one for every completion.
+pub fn most_rows(max_num_batched_tokens: usize, prompts: usize, sequences: usize) -> usize {
+    max_num_batched_tokens.min(prompts).max(sequences)
 }
 
 /// Peak of a pass above the cache: that of the decoder, or of the largest images that are encoded
@@ -70,17 +75,20 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
     for slot in tape.ops(sample, &[logits])? {
         tape.keep(slot);
     }
-    let mut images = shape.images.clone();
-    images.sort_by_key(|(i, _)| (std::cmp::Reverse(i.patches.len()), i.content));
-    let mut stack = ImageStack::default();
-    for (image, rows) in images {
-        if stack.patches() >= PATCHES_PER_PASS {
-            break;
-        }
-        stack.place(image, rows);
-    }
+    let patches = |grid: &[usize; 3]| grid.iter().product::<usize>();
+    let mut grids = shape.grids.clone();
+    grids.sort_by_key(|g| std::cmp::Reverse((patches(g), *g)));
+    let mut together = 0;
+    let several = grids.iter().take_while(|g| {
+        let before = together;
+        together += patches(g);
+        before < PATCHES_PER_PASS
+    });
+    grids = several.copied().collect();
     let mut tower = Tape::new(float);
-    if let Some((pixels, grids)) = stack.pixels() {
+    if !grids.is_empty() {
+        let (rows, cols) = (grids.iter().map(patches).sum(), config.vision.patch_values());
+        let pixels = HostTensor::f32([rows, cols], vec![0.0; rows * cols]);
         vision(&mut Net::new(&mut tower, params), config, pixels, &grids)?;
     }
     Ok(tape.plan().peak.max(tower.plan().peak))
@@ -91,6 +99,8 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
 pub struct RolloutShape<'a> {
     /// Stands for every prompt: the longest.
     pub prompt: &'a Prompt,
+    /// Number of prompts.
+    pub prompts: usize,
     /// Completions of all prompts.
     pub completions: usize,
     /// Most tokens of a completion.
@@ -111,9 +121,9 @@ pub fn least_bytes(config: &VlmConfig, params: &ParamStore, s: &RolloutShape) ->
         GroupSize { prompt: s.prompt.len(), completions: 1, max_tokens: s.completion_length };
     let draws = s.max_num_seqs.min(s.completions).max(1);
     let shape = PassShape {
-        rows: s.max_num_batched_tokens.min(s.prompt.len() * s.completions).max(draws),
+        rows: most_rows(s.max_num_batched_tokens, s.prompt.len() * s.prompts, draws),
         draws,
-        images: s.prompt.images_with_rows().collect(),
+        grids: s.prompt.images.iter().map(|i| i.grid_thw).collect::<Vec<_>>().repeat(s.prompts),
     };
     Ok(group.least_pages() * page_bytes(config, params) + pass_bytes(config, params, &shape)?)
 }

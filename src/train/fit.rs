@@ -204,6 +204,7 @@ fn grpo_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
     let mut need = Need { weights, rollout: 0, update: 0, budget: budget(&s.machine) };
     let shape = RolloutShape {
         prompt: &known.prompt,
+        prompts: s.grpo.prompts_per_generation,
         completions: s.grpo.generation_batch_size,
         completion_length: s.sampling.max_completion_length,
         max_num_seqs: s.sampling.max_num_seqs,
