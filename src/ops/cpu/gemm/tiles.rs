@@ -100,6 +100,10 @@ pub fn bf16_tiles(isa: Isa) -> &'static Tiles<u32> {
     }
 }
 
+/// Steps of B that are asked into the nearest cache ahead of their use.
+#[cfg(target_arch = "x86_64")]
+const NEAR: usize = 16;
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn f32_avx512<const MR: usize, const NV: usize>(t: Tile<f32>) {
@@ -121,6 +125,7 @@ unsafe fn f32_avx512<const MR: usize, const NV: usize>(t: Tile<f32>) {
             _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
             _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16).cast());
             for (v, x) in column.iter_mut().enumerate() {
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(NEAR * PANEL + v * 16).cast());
                 *x = _mm512_loadu_ps(b.add(v * 16));
             }
             for (i, row) in acc.iter_mut().enumerate() {
@@ -162,6 +167,7 @@ unsafe fn bf16_dot<const MR: usize, const NV: usize>(t: Tile<u32>) {
             _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
             _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16).cast());
             for (v, x) in column.iter_mut().enumerate() {
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(NEAR * PANEL + v * 16).cast());
                 *x = _mm512_loadu_si512(b.add(v * 16).cast());
             }
             for (i, row) in acc.iter_mut().enumerate() {
