@@ -9,7 +9,7 @@ use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm};
 use crate::ops::cpu::logsumexp::{LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
-use crate::ops::cpu::vecmath::exp;
+use crate::ops::cpu::vecmath::exp_weight;
 use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Slot, TensorType};
 use bytemuck::Pod;
 use half::bf16;
@@ -311,6 +311,7 @@ impl LinearLogprobBwd {
     /// Raw logits of one row's tile to the gradient of the raw logits.
     fn tile_gradient<S: Element>(&self, first: usize, z: &mut [f32], dz: &mut [S], row: &mut Row) {
         let inv = self.head.inv_temperature() as f32;
+        let (slope, lse) = (row.slope, row.lse);
         vectorised(
             #[inline(always)]
             || {
@@ -319,14 +320,14 @@ impl LinearLogprobBwd {
                     row.state.absorb(z);
                 }
                 for (d, z) in dz.iter_mut().zip(z.iter()) {
-                    *d = S::store(-row.slope * exp(*z - row.lse));
+                    *d = S::store(-slope * exp_weight(*z - lse));
                 }
             },
         );
         if let Some(i) = row.target.checked_sub(first).filter(|i| *i < z.len()) {
             row.logit = z[i];
             // From the sum in f32: the difference of two roundings would be half as exact.
-            dz[i] = S::store(row.slope - row.slope * exp(z[i] - row.lse));
+            dz[i] = S::store(slope - slope * exp_weight(z[i] - lse));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The walk over a row of logits that both the training head and the sampler use: fixed tiles of
 //! the vocabulary, fixed lanes within a tile. Same logits, same log-sum-exp, to the bit.
 
-use crate::ops::cpu::vecmath::{exp, lane_tree};
+use crate::ops::cpu::vecmath::{exp_weight, lane_tree};
 
 /// Columns of the vocabulary that are walked at a time.
 pub const VOCAB_TILE: usize = 1024;
@@ -39,17 +39,17 @@ impl LseState {
         let (mut sums, mut weighted) = ([0.0f32; 16], [0.0f32; 16]);
         for c in body {
             for i in 0..16 {
-                let e = exp(c[i] - top);
+                let e = exp_weight(c[i] - top);
                 sums[i] += e;
                 weighted[i] = e.mul_add(c[i], weighted[i]);
             }
         }
         for (i, &x) in tail.iter().enumerate() {
-            let e = exp(x - top);
+            let e = exp_weight(x - top);
             sums[i] += e;
             weighted[i] = e.mul_add(x, weighted[i]);
         }
-        let shrink = if self.sum > 0.0 { exp(self.top - top) } else { 0.0 };
+        let shrink = if self.sum > 0.0 { exp_weight(self.top - top) } else { 0.0 };
         let added = lane_tree(sums);
         self.sum = self.sum * shrink + added;
         self.weighted = self.weighted * shrink + lane_tree(weighted);
