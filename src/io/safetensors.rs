@@ -6,7 +6,7 @@
 mod header;
 mod save;
 
-pub use save::{TensorSpec, save, save_sharded, save_sharded_with};
+pub use save::{Sink, TensorSpec, save, save_sharded, save_sharded_with, save_with};
 
 use crate::base::{DType, Error, HostTensor, Result};
 use memmap2::Mmap;

@@ -127,6 +127,21 @@ impl Arena {
         unsafe { self.region(r).slice::<T>() }.to_vec()
     }
 
+    /// Hands the bytes of a persistent tensor over, a few at a time.
+    ///
+    /// # Errors
+    /// What `take` returns.
+    pub fn stream(&self, r: Region, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const PIECE: usize = 1 << 20;
+        let bytes = r.elements * r.dtype.size();
+        for at in (0..bytes).step_by(PIECE) {
+            let elements = PIECE.min(bytes - at);
+            let piece = Region { offset: r.offset + at, elements, dtype: DType::U8 };
+            take(&self.read::<u8>(piece))?;
+        }
+        Ok(())
+    }
+
     /// Overwrites a persistent tensor. Panics if `data` has another length.
     pub fn write<T: bytemuck::Pod>(&mut self, r: Region, data: &[T]) {
         // SAFETY: `&mut self`: nobody else has a view in use.

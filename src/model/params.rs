@@ -1,8 +1,8 @@
 //! Every parameter of a model: its name, its place in the arena, whether it is trained. Knows files
 //! and places, no arithmetic.
 
-use crate::base::{DType, Error, HostTensor, Result, TensorData};
-use crate::io::safetensors::Checkpoint;
+use crate::base::{DType, Error, Result};
+use crate::io::safetensors::{Checkpoint, Sink, TensorSpec};
 use crate::mem::plan::aligned;
 use crate::mem::{Arena, Region};
 use crate::model::families::{ParamSpec, Part};
@@ -83,6 +83,17 @@ pub struct ParamStore {
 /// Type in which a parameter is kept: vectors (norms, biases) are always singles.
 fn value_type(spec: &ParamSpec, float: DType) -> DType {
     if spec.shape.len() > 1 { float } else { float.statistic() }
+}
+
+/// Tensors of the arena as a file takes them: what they are, and how to hand over each by its name.
+pub fn streamed<'a>(
+    arena: &'a Arena,
+    tensors: &'a [(TensorSpec, Region)],
+) -> (Vec<TensorSpec>, impl FnMut(&str, &mut Sink) -> Result<()> + 'a) {
+    let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
+    let places: HashMap<&str, Region> =
+        tensors.iter().map(|(spec, region)| (spec.name.as_str(), *region)).collect();
+    (specs, move |name, sink| arena.stream(places[name], sink))
 }
 
 /// Values of a region, widened.
@@ -270,24 +281,19 @@ impl ParamStore {
         Ok(())
     }
 
-    /// Values of the chosen parameters, to be written to a file: in the type they are kept in, but
-    /// adapters in single precision.
+    /// Where the values of the chosen parameters lie that are to be written to a file: in the type they
+    /// are kept in, but adapters in single precision.
     pub fn export(
         &self,
-        arena: &Arena,
         file_name: impl Fn(&Param) -> Option<String>,
-    ) -> Vec<(String, HostTensor)> {
+    ) -> Vec<(TensorSpec, Region)> {
         self.list
             .iter()
             .filter_map(|p| {
                 let name = file_name(p)?;
                 let kept = p.name.contains(".lora_").then_some(p.master).flatten();
                 let region = kept.unwrap_or(p.place.value);
-                let data = match region.dtype {
-                    DType::BF16 => TensorData::BF16(arena.read(region)),
-                    _ => TensorData::F32(arena.read(region)),
-                };
-                Some((name, HostTensor::new(p.shape.clone(), data)))
+                Some((TensorSpec { name, dtype: region.dtype, shape: p.shape.clone() }, region))
             })
             .collect()
     }

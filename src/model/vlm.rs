@@ -1,14 +1,14 @@
 //! A model: configuration, parameters, and the folder it came from. Loads Hugging Face folders and
 //! adapters, and writes both back.
 
-use crate::base::{DType, Error, HostTensor, Result};
+use crate::base::{DType, Error, Result};
 use crate::io::safetensors::{self, Checkpoint};
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
 use crate::model::families::qwen2_5_vl::{self, PEFT_PREFIX};
 use crate::model::families::{Naming, ParamSpec};
 use crate::model::lora::LoraConfig;
-use crate::model::params::{Param, ParamStore, Training};
+use crate::model::params::{Param, ParamStore, Training, streamed};
 use std::path::{Path, PathBuf};
 
 /// Largest shard of a saved model: the default of transformers.
@@ -151,10 +151,11 @@ impl Vlm {
     /// If a file cannot be written.
     pub fn save_adapter(&self, dir: &Path, arena: &Arena) -> Result<()> {
         let lora = self.params.lora().ok_or_else(|| Error::internal("no adapter to save"))?;
-        let tensors = self
-            .params
-            .export(arena, |p| is_adapter(p).then(|| format!("{PEFT_PREFIX}{}", p.name)));
-        save_one(&dir.join("adapter_model.safetensors"), &tensors)?;
+        let tensors =
+            self.params.export(|p| is_adapter(p).then(|| format!("{PEFT_PREFIX}{}", p.name)));
+        let (specs, fetch) = streamed(arena, &tensors);
+        let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
+        safetensors::save_with(dir.join("adapter_model.safetensors"), &specs, &metadata, fetch)?;
         let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
         let json = lora.to_json(&base.display().to_string());
         let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
@@ -166,9 +167,9 @@ impl Vlm {
     /// # Errors
     /// If a file cannot be written.
     pub fn save_weights(&self, dir: &Path, arena: &Arena) -> Result<()> {
-        let tensors =
-            self.params.export(arena, |p| (!is_adapter(p)).then(|| self.file_name(&p.name)));
-        safetensors::save_sharded(dir, &tensors, MAX_SHARD_BYTES)
+        let tensors = self.params.export(|p| (!is_adapter(p)).then(|| self.file_name(&p.name)));
+        let (specs, fetch) = streamed(arena, &tensors);
+        safetensors::save_sharded_with(dir, &specs, MAX_SHARD_BYTES, fetch)
     }
 
     /// Copies configuration, tokenizer and processor files beside saved weights.
@@ -212,9 +213,4 @@ fn set_dtype(json: &mut serde_json::Value, float: DType) {
             _ => {}
         }
     }
-}
-
-fn save_one(path: &Path, tensors: &[(String, HostTensor)]) -> Result<()> {
-    let metadata = [("format".to_string(), "pt".to_string())];
-    safetensors::save(path, tensors, &metadata.into_iter().collect())
 }

@@ -1,10 +1,11 @@
 //! Checkpoints: the model in the field's files, the trainer's state in Hugging Face's keys, and
 //! what an exact continuation needs in files of our own. A checkpoint is there in full or not at all.
 
-use crate::base::{Error, HostTensor, Result};
+use crate::base::{Error, Result};
 use crate::io::atomic;
-use crate::io::safetensors::{self, Checkpoint};
-use crate::mem::Arena;
+use crate::io::safetensors::{self, Checkpoint, TensorSpec};
+use crate::mem::{Arena, Region};
+use crate::model::params::streamed;
 use crate::model::vlm::Vlm;
 use crate::rollout::Completion;
 use crate::train::sinks::MetricRow;
@@ -69,8 +70,9 @@ pub fn save(
         }
         std::fs::create_dir_all(&part).map_err(|e| Error::io("cannot create", &part, &e))?;
         save_model(&part, model, arena)?;
-        let moments = moments(model, arena);
-        safetensors::save(part.join(OPTIMIZER), &moments, &Default::default())?;
+        let moments = moments(model);
+        let (specs, fetch) = streamed(arena, &moments);
+        safetensors::save_with(part.join(OPTIMIZER), &specs, &Default::default(), fetch)?;
         let text = serde_json::to_string(state).expect("a state prints");
         atomic::write_atomic(part.join(STATE), text.as_bytes())?;
         let text = serde_json::to_string_pretty(&trainer_state(state, history, max_steps))
@@ -107,17 +109,16 @@ pub fn save_model(dir: &Path, model: &Vlm, arena: &Arena) -> Result<()> {
     model.copy_companions(dir, !adapter)
 }
 
-fn moments(model: &Vlm, arena: &Arena) -> Vec<(String, HostTensor)> {
+/// What the optimizer keeps of every trained parameter.
+fn moments(model: &Vlm) -> Vec<(TensorSpec, Region)> {
     let mut out = Vec::new();
     for p in model.params.trained() {
-        let Some(moments) = p.moments else { continue };
-        for (kind, region) in ["exp_avg", "exp_avg_sq"].iter().zip(moments) {
+        let Some([m, v]) = p.moments else { continue };
+        let kept = [("exp_avg", Some(m)), ("exp_avg_sq", Some(v)), ("master", p.master)];
+        for (kind, region) in kept {
+            let Some(region) = region else { continue };
             let name = format!("{kind}.{}", p.name);
-            out.push((name, HostTensor::f32(p.shape.clone(), arena.read(region))));
-        }
-        if let Some(master) = p.master {
-            let name = format!("master.{}", p.name);
-            out.push((name, HostTensor::f32(p.shape.clone(), arena.read(master))));
+            out.push((TensorSpec { name, dtype: region.dtype, shape: p.shape.clone() }, region));
         }
     }
     out

@@ -1,12 +1,11 @@
 //! Writing safetensors files byte for byte as the reference library does (tensors sorted by element
 //! type, then name; header padded to 8 bytes), and shards with an index as transformers does. Every
-//! file appears complete or not at all; no more than one tensor is held beside the caller's own.
+//! file appears complete or not at all; nothing is held beside the caller's own tensors.
 
 use super::{INDEX_FILE, SINGLE_FILE};
 use crate::base::{DType, Error, HostTensor, Result};
 use crate::io::atomic::{write_atomic, write_atomic_with};
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::Path;
@@ -45,7 +44,25 @@ pub fn save(
     let specs: Vec<TensorSpec> = tensors.iter().map(|(n, t)| TensorSpec::of(n, t)).collect();
     check_names(path.as_ref(), &specs)?;
     let order: Vec<usize> = (0..specs.len()).collect();
-    write_file(path.as_ref(), &specs, order, metadata, &mut |i| Ok(Cow::Borrowed(&tensors[i].1)))
+    write_file(path.as_ref(), &specs, order, metadata, &mut |i, sink| sink(tensors[i].1.bytes()))
+}
+
+/// [`save`] for tensors whose bytes are handed over piece by piece: `fetch` gets each name once, and
+/// somebody to give the bytes to.
+///
+/// # Errors
+/// As [`save`]; what `fetch` returns; or of kind internal if it gives another number of bytes than
+/// was announced.
+pub fn save_with(
+    path: impl AsRef<Path>,
+    specs: &[TensorSpec],
+    metadata: &BTreeMap<String, String>,
+    mut fetch: impl FnMut(&str, &mut Sink) -> Result<()>,
+) -> Result<()> {
+    check_names(path.as_ref(), specs)?;
+    let order: Vec<usize> = (0..specs.len()).collect();
+    let mut fetch = |i: usize, sink: &mut Sink| fetch(&specs[i].name, sink);
+    write_file(path.as_ref(), specs, order, metadata, &mut fetch)
 }
 
 /// Writes a checkpoint to the existing folder `dir`: `model.safetensors` if all tensors fit
@@ -61,24 +78,27 @@ pub fn save_sharded(
     max_shard_bytes: usize,
 ) -> Result<()> {
     let specs: Vec<TensorSpec> = tensors.iter().map(|(n, t)| TensorSpec::of(n, t)).collect();
-    save_by(dir.as_ref(), &specs, max_shard_bytes, &mut |i| Ok(Cow::Borrowed(&tensors[i].1)))
+    save_by(dir.as_ref(), &specs, max_shard_bytes, &mut |i, sink| sink(tensors[i].1.bytes()))
 }
 
-/// [`save_sharded`] for tensors that are made when they are needed: `fetch` gets each name once.
+/// [`save_sharded`] for tensors whose bytes are handed over piece by piece, as in [`save_with`].
 ///
 /// # Errors
-/// As [`save`]; what `fetch` returns; or of kind internal if it returns another shape or type than
-/// was announced.
+/// As [`save_with`].
 pub fn save_sharded_with(
     dir: impl AsRef<Path>,
     specs: &[TensorSpec],
     max_shard_bytes: usize,
-    mut fetch: impl FnMut(&str) -> Result<HostTensor>,
+    mut fetch: impl FnMut(&str, &mut Sink) -> Result<()>,
 ) -> Result<()> {
-    save_by(dir.as_ref(), specs, max_shard_bytes, &mut |i| fetch(&specs[i].name).map(Cow::Owned))
+    let mut fetch = |i: usize, sink: &mut Sink| fetch(&specs[i].name, sink);
+    save_by(dir.as_ref(), specs, max_shard_bytes, &mut fetch)
 }
 
-type Fetch<'f, 'a> = &'f mut dyn FnMut(usize) -> Result<Cow<'a, HostTensor>>;
+/// Takes the next bytes of a tensor.
+pub type Sink<'s> = dyn FnMut(&[u8]) -> Result<()> + 's;
+
+type Fetch<'f> = &'f mut dyn FnMut(usize, &mut Sink) -> Result<()>;
 
 fn save_by(dir: &Path, specs: &[TensorSpec], max_bytes: usize, fetch: Fetch) -> Result<()> {
     check_names(dir, specs)?;
@@ -164,15 +184,18 @@ fn write_file(
         w.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
         w.write_all(&header).map_err(fail)?;
         for &i in &order {
-            let t = fetch(i)?;
-            if t.dtype() != specs[i].dtype || t.shape != specs[i].shape {
+            let mut written = 0;
+            fetch(i, &mut |bytes| {
+                written += bytes.len();
+                w.write_all(bytes).map_err(fail)
+            })?;
+            if written != specs[i].bytes() {
                 return Err(Error::internal("a tensor is not what was announced")
                     .file(path)
                     .tensor(&specs[i].name)
-                    .expected(format!("{:?} {:?}", specs[i].dtype, specs[i].shape))
-                    .found(format!("{:?} {:?}", t.dtype(), t.shape)));
+                    .expected(format!("{} bytes", specs[i].bytes()))
+                    .found(format!("{written} bytes")));
             }
-            w.write_all(t.bytes()).map_err(fail)?;
         }
         Ok(())
     })
