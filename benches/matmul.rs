@@ -1,8 +1,7 @@
 //! Prints the rate of the CPU's matrix multiplication at sizes of real models, in f32 and bf16,
 //! beside the peak of the arithmetic units that it measures first. Measures only; asserts nothing.
 //!
-//! `cargo bench --bench matmul [-- FILTER]`; threads by `RAYON_NUM_THREADS`. With the filter
-//! `compare` it prints lines `name seconds gflops` for `tools/compare/kernels.py`.
+//! `cargo bench --bench matmul [-- FILTER]`; threads by `RAYON_NUM_THREADS`.
 
 use grpo_rt::ops::Stored;
 use grpo_rt::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, pack_panels, panel_words};
@@ -91,20 +90,8 @@ fn peak<S: Element>() -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn compare() {
-    for (size, m, n, k) in [("1536", 1536, 1536, 1536), ("480x8192x2048", 480, 8192, 2048)] {
-        let gflop = 2.0 * (m * n * k) as f64 / 1e9;
-        let (single, half) = (seconds::<f32>(m, n, k)[0], seconds::<bf16>(m, n, k)[0]);
-        println!("matmul_f32_{size} {single} {}", gflop / single);
-        println!("matmul_bf16_{size} {half} {}", gflop / half);
-    }
-}
-
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    if filter == "compare" {
-        return compare();
-    }
     let (single, half) = (peak::<f32>(), peak::<bf16>());
     println!(
         "{} threads; in the nearest cache: float32 {single:.0}, bfloat16 {half:.0} GFLOP/s",

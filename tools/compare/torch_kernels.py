@@ -3,7 +3,7 @@
     python tools/compare/torch_kernels.py [--bench COMMAND] [--rounds N] [--threads N] [--out FILE]
 
 --bench is a command that prints lines `name seconds gflops`, one per kernel (the default builds and runs
-benches/ops.rs); other lines are passed over, and a name that is missing is "not reported". A round is
+benches/compare.rs); other lines are passed over, and a name that is missing is "not reported". A round is
 one run of that command and one of torch, each taking the best of several runs of a kernel; printed are
 the best round and the median one. Writes a Markdown table and, with --out, JSON. (A file named kernels.py
 in this folder would hide the package of that name from transformers.)
@@ -25,7 +25,7 @@ from pathlib import Path
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bench", default="cargo bench --locked --bench ops -- compare")
+    parser.add_argument("--bench", default="cargo bench --locked --bench compare")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="JSON")
@@ -45,7 +45,7 @@ ATTENTION = 4 * ROWS * ROWS * WIDTH * HEADS / 2  # operations of a causal forwar
 
 
 def best(run):
-    """Seconds of the best run: at least three runs and a third of a second, as in benches/ops.rs."""
+    """Seconds of the best run: at least three runs and a third of a second, as in benches/compare.rs."""
     run()
     least, begin, runs = float("inf"), time.perf_counter(), 0
     while runs < 3 or time.perf_counter() - begin < 0.33:
