@@ -133,6 +133,40 @@ fn bfloat16_shards_are_read() {
     compare(&s, "tied_bf16_sharded/expected.safetensors");
 }
 
+/// In bfloat16 nobody's bits are right: the whole of the logits and of all gradients may be at most
+/// twice as far from float32 as transformers is in bfloat16 (`tools/golden/bf16_error.py`).
+#[test]
+fn bfloat16_is_as_close_to_float32_as_transformers_is() {
+    let text = std::fs::read_to_string(data("bf16.json")).unwrap();
+    let theirs: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for model in ["tied", "untied", "grouped"] {
+        let mut s = settings(model, None, &format!("{model}/messages.json"), true);
+        s.model.dtype = DType::BF16;
+        let ours: BTreeMap<String, HostTensor> =
+            trace(&s, ImageBackend::Pillow).unwrap().into_iter().collect();
+        let golden = Checkpoint::open(data(&format!("{model}/expected.safetensors"))).unwrap();
+        let mut parts = BTreeMap::from([("logits", (0.0f64, 0.0f64)), ("gradients", (0.0, 0.0))]);
+        for name in golden.names() {
+            let (part, got) = match name.strip_prefix("grad.") {
+                Some(parameter) => ("gradients", gradient(&ours, parameter)),
+                None if name == "logits" => ("logits", wide(&ours[name])),
+                None => continue,
+            };
+            let (apart, whole) = parts.get_mut(part).unwrap();
+            for (g, w) in got.iter().zip(wide(&golden.read(name).unwrap())) {
+                *apart += (g - w).powi(2);
+                *whole += w.powi(2);
+            }
+        }
+        for (part, (apart, whole)) in parts {
+            let (error, yardstick) =
+                ((apart / whole).sqrt(), theirs[model][part].as_f64().unwrap());
+            println!("{model} {part}: {error:.2e}, transformers {yardstick:.2e}");
+            assert!(error <= 2.0 * yardstick, "{model} {part}: {error} {yardstick}");
+        }
+    }
+}
+
 #[test]
 fn adapters_equal_peft() {
     let s = settings("tied", Some("tied_lora"), "tied/messages.json", true);
