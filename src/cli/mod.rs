@@ -6,6 +6,7 @@ mod demo; // from nothing to a report, as a list of ordinary commands
 mod demo_report; // report.html of the demo
 mod doctor; // what this machine has and can do
 mod eval; // rewards of a model on a data file
+mod infer; // answers to one chat
 mod init; // a new model and its tokenizer
 mod machine; // processor, memory and instruction sets as the system tells them
 mod make_shapes; // a data set of drawn shapes
@@ -125,6 +126,7 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Train => train::train(options),
         Command::Sft => sft::sft(options),
         Command::Eval => eval::eval(options),
+        Command::Infer => infer::infer(options),
         Command::Init => init::init(options),
         Command::MakeShapes => make_shapes::make_shapes(options),
         Command::Trace => trace::trace(options),

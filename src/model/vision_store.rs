@@ -38,6 +38,28 @@ struct Shelf {
     encoded: u64,
 }
 
+impl Shelf {
+    /// The distinct images that are not here; those that are count as used now.
+    fn missing<'i>(
+        &mut self,
+        images: &[(&'i Arc<ProcessedImage>, usize)],
+        weights: VisionWeights,
+    ) -> Vec<(&'i Arc<ProcessedImage>, usize)> {
+        let mut missing = Vec::new();
+        let mut seen = HashSet::new();
+        for &(image, rows) in images {
+            if !seen.insert(image.content) {
+                continue;
+            }
+            match self.entries.get_mut(&(image.content, weights)) {
+                Some(entry) => entry.last_use = self.clock,
+                None => missing.push((image, rows)),
+            }
+        }
+        missing
+    }
+}
+
 /// A slot of the type of a store, without a store: for tapes that are only planned.
 pub fn stand_in(tape: &mut Tape, config: &VlmConfig) -> Slot {
     let (hidden, dtype) = (config.text.hidden_size, tape.float_type());
@@ -77,6 +99,11 @@ impl VisionStore {
         tape.fixed(self.region, &[self.rows, self.hidden])
     }
 
+    /// Rows that it has.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Images that the tower has encoded so far.
     pub fn encoded(&self) -> u64 {
         self.lock().encoded
@@ -98,17 +125,12 @@ impl VisionStore {
         shelf.clock += 1;
         // What another state of a trained tower made can never be asked for again.
         shelf.entries.retain(|(_, made_by), _| *made_by == 0 || *made_by >= weights);
-        let now = shelf.clock;
-        let mut missing: Vec<(&Arc<ProcessedImage>, usize)> = Vec::new();
-        let mut seen = HashSet::new();
-        for &(image, rows) in images {
-            if !seen.insert(image.content) {
-                continue;
-            }
-            match shelf.entries.get_mut(&(image.content, weights)) {
-                Some(entry) => entry.last_use = now,
-                None => missing.push((image, rows)),
-            }
+        let mut missing = shelf.missing(images, weights);
+        if self.reserve(&mut shelf, &missing, weights).is_err() {
+            // What is here already may lie in the way: side by side, they fit if they can.
+            shelf.entries.clear();
+            missing = shelf.missing(images, weights);
+            self.reserve(&mut shelf, &missing, weights)?;
         }
         let patches = |i: &ProcessedImage| i.patches.len() / i.patch_dim;
         let mut pass: Vec<(&Arc<ProcessedImage>, usize)> = Vec::new();
@@ -131,6 +153,22 @@ impl VisionStore {
         self.shelf.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// Gives each image its rows.
+    fn reserve(
+        &self,
+        shelf: &mut Shelf,
+        images: &[(&Arc<ProcessedImage>, usize)],
+        weights: VisionWeights,
+    ) -> Result<()> {
+        for &(image, rows) in images {
+            let first = self.make_room(shelf, rows)?;
+            let entry = Entry { first, rows, last_use: shelf.clock };
+            shelf.entries.insert((image.content, weights), entry);
+        }
+        Ok(())
+    }
+
+    /// Fills the rows that images have.
     fn encode(
         &self,
         shelf: &mut Shelf,
@@ -143,9 +181,7 @@ impl VisionStore {
         let mut places = Vec::new();
         for &(image, rows) in images {
             stack.place(image, rows);
-            let first = self.make_room(shelf, rows)?;
-            let entry = Entry { first, rows, last_use: shelf.clock };
-            shelf.entries.insert((image.content, weights), entry);
+            let first = shelf.entries[&(image.content, weights)].first;
             places.extend((first..first + rows).map(|r| r as i32));
         }
         let mut tape = Tape::new(params.float_type());

@@ -137,9 +137,11 @@ impl<'a> Engine<'a> {
             if pass.is_empty() {
                 break;
             }
-            for (id, drawn) in self.run(&call, &pass)? {
-                call.sequences[id].2.push(drawn);
-                scheduler.drawn(id, self.finish(&call, id).is_some());
+            for part in self.parts(&call, &pass) {
+                for (id, drawn) in self.run(&call, part)? {
+                    call.sequences[id].2.push(drawn);
+                    scheduler.drawn(id, self.finish(&call, id).is_some());
+                }
             }
         }
         let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
@@ -228,7 +230,28 @@ impl<'a> Engine<'a> {
         net
     }
 
-    /// Runs a pass; returns who drew what.
+    /// A pass, cut where the images of its prompts would not fit the store together. No piece needs
+    /// keys of a later one.
+    fn parts<'p>(&self, call: &Call, pass: &'p [Piece]) -> Vec<&'p [Piece]> {
+        let (mut parts, mut first) = (Vec::new(), 0);
+        let mut images: BTreeMap<u128, usize> = BTreeMap::new();
+        for (i, piece) in pass.iter().enumerate().filter(|(_, p)| p.sequence.is_none()) {
+            let own = call.prompt(piece.group).images_with_rows();
+            let own: BTreeMap<u128, usize> = own.map(|(image, n)| (image.content, n)).collect();
+            let new = own.iter().filter(|(content, _)| !images.contains_key(content));
+            let rows = images.values().chain(new.map(|(_, n)| n)).sum::<usize>();
+            if i > first && rows > self.vision.rows() {
+                parts.push(&pass[first..i]);
+                first = i;
+                images.clear();
+            }
+            images.extend(own);
+        }
+        parts.push(&pass[first..]);
+        parts
+    }
+
+    /// Runs a pass, or a part of one; returns who drew what.
     fn run(&self, call: &Call, pass: &[Piece]) -> Result<Vec<(usize, Drawn)>> {
         let base = call.pool.end;
         let indices = self.prompt_indices(call, pass)?;

@@ -157,6 +157,11 @@ impl Scheduler {
         self.sequences[sequence].tokens
     }
 
+    /// Pages that prompts and completions hold; none when everything is finished.
+    pub fn used_pages(&self) -> usize {
+        self.pages.used()
+    }
+
     /// The rows of the next pass; empty when everything is finished. Its keys count as cached from
     /// now on, and every completion in `draws` must be answered by [`Scheduler::drawn`].
     pub fn next_pass(&mut self) -> Vec<Piece> {

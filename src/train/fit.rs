@@ -15,6 +15,7 @@ use crate::io::dataset::{Part, Row};
 use crate::mem::Arena;
 use crate::mem::plan::aligned;
 use crate::model::params::{ParamStore, Training};
+use crate::model::processor::qwen_image::ProcessedImage;
 use crate::model::prompt::Prompt;
 use crate::model::vlm;
 use crate::ops::grpo_loss::GrpoLoss;
@@ -266,12 +267,21 @@ impl Mix {
             weight: 1.0,
             sample: i as u32,
         };
-        let group = |_| TrainGroup {
-            prompt: prompt.clone(),
+        let group = |i: usize| TrainGroup {
+            prompt: Arc::new(with_other_images(prompt, i)),
             completions: (0..n).map(completion).collect(),
         };
         (0..self.groups).map(group).collect()
     }
+}
+
+/// The prompt with images of the same sizes and another content: equal ones would be encoded once.
+fn with_other_images(prompt: &Prompt, number: usize) -> Prompt {
+    let other = |(i, image): (usize, &Arc<ProcessedImage>)| {
+        let content = (number * prompt.images.len() + i) as u128;
+        Arc::new(ProcessedImage { content, ..(**image).clone() })
+    };
+    Prompt { images: prompt.images.iter().enumerate().map(other).collect(), ..prompt.clone() }
 }
 
 /// The micro-batches of at most `budget` rows that can be heaviest: as few groups as fill it with

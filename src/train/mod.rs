@@ -5,6 +5,7 @@ pub mod evaluate; // answers to a split and what they earn
 pub mod fit; // does the run fit its memory, and if not, what would
 pub mod generation; // prompts to scored completions
 pub mod grpo_run; // the training loop
+pub mod infer; // answers to one chat
 pub mod interrupt; // Ctrl-C
 pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod record; // what is kept of completions

@@ -79,6 +79,41 @@ pub struct EvalSettings {
     pub machine: MachineSettings,
 }
 
+/// What `infer` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InferSettings {
+    /// The model; nothing of it is trained.
+    pub model: ModelSettings,
+    /// What is answered.
+    pub chat: ChatSettings,
+    /// How completions are drawn; greedy without `do_sample`.
+    pub sampling: SamplingSettings,
+    /// Completions, at least 1.
+    pub num_samples: usize,
+    /// JSONL file for the completions.
+    pub out: Option<PathBuf>,
+    /// Root of everything random.
+    pub seed: u64,
+    /// Threads and memory.
+    pub machine: MachineSettings,
+}
+
+/// A chat that the assistant goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChatSettings {
+    /// A JSON file of messages.
+    Messages(PathBuf),
+    /// One message of the user.
+    Question {
+        /// System message before it.
+        system: Option<String>,
+        /// Image files, before the text.
+        images: Vec<PathBuf>,
+        /// Its text.
+        text: String,
+    },
+}
+
 /// What `init` needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InitSettings {

@@ -14,6 +14,8 @@ pub enum Command {
     Sft,
     /// Accuracy of a model on a data file.
     Eval,
+    /// Answers of a model to one prompt.
+    Infer,
     /// A new model with random weights.
     Init,
     /// A data set of drawn shapes with questions.
@@ -31,6 +33,7 @@ impl Command {
         Command::Train,
         Command::Sft,
         Command::Eval,
+        Command::Infer,
         Command::Init,
         Command::MakeShapes,
         Command::Trace,
@@ -44,6 +47,7 @@ impl Command {
             Command::Train => "train",
             Command::Sft => "sft",
             Command::Eval => "eval",
+            Command::Infer => "infer",
             Command::Init => "init",
             Command::MakeShapes => "data make-shapes",
             Command::Trace => "trace",
@@ -58,6 +62,7 @@ impl Command {
             Command::Train => "trains a vision-language model with GRPO",
             Command::Sft => "trains on given answers (supervised fine-tuning)",
             Command::Eval => "measures a model's rewards on a data file",
+            Command::Infer => "answers one prompt with pictures, on the engine of training",
             Command::Init => "makes a new model with random weights and its tokenizer",
             Command::MakeShapes => "draws a data set of shapes with questions and answers",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",

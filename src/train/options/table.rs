@@ -2,7 +2,7 @@
 //! `--help`, the documentation and the spelling suggestions are made. Holds data, no logic. An
 //! option stands here only when the program acts on it.
 
-use super::Command::{self, Demo, Doctor, Eval, Init, MakeShapes, Sft, Trace, Train};
+use super::Command::{self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Sft, Trace, Train};
 use super::Kind::{
     self, Bool, BoolOrAuto, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word,
 };
@@ -70,15 +70,19 @@ const LOGGING: &str = "Logging";
 const MACHINE: &str = "Machine";
 const EVALUATION: &str = "Evaluation";
 const MAKING: &str = "New models and data";
+const CHAT: &str = "One chat";
 const TRACING: &str = "Trace";
 
 const TRAINS: &[Command] = &[Train, Sft];
-const MODELS: &[Command] = &[Train, Sft, Eval, Trace];
+const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Trace];
 const READS: &[Command] = &[Train, Sft, Eval];
-const SAMPLES: &[Command] = &[Train, Eval];
+const GENERATES: &[Command] = &[Train, Sft, Eval, Infer];
+const SAMPLES: &[Command] = &[Train, Eval, Infer];
+const SCORES: &[Command] = &[Train, Eval];
 const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes];
 const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, Trace];
-const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Init, Trace, Doctor];
+const CONFIGURED: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, MakeShapes, Trace];
+const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Trace, Doctor];
 
 const RATIO: Kind = Float { min: 0.0, max: 1.0 };
 const POSITIVE: Kind = Float { min: 0.0, max: f64::MAX };
@@ -87,8 +91,8 @@ const NATURAL: Kind = Int { min: 0 };
 
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
-    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, MAKING, TRACING,
-    MACHINE,
+    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, MAKING, CHAT,
+    TRACING, MACHINE,
 ];
 
 /// Every option of the program. Defaults are those of TRL 1.16 (GRPOConfig, SFTConfig,
@@ -141,7 +145,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "Text around every question; `{Question}` is where it goes (default: the question alone).",
         ..of(DATA, READS) },
     Opt { name: "system_prompt", kind: Text,
-        help: "System message put before every prompt (default: what the chat template does).", ..of(DATA, READS) },
+        help: "System message put before every prompt (default: what the chat template does).", ..of(DATA, GENERATES) },
     Opt { name: "strict_data", kind: Bool, default: "false",
         help: "Stop at the first bad row; otherwise bad rows are skipped, counted and named.", ..of(DATA, READS) },
     Opt { name: "max_rows", kind: COUNT,
@@ -204,9 +208,9 @@ pub static OPTIONS: &[Opt] = &[
 
     // --- rewards ---------------------------------------------------------------------------
     Opt { name: "reward_funcs", kind: List(&Word), default: "accuracy,format", first: true,
-        help: "Rewards of a completion, by name (default of VLM-R1).", ..of(REWARDS, SAMPLES) },
+        help: "Rewards of a completion, by name (default of VLM-R1).", ..of(REWARDS, SCORES) },
     Opt { name: "reward_weights", kind: List(&Float { min: f64::MIN, max: f64::MAX }),
-        help: "One weight per reward function (default: all 1).", ..of(REWARDS, SAMPLES) },
+        help: "One weight per reward function (default: all 1).", ..of(REWARDS, SCORES) },
 
     // --- training --------------------------------------------------------------------------
     Opt { name: "per_device_train_batch_size", aliases: &["batch_size"], kind: COUNT, default: "8", first: true,
@@ -237,7 +241,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "Longer gradients are scaled down to this norm (0: never).", ..of(TRAINING, TRAINS) },
     Opt { name: "seed", kind: NATURAL, default: "42", first: true,
         help: "Everything random follows from it: order, sampling, dropout, new weights.",
-        ..of(TRAINING, &[Demo, Train, Sft, Eval, Init, MakeShapes]) },
+        ..of(TRAINING, &[Demo, Train, Sft, Eval, Infer, Init, MakeShapes]) },
 
     // --- output ----------------------------------------------------------------------------
     Opt { name: "output_dir", kind: Path, default_of: &[(Demo, "grpo-rt-demo")], first: true,
@@ -272,12 +276,12 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "eval_batch_size", aliases: &["per_device_eval_batch_size"], kind: COUNT, default: "8",
         help: "Completions that are decoded together; does not change any of them.", ..of(EVALUATION, &[Eval]) },
     Opt { name: "do_sample", kind: Bool, default: "false",
-        help: "Sample instead of taking the most probable token.", ..of(EVALUATION, &[Eval]) },
+        help: "Sample instead of taking the most probable token.", ..of(EVALUATION, &[Eval, Infer]) },
     Opt { name: "num_samples", kind: COUNT, default: "1",
-        help: "Completions per prompt (more than 1 needs do_sample).", ..of(EVALUATION, &[Eval]) },
+        help: "Completions per prompt (more than 1 needs do_sample).", ..of(EVALUATION, &[Eval, Infer]) },
     Opt { name: "out", aliases: &["output_file", "output_path"], kind: Path, required: &[Trace],
-        help: "eval: JSONL file for every completion and its rewards; trace: safetensors file for the tensors.",
-        ..of(EVALUATION, &[Eval, Trace]) },
+        help: "eval, infer: JSONL file for every completion with what is known of it; trace: safetensors file for the tensors.",
+        ..of(EVALUATION, &[Eval, Infer, Trace]) },
 
     // --- new models and data ---------------------------------------------------------------
     Opt { name: "family", kind: Choice(&["qwen2_5_vl"]), default: "qwen2_5_vl",
@@ -293,24 +297,30 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "image_size", kind: Int { min: 28 }, default: "56",
         help: "Width and height of the images.", ..of(MAKING, &[MakeShapes]) },
 
-    // --- trace -----------------------------------------------------------------------------
+    // --- one chat --------------------------------------------------------------------------
+    Opt { name: "prompt", kind: Text,
+        help: "Text of the user's message, after its images.", ..of(CHAT, &[Infer]) },
+    Opt { name: "image", aliases: &["images"], kind: List(&Path),
+        help: "Image files of the user's message.", ..of(CHAT, &[Infer]) },
     Opt { name: "messages", kind: Path, required: &[Trace],
-        help: "JSON file with the chat messages of the pass; image paths start from its folder.", ..of(TRACING, &[Trace]) },
+        help: "JSON file with the messages of a chat; image paths start from its folder.", ..of(CHAT, &[Infer, Trace]) },
+
+    // --- trace -----------------------------------------------------------------------------
     Opt { name: "grad", kind: Bool, default: "false",
         help: "Run the backward pass too and write every gradient.", ..of(TRACING, &[Trace]) },
 
     // --- machine ---------------------------------------------------------------------------
     Opt { name: "config", kind: Path, first: true,
-        help: "YAML, TOML or JSON file of options; flags and GRPO_RT_* variables win over it.", ..of(MACHINE, FILES) },
+        help: "YAML, TOML or JSON file of options; flags and GRPO_RT_* variables win over it.", ..of(MACHINE, CONFIGURED) },
     Opt { name: "threads", kind: COUNT,
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
     Opt { name: "json", kind: Bool, default: "false",
         help: "Print one JSON object instead of text.", ..of(MACHINE, &[Doctor]) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
-        help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, READS) },
+        help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, GENERATES) },
     Opt { name: "vision_cache_size", kind: Bytes,
         help: "Bytes that keep image features, so that an image seen again is not encoded again (default: up to 256MiB).",
-        ..of(MACHINE, READS) },
+        ..of(MACHINE, GENERATES) },
     Opt { name: "share_prompt", kind: Bool, default: "true",
         help: "Forward a prompt once for all completions of its group; false gives each its own, for comparison.",
         ..of(MACHINE, &[Train]) },

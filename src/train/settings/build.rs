@@ -1,6 +1,8 @@
 //! From [`Options`] to settings: the checks between options. Every error names the option, where
 //! its value came from, and a value that would work. Opens no file.
 
+mod infer; // one chat
+
 use std::path::PathBuf;
 
 use super::*;
@@ -46,19 +48,12 @@ impl EvalSettings {
     /// Checks the options of `eval` against each other.
     pub fn from_options(o: &Options) -> Result<Self> {
         assert_eq!(o.command(), Command::Eval);
-        let num_samples = count(o, "num_samples");
-        if num_samples > 1 && !o.flag("do_sample") {
-            return Err(o
-                .wrong("num_samples", "several samples of one prompt would all be the same")
-                .expected("num_samples 1, or do_sample true")
-                .hint("add --do_sample"));
-        }
         Ok(EvalSettings {
             model: model(o)?,
             data: data(o)?,
             sampling: sampling(o)?,
             rewards: rewards(o)?,
-            num_samples,
+            num_samples: num_samples(o)?,
             batch_size: count(o, "eval_batch_size"),
             out: o.path("out"),
             seed: seed(o),
@@ -66,6 +61,18 @@ impl EvalSettings {
             machine: machine(o),
         })
     }
+}
+
+/// Completions per prompt, for commands that are greedy by default.
+fn num_samples(o: &Options) -> Result<usize> {
+    let num_samples = count(o, "num_samples");
+    if num_samples > 1 && !o.flag("do_sample") {
+        return Err(o
+            .wrong("num_samples", "several samples of one prompt would all be the same")
+            .expected("num_samples 1, or do_sample true")
+            .hint("add --do_sample"));
+    }
+    Ok(num_samples)
 }
 
 impl InitSettings {
@@ -316,12 +323,12 @@ fn eval_data(o: &Options) -> Result<Option<DataSettings>> {
 }
 
 fn sampling(o: &Options) -> Result<SamplingSettings> {
-    let greedy = o.command() == Command::Eval && !o.flag("do_sample");
+    let greedy = o.command() != Command::Train && !o.flag("do_sample");
     if greedy {
         let names = ["temperature", "top_p", "top_k", "min_p"];
         useless(o, &names, "greedy decoding does not sample", "add --do_sample")?;
     }
-    let hint = "use --do_sample false for greedy decoding in eval";
+    let hint = "use --do_sample false for greedy decoding in eval and infer";
     Ok(SamplingSettings {
         greedy,
         max_completion_length: count(o, "max_completion_length"),

@@ -1,0 +1,85 @@
+//! `grpo-rt infer`: one chat, answered by the engine that training uses, so that what is seen here is
+//! what is trained there. Scores and trains nothing.
+
+use crate::base::{Error, Result};
+use crate::io::dataset::{Message, Part};
+use crate::io::image::{self, Alpha, Image};
+use crate::rollout::{Completion, Finish};
+use crate::train::generation::{Draws, generate, rollout_settings, texts};
+use crate::train::settings::{ChatSettings, InferSettings};
+use crate::train::workspace::{Prepared, read_messages, training_of};
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Its text, special tokens removed.
+    pub text: String,
+    /// Its tokens with what is known of them.
+    pub completion: Completion,
+}
+
+/// The messages of a chat and their images.
+fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Vec<Image>)> {
+    let (system, paths, text) = match chat {
+        ChatSettings::Messages(file) => return read_messages(file),
+        ChatSettings::Question { system, images, text } => (system, images, text),
+    };
+    let open = |p| image::open_with(p, Alpha::OverWhite);
+    let images = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut content: Vec<Part> = (0..images.len()).map(Part::Image).collect();
+    content.push(Part::Text(text.clone()));
+    let system = system.iter().map(|s| Message::text("system", s.as_str()));
+    let question = Message { role: "user".into(), content };
+    Ok((system.chain([question]).collect(), images))
+}
+
+/// Answers a chat; with `out`, writes one JSON object per answer to it.
+///
+/// # Errors
+/// If model or chat cannot be read, the chat does not fit the model or the memory, or the file cannot
+/// be written.
+pub fn infer(s: &InferSettings) -> Result<Vec<Answer>> {
+    let (messages, images) = read_chat(&s.chat)?;
+    let training = training_of(&s.model)?;
+    let mut prepared = Prepared::read(&s.model)?;
+    prepared.bound_prompts(None, s.sampling.max_completion_length)?;
+    let w = prepared.open(&s.model, &s.machine, &training, s.seed)?;
+    let prompt = Arc::new(w.encoder.encode(&messages, &images, true)?);
+    let draws = Draws { per_prompt: s.num_samples, ..Draws::default() };
+    let made = generate(&w, &rollout_settings(&w, &s.sampling, s.seed), &[prompt], draws)?;
+    let texts = texts(&w.encoder.chat.tokenizer, &made.completions);
+    let completions = made.completions.into_iter().flatten();
+    let answers: Vec<Answer> = texts
+        .into_iter()
+        .zip(completions)
+        .map(|(text, completion)| Answer { text, completion })
+        .collect();
+    if let Some(out) = &s.out {
+        write(out, &answers)?;
+    }
+    Ok(answers)
+}
+
+fn write(file: &Path, answers: &[Answer]) -> Result<()> {
+    let line = |a: &Answer| {
+        let c = &a.completion;
+        let reason = match c.finish {
+            Finish::Eos => "eos",
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        };
+        let line = json!({
+            "text": a.text,
+            "tokens": c.ids,
+            "logps": c.logps,
+            "finish_reason": reason,
+        });
+        format!("{line}\n")
+    };
+    std::fs::write(file, answers.iter().map(line).collect::<String>())
+        .map_err(|e| Error::io("cannot write the answers", file, &e).key("out"))
+        .map_err(|e| e.hint("give a file in a folder that exists and can be written"))
+}
