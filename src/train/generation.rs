@@ -16,9 +16,6 @@ use crate::train::workspace::Workspace;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Most prompt tokens of one prefill pass.
-pub const PREFILL_TOKENS: usize = 2048;
-
 /// Tokens at a completion's end that are searched for stop strings.
 const STOP_WINDOW: usize = 32;
 
