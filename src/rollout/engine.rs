@@ -272,6 +272,7 @@ impl<'a> Engine<'a> {
             positions: Vec::new(),
             segments: Arc::new(Vec::new()),
             cache: None,
+            read: None,
         };
         let (mut segments, mut cache_rows, mut draws) = (Vec::new(), Vec::new(), Vec::new());
         for (piece, index) in pass.iter().zip(indices) {
