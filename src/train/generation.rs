@@ -218,7 +218,7 @@ fn score_during<T>(
         judged
     };
     std::thread::scope(|scope| {
-        let scorers: Vec<_> = (0..SCORERS.min(rows.len())).map(|_| scope.spawn(&scorer)).collect();
+        let scorers: Vec<_> = (0..SCORERS.min(rows.len())).map(|_| scope.spawn(scorer)).collect();
         let announce = |i: usize, group: &[Completion]| {
             // It fails only if all scorers have panicked, which joining them tells.
             let _ = send.send((i, group.to_vec()));

@@ -418,7 +418,7 @@ impl<S: Element> Work<'_, '_, S> {
         let corner = unsafe { out.c.add((first + start) * out.ldc + column) };
         let direct = O::DTYPE == DType::F32 && width == vectors * LANES;
         // Most tiles need no copy: none is zeroed for them.
-        let mut copy = (!direct).then(|| [0f32; MAX_MR * PANEL]);
+        let mut copy = if direct { None } else { Some([0f32; MAX_MR * PANEL]) };
         let place = (first + start, column);
         let (c, ldc) = match &mut copy {
             None => (corner.cast::<f32>(), out.ldc),
