@@ -78,6 +78,7 @@ pub fn pack(groups: &[TrainGroup]) -> Packed {
             positions: Vec::new(),
             segments: Arc::new(Vec::new()),
             cache: None,
+            read: None,
         },
         prompts: groups.len(),
         rows: Vec::new(),

@@ -164,6 +164,17 @@ fn column(tape: &mut Tape, values: &[f32]) -> Slot {
     tape.input(HostTensor::f32([values.len(), 1], values.to_vec()))
 }
 
+/// The rows that are named, ascending and each once; `rows` become places in that list.
+fn distinct(rows: &mut [i32]) -> Vec<i32> {
+    let mut list = rows.to_vec();
+    list.sort_unstable();
+    list.dedup();
+    for row in rows {
+        *row = list.partition_point(|r| r < row) as i32;
+    }
+    list
+}
+
 /// Turns rows of a pass's own features into rows of the store, where image `i` begins at `rows[i]`.
 fn point_into_store(index: &mut [i32], images: &ImageStack, rows: &[usize]) {
     let images = images.images().iter().zip(rows);
@@ -203,9 +214,14 @@ impl Pass<'_> {
             let keys = net.tape.input(keys);
             net.dropout = Some(AdapterDropout { p: d.p, seed: d.seed, step: d.step, keys });
         }
+        let mut rows = packed.rows.clone();
+        // Masks of dropout go by the rows of the pass: with them no layer may leave rows out.
+        if dropout.is_none() {
+            input.read = Some(distinct(&mut rows));
+        }
         let hidden = text(&mut net, config, &input)?;
         let w = head(&mut net, config)?;
-        let rows = tape.indices(packed.rows.clone());
+        let rows = tape.indices(rows);
         let hidden = tape.op(GatherRows, &[hidden, rows])?;
         let mut inputs = vec![hidden, w, tape.indices(packed.targets.clone())];
         if known {
@@ -376,4 +392,17 @@ pub fn supervised_bytes(
 ) -> Result<usize> {
     let mut built = planned(config, params, packed).supervised(head, dropout)?;
     Ok(built.tape.plan_within(room, recompute).peak)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_read_twice_is_computed_once() {
+        let mut rows = [7, 3, 7, 9, 3];
+        assert_eq!(distinct(&mut rows), [3, 7, 9]);
+        assert_eq!(rows, [1, 0, 1, 2, 0]);
+        assert!(distinct(&mut []).is_empty());
+    }
 }

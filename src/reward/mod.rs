@@ -32,7 +32,9 @@ pub struct Sample<'a> {
 pub trait Reward: Send + Sync {
     /// Name in metrics (`rewards/<name>/mean`) and in the completions file.
     fn name(&self) -> &str;
-    /// One result per sample, in order. `Ok(None)`: this reward does not judge this sample, which
+    /// One result per sample, in order, each a function of its sample and those of its group alone: a
+    /// batch is handed over group by group as groups are finished, from several threads at a time.
+    /// `Ok(None)`: this reward does not judge this sample, which
     /// then lives on its other rewards. `Err`: the sample is dropped from its group, counted and
     /// named in the log.
     fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>>;

@@ -3,7 +3,6 @@
 
 use super::{Reward, RewardSettings, Sample, reward_by_name};
 use crate::base::{Error, Result};
-use rayon::prelude::*;
 
 /// Rewards with one weight each.
 pub struct RewardSet {
@@ -33,6 +32,25 @@ pub struct Scores {
     pub total: Vec<Option<f64>>,
     /// Failures, by reward, then by sample.
     pub failures: Vec<RewardFailure>,
+}
+
+impl Scores {
+    /// Scores of a batch from those of its parts, in order: what scoring it at once would give.
+    pub fn joined(parts: impl IntoIterator<Item = Scores>) -> Scores {
+        let mut all = Scores::default();
+        for part in parts {
+            let before = all.total.len();
+            all.per_reward.resize_with(part.per_reward.len(), Vec::new);
+            for (column, more) in all.per_reward.iter_mut().zip(part.per_reward) {
+                column.extend(more);
+            }
+            all.total.extend(part.total);
+            let moved = |f: RewardFailure| RewardFailure { sample: f.sample + before, ..f };
+            all.failures.extend(part.failures.into_iter().map(moved));
+        }
+        all.failures.sort_by_key(|f| (f.reward, f.sample));
+        all
+    }
 }
 
 impl RewardSet {
@@ -90,10 +108,21 @@ impl RewardSet {
         &self.weights
     }
 
-    /// Scores a batch; rewards run side by side on the thread pool.
+    /// Scores a batch; rewards run side by side on threads of their own, since a reward that waits
+    /// (for a judge) must hold no thread that computes.
     pub fn score_all(&self, samples: &[Sample<'_>]) -> Scores {
-        let raw: Vec<Vec<Result<Option<f64>>>> =
-            self.rewards.par_iter().map(|r| complete(r.as_ref(), samples)).collect();
+        let raw: Vec<Vec<Result<Option<f64>>>> = std::thread::scope(|scope| {
+            let others: Vec<_> = self.rewards[1..]
+                .iter()
+                .map(|r| scope.spawn(|| complete(r.as_ref(), samples)))
+                .collect();
+            let first = complete(self.rewards[0].as_ref(), samples);
+            let others = others.into_iter().map(|t| match t.join() {
+                Ok(results) => results,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            std::iter::once(first).chain(others).collect()
+        });
         let mut out = Scores { total: vec![None; samples.len()], ..Scores::default() };
         let mut failed = vec![false; samples.len()];
         for (r, results) in raw.into_iter().enumerate() {
@@ -214,6 +243,21 @@ mod tests {
         assert_eq!(m[0], ("rewards/a/mean".to_string(), 1.0));
         assert_eq!(m[2], ("rewards/b/mean".to_string(), (0.5 + 1.0 + 2.0 + 1.0) / 4.0));
         assert_eq!(m[4], ("rewards/failed".to_string(), 3.0));
+    }
+
+    #[test]
+    fn parts_join_to_the_scores_of_the_whole() {
+        let columns = Map::new();
+        let texts = ["1 0.5", "x -", "- x", "x 1", "- 2"];
+        let samples: Vec<_> = texts.iter().map(|t| test_sample(t, "", &[], &columns)).collect();
+        let set = set(None).unwrap();
+        let whole = set.score_all(&samples);
+        let joined = Scores::joined(samples.chunks(2).map(|part| set.score_all(part)));
+        assert_eq!((&joined.per_reward, &joined.total), (&whole.per_reward, &whole.total));
+        let places =
+            |s: &Scores| s.failures.iter().map(|f| (f.reward, f.sample)).collect::<Vec<_>>();
+        assert_eq!(places(&joined), [(0, 1), (0, 3), (1, 2)]);
+        assert_eq!(places(&joined), places(&whole));
     }
 
     #[test]

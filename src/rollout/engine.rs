@@ -53,6 +53,10 @@ pub fn head_settings(sampling: &SamplingSettings, forbidden: &[u32]) -> HeadSett
 /// Says whether the text of these tokens contains a stop string.
 pub type StopCheck<'a> = &'a (dyn Fn(&[u32]) -> bool + Sync);
 
+/// Hears of every request as soon as the last of its completions is finished: its number and its
+/// completions. The engine waits for it to return.
+pub type GroupDone<'a> = &'a (dyn Fn(usize, &[Completion]) + Sync);
+
 /// What came of a call.
 #[derive(Debug, Clone)]
 pub struct Generated {
@@ -76,6 +80,8 @@ pub struct Engine<'a> {
     pub vision_weights: VisionWeights,
     /// Ends completions whose text contains a stop string.
     pub stop: Option<StopCheck<'a>>,
+    /// Hears of finished requests while the others go on.
+    pub group_done: Option<GroupDone<'a>>,
     /// False generates with adapters off.
     pub adapter: bool,
 }
@@ -103,7 +109,16 @@ impl<'a> Engine<'a> {
         vision: &'a VisionStore,
         settings: EngineSettings,
     ) -> Self {
-        Engine { model, arena, vision, settings, vision_weights: 0, stop: None, adapter: true }
+        Engine {
+            model,
+            arena,
+            vision,
+            settings,
+            vision_weights: 0,
+            stop: None,
+            group_done: None,
+            adapter: true,
+        }
     }
 
     /// Completions of all requests.
@@ -132,6 +147,8 @@ impl<'a> Engine<'a> {
         let pool = KvPool::place(self.arena, &self.model.config.text, float, base, rows)?;
         let mut call = Call { requests, sequences, pool, panels };
         let mut scheduler = Scheduler::new(limits, &sizes);
+        let mut unfinished: Vec<usize> = sizes.iter().map(|g| g.completions).collect();
+        let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
         loop {
             let pass = scheduler.next_pass();
             if pass.is_empty() {
@@ -139,19 +156,19 @@ impl<'a> Engine<'a> {
             }
             for part in self.parts(&call, &pass) {
                 for (id, drawn) in self.run(&call, part)? {
+                    let group = call.sequences[id].0;
                     call.sequences[id].2.push(drawn);
-                    scheduler.drawn(id, self.finish(&call, id).is_some());
+                    let finished = self.finish(&call, id).is_some();
+                    scheduler.drawn(id, finished);
+                    unfinished[group] -= usize::from(finished);
+                    if finished && unfinished[group] == 0 {
+                        completions[group] = self.completions(&call, group);
+                        if let Some(done) = self.group_done {
+                            done(group, &completions[group]);
+                        }
+                    }
                 }
             }
-        }
-        let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
-        for (id, (group, _, drawn)) in call.sequences.iter().enumerate() {
-            completions[*group].push(Completion {
-                ids: drawn.iter().map(|d| d.token).collect(),
-                logps: drawn.iter().map(|d| d.logp).collect(),
-                statistics: drawn.iter().map(|d| [d.lse, d.entropy]).collect(),
-                finish: self.finish(&call, id).unwrap_or(Finish::Length),
-            });
         }
         Ok(Generated {
             completions,
@@ -159,6 +176,22 @@ impl<'a> Engine<'a> {
             vision_images: self.vision.encoded() - encoded,
             cache_rows: rows,
         })
+    }
+
+    /// Completions of a group that is finished.
+    fn completions(&self, call: &Call, group: usize) -> Vec<Completion> {
+        let first = call.sequences.partition_point(|(g, ..)| *g < group);
+        (first..first + call.requests[group].completions)
+            .map(|id| {
+                let drawn = &call.sequences[id].2;
+                Completion {
+                    ids: drawn.iter().map(|d| d.token).collect(),
+                    logps: drawn.iter().map(|d| d.logp).collect(),
+                    statistics: drawn.iter().map(|d| [d.lse, d.entropy]).collect(),
+                    finish: self.finish(call, id).unwrap_or(Finish::Length),
+                }
+            })
+            .collect()
     }
 
     /// What a request asks of the scheduler.
@@ -262,6 +295,7 @@ impl<'a> Engine<'a> {
             positions: Vec::new(),
             segments: Arc::new(Vec::new()),
             cache: None,
+            read: None,
         };
         let (mut segments, mut cache_rows, mut draws) = (Vec::new(), Vec::new(), Vec::new());
         for (piece, index) in pass.iter().zip(indices) {

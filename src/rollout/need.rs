@@ -61,6 +61,7 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
             KvPool::layout(&config.text, float, base, shape.rows).layers,
             vec![0; shape.rows],
         )),
+        read: None,
     };
     let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
     let last = tape.indices(vec![0; shape.draws]);

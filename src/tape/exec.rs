@@ -5,7 +5,7 @@ use crate::base::{DType, HostTensor, Result, TensorData};
 use crate::device::RawView;
 use crate::mem::{Arena, Lifetime, Plan, plan_offsets};
 use crate::ops::{Io, Slot, Stored, TensorType};
-use crate::tape::{Place, Tape};
+use crate::tape::{Node, Place, Tape};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -82,17 +82,8 @@ impl Tape {
                 run.upload(Slot(i as u32), t);
             }
         }
-        for node in &self.nodes {
-            let Some(op) = &node.op else { continue };
-            let bind = |s: &Slot| (run.view(*s), self.ty(*s));
-            let inputs: Vec<(RawView, &TensorType)> = node.inputs.iter().map(bind).collect();
-            let outputs: Vec<(RawView, &TensorType)> = node.outputs.iter().map(bind).collect();
-            let start = Instant::now();
-            // SAFETY: nodes run one after another, and the plan keeps every other live slot out of
-            // the ranges that this node writes.
-            op.run(&unsafe { Io::new(&inputs, &outputs) });
-            *run.by_op.entry(op.name()).or_default() += start.elapsed();
-        }
+        // On a thread of the pool: from outside, every op would be handed over and waited for asleep.
+        rayon::scope(|_| self.nodes.iter().for_each(|node| run.node(node)));
         Ok(run)
     }
 }
@@ -108,6 +99,18 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn node(&mut self, node: &Node) {
+        let Some(op) = &node.op else { return };
+        let bind = |s: &Slot| (self.view(*s), self.tape.ty(*s));
+        let inputs: Vec<(RawView, &TensorType)> = node.inputs.iter().map(bind).collect();
+        let outputs: Vec<(RawView, &TensorType)> = node.outputs.iter().map(bind).collect();
+        let start = Instant::now();
+        // SAFETY: nodes run one after another, and the plan keeps every other live slot out of the
+        // ranges that this node writes.
+        op.run(&unsafe { Io::new(&inputs, &outputs) });
+        *self.by_op.entry(op.name()).or_default() += start.elapsed();
+    }
+
     fn view(&self, s: Slot) -> RawView {
         let ty = self.tape.ty(s);
         let root = self.tape.root(s);

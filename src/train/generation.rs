@@ -1,19 +1,21 @@
-//! From prompts to scored completions: rollout, text, rewards. Shared by training and evaluation;
-//! updates nothing.
+//! From prompts to scored completions: rollout, text, rewards. A group is scored as soon as it is
+//! finished, while the engine goes on with the others; what comes out does not depend on when. Shared
+//! by training and evaluation; updates nothing.
 
 use crate::base::Result;
 use crate::io::dataset::{Part, Row};
-use crate::io::text::tokenizer::Tokenizer;
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::SamplingSettings as Draw;
 use crate::reward::{RewardSet, RewardSettings as RewardOptions, Sample, Scores};
+use crate::rollout::engine::GroupDone;
 use crate::rollout::scheduler::Counts;
 use crate::rollout::{Completion, Engine, EngineSettings, Generated, Request, head_settings};
 use crate::train::settings::{RewardSettings, SamplingSettings};
 use crate::train::workspace::Workspace;
-use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Tokens at a completion's end that are searched for stop strings.
@@ -93,8 +95,10 @@ pub struct Scored {
     pub vision_images: u64,
     /// Seconds of rollout.
     pub rollout_seconds: f64,
-    /// Seconds of rewards.
+    /// Seconds of rewards, summed over the groups; most of them pass during the rollout.
     pub reward_seconds: f64,
+    /// Seconds from the end of the rollout to the last score.
+    pub wait_seconds: f64,
 }
 
 /// The user's last question as text, images left out.
@@ -120,7 +124,7 @@ pub struct Draws {
     pub vision_weights: VisionWeights,
 }
 
-/// Generates completions of each prompt.
+/// Generates completions of each prompt; `group_done` hears of each prompt that has all of its own.
 ///
 /// # Errors
 /// If a prompt or the memory does not allow it.
@@ -129,6 +133,7 @@ pub fn generate(
     settings: &RolloutSettings,
     prompts: &[Arc<Prompt>],
     draws: Draws,
+    group_done: Option<GroupDone>,
 ) -> Result<Generated> {
     let tokenizer = &w.encoder.chat.tokenizer;
     let check = |ids: &[u32]| {
@@ -149,39 +154,92 @@ pub fn generate(
     let engine = EngineSettings { step: draws.step, ..settings.engine.clone() };
     let mut engine = Engine::new(&w.model, &w.arena, &w.vision, engine);
     engine.vision_weights = draws.vision_weights;
+    engine.group_done = group_done;
     if !settings.stop.is_empty() {
         engine.stop = Some(&check);
     }
     engine.generate(&requests)
 }
 
-/// Texts of completions, special tokens removed.
-pub fn texts(tokenizer: &Tokenizer, completions: &[Vec<Completion>]) -> Vec<String> {
-    completions.iter().flatten().map(|c| tokenizer.decode(&c.ids, true)).collect()
+/// Groups that are scored at a time: a judge takes its time, and not that of a processor.
+const SCORERS: usize = 4;
+
+/// A finished group: its number, its completions.
+type Finished = (usize, Vec<Completion>);
+
+/// What scoring came to.
+#[derive(Debug, Default)]
+struct Judged {
+    texts: Vec<String>,
+    scores: Scores,
+    seconds: f64,
 }
 
-/// Scores completions, `rows[i]` being the row of prompt `i`.
-pub fn score(
-    rewards: &RewardSet,
-    rows: &[&Row],
-    completions: &[Vec<Completion>],
-    texts: &[String],
-) -> Scores {
-    let questions: Vec<String> = rows.iter().map(|r| question(r)).collect();
-    let owners =
-        completions.iter().enumerate().flat_map(|(i, group)| group.iter().map(move |c| (i, c)));
-    let samples: Vec<Sample> = owners
-        .zip(texts)
-        .map(|((i, c), text)| Sample {
+/// Scores the completions of one row.
+fn score_group(rewards: &RewardSet, row: &Row, group: &[Completion], texts: Vec<String>) -> Judged {
+    let start = Instant::now();
+    let question = question(row);
+    let samples: Vec<Sample> = group
+        .iter()
+        .zip(&texts)
+        .map(|(c, text)| Sample {
             completion: text,
             completion_ids: &c.ids,
-            prompt: &questions[i],
-            answer: &rows[i].answer,
-            columns: &rows[i].columns,
+            prompt: &question,
+            answer: &row.answer,
+            columns: &row.columns,
             truncated: c.truncated(),
         })
         .collect();
-    rewards.score_all(&samples)
+    let scores = rewards.score_all(&samples);
+    Judged { texts, scores, seconds: start.elapsed().as_secs_f64() }
+}
+
+/// Runs `work`, which announces the groups of `rows` as they are finished, and scores them
+/// meanwhile; returns what came of the work and of all groups, in their order.
+fn score_during<T>(
+    rewards: &RewardSet,
+    rows: &[&Row],
+    text: &(dyn Fn(&[u32]) -> String + Sync),
+    work: impl FnOnce(GroupDone) -> Result<T>,
+) -> Result<(T, Judged)> {
+    let (send, receive) = channel::<Finished>();
+    let receive = Mutex::new(receive);
+    let next = || receive.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+    let scorer = || {
+        let mut judged = Vec::new();
+        while let Ok((i, group)) = next() {
+            let texts = group.iter().map(|c| text(&c.ids)).collect();
+            judged.push((i, score_group(rewards, rows[i], &group, texts)));
+        }
+        judged
+    };
+    std::thread::scope(|scope| {
+        let scorers: Vec<_> = (0..SCORERS.min(rows.len())).map(|_| scope.spawn(scorer)).collect();
+        let announce = |i: usize, group: &[Completion]| {
+            // It fails only if all scorers have panicked, which joining them tells.
+            let _ = send.send((i, group.to_vec()));
+        };
+        let worked = work(&announce);
+        drop(send);
+        let mut parts: Vec<(usize, Judged)> = Vec::with_capacity(rows.len());
+        for scorer in scorers {
+            match scorer.join() {
+                Ok(some) => parts.extend(some),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        parts.sort_by_key(|(i, _)| *i);
+        let mut all = Judged::default();
+        let mut scores = Vec::with_capacity(parts.len());
+        for (_, part) in parts {
+            all.texts.extend(part.texts);
+            all.seconds += part.seconds;
+            scores.push(part.scores);
+        }
+        all.scores = Scores::joined(scores);
+        Ok((worked?, all))
+    })
 }
 
 /// Generates and scores.
@@ -197,20 +255,104 @@ pub fn generate_scored(
     draws: Draws,
 ) -> Result<Scored> {
     let start = Instant::now();
-    let Generated { completions, counts, vision_images, .. } =
-        generate(w, settings, prompts, draws)?;
-    let rollout_seconds = start.elapsed().as_secs_f64();
-    let start = Instant::now();
-    let texts = texts(&w.encoder.chat.tokenizer, &completions);
-    let scores = score(rewards, rows, &completions, &texts);
-    let reward_seconds = start.elapsed().as_secs_f64();
+    let text = |ids: &[u32]| w.encoder.chat.tokenizer.decode(ids, true);
+    let ((generated, rollout_seconds), judged) = score_during(rewards, rows, &text, |done| {
+        let generated = generate(w, settings, prompts, draws, Some(done))?;
+        Ok((generated, start.elapsed().as_secs_f64()))
+    })?;
     Ok(Scored {
-        completions,
-        texts,
-        scores,
-        counts,
-        vision_images,
+        completions: generated.completions,
+        texts: judged.texts,
+        scores: judged.scores,
+        counts: generated.counts,
+        vision_images: generated.vision_images,
         rollout_seconds,
-        reward_seconds,
+        reward_seconds: judged.seconds,
+        wait_seconds: start.elapsed().as_secs_f64() - rollout_seconds,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Error;
+    use crate::reward::Reward;
+    use crate::rollout::Finish;
+    use std::sync::mpsc::Sender;
+    use std::time::Duration;
+
+    /// Says that it was called; scores the first token, and fails on 7.
+    struct Announcing(Mutex<Sender<u32>>);
+
+    impl Reward for Announcing {
+        fn name(&self) -> &str {
+            "announcing"
+        }
+        fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>> {
+            let first = |s: &Sample| s.completion_ids[0];
+            self.0.lock().unwrap().send(first(&samples[0])).unwrap();
+            let one = |s: &Sample| match first(s) {
+                7 => Err(Error::data("seven")),
+                token => Ok(Some(f64::from(token))),
+            };
+            samples.iter().map(one).collect()
+        }
+    }
+
+    fn row() -> Row {
+        Row {
+            file: "rows.jsonl".into(),
+            row: 1,
+            id: "1".into(),
+            images: Vec::new(),
+            messages: Vec::new(),
+            answer: "red".into(),
+            columns: Default::default(),
+        }
+    }
+
+    fn group(tokens: [u32; 2]) -> Vec<Completion> {
+        let one = |t| Completion {
+            ids: vec![t],
+            logps: vec![0.0],
+            statistics: vec![[0.0; 2]],
+            finish: Finish::Eos,
+        };
+        tokens.map(one).into()
+    }
+
+    #[test]
+    fn groups_are_scored_while_others_are_not_finished_and_end_up_in_order() {
+        let (send, called) = channel();
+        let reward: Box<dyn Reward> = Box::new(Announcing(Mutex::new(send)));
+        let rewards = RewardSet::new(vec![reward], None).unwrap();
+        let row = row();
+        let text = |ids: &[u32]| ids[0].to_string();
+        let ((), judged) = score_during(&rewards, &[&row; 3], &text, |done| {
+            for (i, tokens) in [(2, [5, 6]), (0, [1, 7]), (1, [3, 4])] {
+                done(i, &group(tokens));
+                // The work goes on only after the reward has been called.
+                let first = called.recv_timeout(Duration::from_secs(60)).expect("scored meanwhile");
+                assert_eq!(first, tokens[0]);
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(judged.texts, ["1", "7", "3", "4", "5", "6"]);
+        let total = [Some(1.0), None, Some(3.0), Some(4.0), Some(5.0), Some(6.0)];
+        assert_eq!(judged.scores.total, total);
+        let failures: Vec<usize> = judged.scores.failures.iter().map(|f| f.sample).collect();
+        assert_eq!(failures, [1]);
+    }
+
+    #[test]
+    fn an_error_of_the_work_ends_the_scoring() {
+        let rewards =
+            reward_set(&RewardSettings { names: vec!["accuracy".into()], weights: vec![1.0] }, 16)
+                .unwrap();
+        let row = row();
+        let failed: Result<((), Judged)> =
+            score_during(&rewards, &[&row], &|_| String::new(), |_| Err(Error::data("no memory")));
+        assert!(failed.unwrap_err().one_line().contains("no memory"));
+    }
 }

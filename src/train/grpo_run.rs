@@ -146,6 +146,8 @@ struct Rollout {
     prompts: Vec<Arc<Prompt>>,
     /// Figures of the rollout, logged with the first update on it.
     metrics: Vec<(String, f64)>,
+    /// Seconds that it took, counted with the first update on it.
+    seconds: f64,
 }
 
 /// A run in progress.
@@ -194,7 +196,7 @@ impl<'a> GrpoRun<'a> {
         let Some(window) = self.state.window.take() else { return Ok(None) };
         let encode = |&r: &usize| self.workspace.encoder.encode_row(&self.rows[r]).map(Arc::new);
         let prompts = window.rows.iter().map(encode).collect::<Result<_>>()?;
-        Ok(Some(Rollout { window, prompts, metrics: Vec::new() }))
+        Ok(Some(Rollout { window, prompts, metrics: Vec::new(), seconds: 0.0 }))
     }
 
     /// Generates, scores and turns rewards into advantages.
@@ -247,7 +249,7 @@ impl<'a> GrpoRun<'a> {
             advantages: adv.values,
             used: 0,
         };
-        Ok(Rollout { window, prompts, metrics })
+        Ok(Rollout { window, prompts, metrics, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Figures of a rollout under TRL's names.
@@ -291,13 +293,14 @@ impl<'a> GrpoRun<'a> {
             ("perf/rollout_tokens_per_second", lengths.iter().sum::<f64>() / seconds),
             ("time/rollout", seconds),
             ("time/reward", scored.reward_seconds),
+            ("time/wait_for_rewards", scored.wait_seconds),
         ];
         out.extend(figures.map(|(n, v)| (n.to_string(), v)));
         out
     }
 
     /// Completions for the files and, now and then, a group for the report.
-    fn record(&self, rows: &[&Row], scored: &Scored, adv: &[f64], log: &mut RunLog) -> Result<()> {
+    fn record(&self, rows: &[&Row], scored: &Scored, adv: &[f64], log: &RunLog) -> Result<()> {
         let step = self.state.step + 1;
         let logging = &self.settings.logging;
         let names: Vec<String> = self.rewards.names().iter().map(|n| n.to_string()).collect();
@@ -307,10 +310,10 @@ impl<'a> GrpoRun<'a> {
         let generations = self.total.div_ceil(updates).max(1);
         let now = self.state.generations as usize;
         if (now - 1).is_multiple_of(generations.div_ceil(12)) || now == generations {
-            batch.sample_group(0, log.samples())?;
+            log.write(batch.sample_group(0))?;
         }
         if step.is_multiple_of(logging.steps) || step + updates > self.total {
-            batch.write_parquet(&self.settings.output.run_dir)?;
+            log.write(batch.completions(&self.settings.output.run_dir))?;
             for line in batch.printed(logging.print_completions) {
                 log.say(&line)?;
             }
@@ -362,8 +365,7 @@ impl<'a> GrpoRun<'a> {
             ("grad_norm".into(), norm),
             ("learning_rate".into(), rate),
         ];
-        let rolled: f64 =
-            rollout.metrics.iter().filter(|(n, _)| n.starts_with("time/")).map(|(_, v)| v).sum();
+        let rolled = std::mem::take(&mut rollout.seconds);
         values.append(&mut rollout.metrics);
         values.extend(sum.token_metrics(&self.loss, &counted));
         if first_pass {
@@ -390,6 +392,7 @@ impl<'a> GrpoRun<'a> {
             let unfinished = rollout.window.used < updates_per_generation(s);
             self.state.window = unfinished.then(|| rollout.window.clone());
             let (keep, dir) = (s.output.save_total_limit, &s.output.run_dir);
+            log.flush()?;
             checkpoint::save(dir, &w.model, &w.arena, &self.state, &log.history, self.total, keep)?;
             self.state.window = None;
         }

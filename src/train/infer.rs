@@ -5,7 +5,7 @@ use crate::base::{Error, Result};
 use crate::io::dataset::{Message, Part};
 use crate::io::image::{self, Alpha, Image};
 use crate::rollout::{Completion, Finish};
-use crate::train::generation::{Draws, generate, rollout_settings, texts};
+use crate::train::generation::{Draws, generate, rollout_settings};
 use crate::train::settings::{ChatSettings, InferSettings};
 use crate::train::workspace::{Prepared, read_messages, training_of};
 use serde_json::json;
@@ -49,14 +49,13 @@ pub fn infer(s: &InferSettings) -> Result<Vec<Answer>> {
     let w = prepared.open(&s.model, &s.machine, &training, s.seed)?;
     let prompt = Arc::new(w.encoder.encode(&messages, &images, true)?);
     let draws = Draws { per_prompt: s.num_samples, ..Draws::default() };
-    let made = generate(&w, &rollout_settings(&w, &s.sampling, s.seed), &[prompt], draws)?;
-    let texts = texts(&w.encoder.chat.tokenizer, &made.completions);
-    let completions = made.completions.into_iter().flatten();
-    let answers: Vec<Answer> = texts
-        .into_iter()
-        .zip(completions)
-        .map(|(text, completion)| Answer { text, completion })
-        .collect();
+    let made = generate(&w, &rollout_settings(&w, &s.sampling, s.seed), &[prompt], draws, None)?;
+    let tokenizer = &w.encoder.chat.tokenizer;
+    let answer = |completion: Completion| Answer {
+        text: tokenizer.decode(&completion.ids, true),
+        completion,
+    };
+    let answers: Vec<Answer> = made.completions.into_iter().flatten().map(answer).collect();
     if let Some(out) = &s.out {
         write(out, &answers)?;
     }

@@ -1,14 +1,11 @@
 //! What is kept of a batch of completions: a parquet file with TRL's columns, groups with their
-//! images for the report, and lines for the console.
+//! images for the report, and lines for the console. Nothing is written here.
 
-use crate::base::Result;
-use crate::io::completions::{
-    CompletionRecord, PromptMessage, PromptPart, completions_path, write,
-};
+use crate::io::completions::{CompletionRecord, PromptMessage, PromptPart, completions_path};
 use crate::io::dataset::{Part, Row};
-use crate::io::image;
 use crate::train::generation::{Scored, question};
-use crate::train::report::{SampleCompletion, SampleGroup, SampleLog};
+use crate::train::report::{SampleCompletion, SampleGroup};
+use crate::train::writer::Entry;
 use std::path::Path;
 
 /// A scored batch and where it belongs.
@@ -34,33 +31,26 @@ impl Recorded<'_> {
         self.scored.scores.per_reward.iter().map(|column| column[i]).collect()
     }
 
-    /// Writes all completions as `completions/completions_<step>.parquet`.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write_parquet(&self, run_dir: &Path) -> Result<()> {
+    /// All completions, for `completions/completions_<step>.parquet`.
+    pub fn completions(&self, run_dir: &Path) -> Entry {
         let n = self.group_size();
-        let records: Vec<CompletionRecord> = self
-            .scored
-            .texts
-            .iter()
-            .enumerate()
-            .map(|(i, text)| CompletionRecord {
-                step: self.step as i64,
-                prompt: prompt_messages(self.rows[i / n]),
-                completion: text.clone(),
-                rewards: self.scores_of(i),
-                advantage: self.advantages[i],
-            })
-            .collect();
-        write(completions_path(run_dir, self.step as u64), self.rewards, &records)
+        let texts = self.scored.texts.iter().enumerate();
+        let record = |(i, text): (usize, &String)| CompletionRecord {
+            step: self.step as i64,
+            prompt: prompt_messages(self.rows[i / n]),
+            completion: text.clone(),
+            rewards: self.scores_of(i),
+            advantage: self.advantages[i],
+        };
+        Entry::Completions {
+            path: completions_path(run_dir, self.step as u64),
+            rewards: self.rewards.to_vec(),
+            records: texts.map(record).collect(),
+        }
     }
 
-    /// Keeps group number `prompt` for the report.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn sample_group(&self, prompt: usize, log: &SampleLog) -> Result<()> {
+    /// Group number `prompt`, for the report.
+    pub fn sample_group(&self, prompt: usize) -> Entry {
         let n = self.group_size();
         let row = self.rows[prompt];
         let completions = (prompt * n..(prompt + 1) * n)
@@ -72,18 +62,14 @@ impl Recorded<'_> {
                 tokens: self.scored.completions[prompt][i % n].ids.len(),
             })
             .collect();
-        let images_png = row
-            .images
-            .iter()
-            .map(|path| image::encode_png(&image::open(path)?))
-            .collect::<Result<_>>()?;
-        log.append(&SampleGroup {
+        let group = SampleGroup {
             step: self.step as u64,
             prompt: question(row),
             answer: row.answer.clone(),
-            images_png,
+            images_png: Vec::new(),
             completions,
-        })
+        };
+        Entry::Sample(group, row.images.clone())
     }
 
     /// Lines to print: the first `count` completions (all if `None`).

@@ -1,5 +1,6 @@
 //! The run's folder and everything that is written into it while it goes: resolved options, metrics
-//! averaged over the logging interval, samples for the report, the report itself.
+//! averaged over the logging interval, samples for the report, the report itself. What comes every few
+//! steps is written by a thread of its own ([`Writer`]); a failure of it is told at the next step.
 
 use crate::base::{Error, Result};
 use crate::io::atomic;
@@ -9,6 +10,7 @@ use crate::train::report::{SampleLog, write_report};
 use crate::train::settings::{LoggingSettings, OutputSettings, Resume};
 use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSink, read_metrics};
 use crate::train::sinks::{MetricRow, Sink, Sinks};
+use crate::train::writer::{Entry, Targets, Writer};
 use std::path::{Path, PathBuf};
 
 /// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing:
@@ -92,9 +94,7 @@ fn remove_run(dir: &Path) -> Result<()> {
 /// Where metrics go.
 pub struct RunLog {
     dir: PathBuf,
-    sinks: Sinks,
-    console: ConsoleSink,
-    samples: SampleLog,
+    writer: Writer,
     interval: usize,
     pending: Vec<(String, Vec<f64>)>,
     /// Every row logged so far, former sessions of the run included.
@@ -145,11 +145,10 @@ impl RunLog {
             sink.settings(&settings)?;
             sinks.push(Box::new(sink));
         }
+        let console = ConsoleSink::new(ConsoleOptions::detect(total_steps as u64, logging.quiet));
         Ok(RunLog {
             dir: dir.to_path_buf(),
-            sinks: Sinks(sinks),
-            console: ConsoleSink::new(ConsoleOptions::detect(total_steps as u64, logging.quiet)),
-            samples,
+            writer: Writer::start(Targets { sinks: Sinks(sinks), console, samples })?,
             interval: logging.steps,
             pending: Vec::new(),
             history,
@@ -159,9 +158,25 @@ impl RunLog {
     /// Prints a line to the person who watches.
     ///
     /// # Errors
-    /// If the console is gone.
-    pub fn say(&mut self, text: &str) -> Result<()> {
-        self.console.message(text)
+    /// If the console is gone, or something before could not be written.
+    pub fn say(&self, text: &str) -> Result<()> {
+        self.write(Entry::Line(text.into()))
+    }
+
+    /// Has something written.
+    ///
+    /// # Errors
+    /// If something before could not be written.
+    pub fn write(&self, entry: Entry) -> Result<()> {
+        self.writer.write(entry)
+    }
+
+    /// Returns when everything so far is written: before a checkpoint, which promises it.
+    ///
+    /// # Errors
+    /// If something could not be written.
+    pub fn flush(&self) -> Result<()> {
+        self.writer.flush()
     }
 
     /// Takes the figures of one optimizer step; logs their means at the interval's end, or `last`.
@@ -197,24 +212,19 @@ impl RunLog {
     /// # Errors
     /// If a file cannot be written.
     pub fn log(&mut self, row: MetricRow) -> Result<()> {
-        self.sinks.log(&row)?;
-        self.console.log(&row)?;
+        self.writer.write(Entry::Row(row.clone()))?;
         self.history.push(row);
         Ok(())
-    }
-
-    /// Where samples for the report go.
-    pub fn samples(&self) -> &SampleLog {
-        &self.samples
     }
 
     /// Closes the sinks and writes the report.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn finish(mut self) -> Result<Option<PathBuf>> {
-        self.sinks.close()?;
-        self.console.close()?;
+    pub fn finish(self) -> Result<Option<PathBuf>> {
+        let mut written = self.writer.finish()?;
+        written.sinks.close()?;
+        written.console.close()?;
         if !self.dir.join("metrics.jsonl").is_file() {
             return Ok(None);
         }

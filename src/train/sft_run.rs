@@ -122,6 +122,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             let stop = interrupt::asked() && !last;
             if due || last || stop {
                 let keep = s.output.save_total_limit;
+                log.flush()?;
                 checkpoint::save(dir, &w.model, &w.arena, &state, &log.history, total, keep)?;
             }
             if stop {

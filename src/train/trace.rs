@@ -78,6 +78,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         positions: prompt.positions.clone(),
         segments: Arc::new(vec![Segment { queries: all, keys: vec![all], causal: true }]),
         cache: None,
+        read: None,
     };
     let hidden = text(&mut net, config, &input)?;
     let weights = head(&mut net, config)?;

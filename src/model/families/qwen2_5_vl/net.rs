@@ -30,6 +30,9 @@ pub struct TextInput {
     pub segments: Arc<Vec<Segment>>,
     /// Per layer the cache and, once, the cache row of each token.
     pub cache: Option<(Vec<LayerCache>, Vec<i32>)>,
+    /// Rows whose hidden state is read, ascending, each once; all rows if `None`. What the last layer
+    /// would do to the others after its attention is left out.
+    pub read: Option<Vec<i32>>,
 }
 
 /// Vision tower and merger: patches of all images (processor order) `[P, patch values]` to
@@ -98,7 +101,7 @@ fn whole((start, len): (usize, usize)) -> Segment {
     Segment { queries: span, keys: vec![span], causal: false }
 }
 
-/// Decoder: tokens to final hidden states `[T,H]`, after the last norm.
+/// Decoder: tokens to final hidden states `[T,H]` of the rows that are read, after the last norm.
 ///
 /// # Errors
 /// If the input does not fit the model.
@@ -129,7 +132,12 @@ pub fn text(net: &mut Net, cfg: &VlmConfig, input: &TextInput) -> Result<Slot> {
         let k = net.linear(h, &format!("{m}.self_attn.k_proj"))?;
         let v = net.linear(h, &format!("{m}.self_attn.v_proj"))?;
         let cache = input.cache.as_ref().zip(rows).map(|((layers, _), rows)| (layers[i], rows));
-        let a = net.attention([q, k, v], &shape, cache)?;
+        let mut a = net.attention([q, k, v], &shape, cache)?;
+        if let (Some(read), true) = (&input.read, i + 1 == t.num_layers) {
+            let read = net.tape.indices(read.clone());
+            a = net.tape.op(GatherRows, &[a, read])?;
+            x = net.tape.op(GatherRows, &[x, read])?;
+        }
         let a = net.linear(a, &format!("{m}.self_attn.o_proj"))?;
         x = net.add(x, a)?;
         let h = net.rms_norm(x, &format!("{m}.post_attention_layernorm"), t.rms_norm_eps)?;

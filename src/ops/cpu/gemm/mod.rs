@@ -416,15 +416,20 @@ impl<S: Element> Work<'_, '_, S> {
         let vectors = width.div_ceil(LANES);
         // SAFETY: inside the output by the contract.
         let corner = unsafe { out.c.add((first + start) * out.ldc + column) };
-        let mut copy = [0f32; MAX_MR * PANEL];
         let direct = O::DTYPE == DType::F32 && width == vectors * LANES;
-        let (c, ldc) =
-            if direct { (corner.cast::<f32>(), out.ldc) } else { (copy.as_mut_ptr(), PANEL) };
+        // Most tiles need no copy: none is zeroed for them.
+        let mut copy = if direct { None } else { Some([0f32; MAX_MR * PANEL]) };
         let place = (first + start, column);
-        if out.accumulate && !direct {
-            // SAFETY: the tile lies inside the output and is ours.
-            unsafe { out.load(place, (height, width), &mut copy, PANEL) };
-        }
+        let (c, ldc) = match &mut copy {
+            None => (corner.cast::<f32>(), out.ldc),
+            Some(copy) => {
+                if out.accumulate {
+                    // SAFETY: the tile lies inside the output and is ours.
+                    unsafe { out.load(place, (height, width), copy, PANEL) };
+                }
+                (copy.as_mut_ptr(), PANEL)
+            }
+        };
         let (mut a_at, mut b_at) = (start * self.steps, p * self.packed_steps() * PANEL);
         for (number, term) in self.terms.iter().enumerate() {
             let steps = S::steps(term.a.cols);
@@ -444,21 +449,20 @@ impl<S: Element> Work<'_, '_, S> {
             // hold `steps` steps of `height` rows and a panel; C is ours, or the copy.
             unsafe { kernels.get(vectors, height)(tile) };
         }
-        if direct {
-            for i in 0..height {
-                // SAFETY: `height` rows of `width` elements are in the output and ours.
-                let row = unsafe { std::slice::from_raw_parts_mut(c.add(i * ldc), width) };
-                match out.finish {
-                    Finish::Plain => break,
-                    Finish::Bias(bias) => {
-                        row.iter_mut().zip(&bias[column..]).for_each(|(x, b)| *x += b);
-                    }
-                    Finish::Scale(by) => row.iter_mut().for_each(|x| *x *= by),
-                }
-            }
-        } else {
+        if let Some(copy) = &copy {
             // SAFETY: as above.
-            unsafe { out.store(place, (height, width), &copy, PANEL) };
+            return unsafe { out.store(place, (height, width), copy, PANEL) };
+        }
+        for i in 0..height {
+            // SAFETY: `height` rows of `width` elements are in the output and ours.
+            let row = unsafe { std::slice::from_raw_parts_mut(c.add(i * ldc), width) };
+            match out.finish {
+                Finish::Plain => break,
+                Finish::Bias(bias) => {
+                    row.iter_mut().zip(&bias[column..]).for_each(|(x, b)| *x += b);
+                }
+                Finish::Scale(by) => row.iter_mut().for_each(|x| *x *= by),
+            }
         }
     }
 }

@@ -66,6 +66,8 @@ impl Element for f32 {
             // Lengths that the compiler knows: most rows are of a full tile or panel.
             match (width, padded) {
                 (12, 12) => return copy_rows::<12>(src, strides.1, dst),
+                (11, 11) => return copy_rows::<11>(src, strides.1, dst),
+                (10, 10) => return copy_rows::<10>(src, strides.1, dst),
                 (PANEL, PANEL) => return copy_rows::<PANEL>(src, strides.1, dst),
                 _ => {}
             }
@@ -111,6 +113,8 @@ impl Element for bf16 {
         if strides.0 == 1 {
             match (width, padded, k % 2) {
                 (12, 12, 0) => return pair_rows::<12>(src, strides.1, dst),
+                (11, 11, 0) => return pair_rows::<11>(src, strides.1, dst),
+                (10, 10, 0) => return pair_rows::<10>(src, strides.1, dst),
                 (PANEL, PANEL, 0) => return pair_rows::<PANEL>(src, strides.1, dst),
                 _ => {}
             }
@@ -185,7 +189,8 @@ fn pad<W: Pod>(dst: &mut [W], width: usize, padded: usize) {
 const STEPS_AT_A_TIME: usize = 64;
 
 /// Transposes series of words, `stride` elements of `src` apart, into `dst[step][padded]`, as far as
-/// whole blocks of four by four go. Returns the series and steps that are done.
+/// whole blocks of four by four go; the last block of series may overlap the one before. Returns the
+/// series and steps that are done.
 fn transpose<S: Pod, W: Pod>(
     src: &[S],
     stride: usize,
@@ -202,10 +207,10 @@ fn transpose<S: Pod, W: Pod>(
         unsafe { transpose16(rows, (series, steps / 16 * 16), padded, dst) };
         return (series, steps / 16 * 16);
     }
-    let (series, steps) = (series / 4 * 4, steps / 4 * 4);
+    let (series, steps) = (if series < 4 { 0 } else { series }, steps / 4 * 4);
     let bytes = stride * size_of::<S>();
     for t0 in (0..steps).step_by(STEPS_AT_A_TIME) {
-        for s in (0..series).step_by(4) {
+        for s in (0..series).step_by(4).map(|s| s.min(series - 4)) {
             for t in (t0..(t0 + STEPS_AT_A_TIME).min(steps)).step_by(4) {
                 // SAFETY: reads series `s..s+4`, steps `t..t+4`, which exist (`assert_inside` of
                 // the caller), and writes the same of `dst`.
