@@ -22,11 +22,10 @@ use super::simd::{Isa, vectorised};
 use crate::base::DType;
 use crate::ops::{Real, Stored};
 use bytemuck::{Pod, Zeroable};
-use pack::PANEL;
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
-use tiles::{LANES, MAX_MR, Tile};
+use tiles::{LANES, MAX_MR, PANEL, Tile};
 
 /// The right factor of a product, `[k, n]`.
 #[derive(Debug, Clone, Copy)]

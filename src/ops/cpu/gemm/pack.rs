@@ -3,15 +3,12 @@
 //! is paired with zero).
 
 use super::mat::Mat;
-use super::tiles::{Tiles, bf16_tiles, f32_tiles};
+use super::tiles::{PANEL, Tiles, bf16_tiles, f32_tiles};
 use crate::ops::Stored;
 use crate::ops::cpu::simd::Isa;
 use bytemuck::Pod;
 use half::bf16;
 use std::fmt::Debug;
-
-/// Columns of a panel of B.
-pub const PANEL: usize = 32;
 
 /// A type that matrices are multiplied in.
 pub trait Element: Stored {

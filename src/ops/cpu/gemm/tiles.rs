@@ -2,7 +2,6 @@
 //! adds its products to every element in ascending order of the inner index, as the module above
 //! says; it never splits or reorders a sum.
 
-use super::pack::PANEL;
 use crate::ops::cpu::simd::{Isa, has_bf16_dot};
 
 /// Arguments of one tile: some rows times one or two vectors of columns.
@@ -30,6 +29,8 @@ pub struct Tile<W> {
 /// pointers of the [`Tile`] are good for the extents it describes.
 pub type Kernel<W> = unsafe fn(Tile<W>);
 
+/// Columns of a panel of B.
+pub const PANEL: usize = 32;
 /// Most rows of any tile.
 pub const MAX_MR: usize = 12;
 /// Columns of one vector; a tile has one or two.
