@@ -310,7 +310,9 @@ impl<S: Element> Work<'_, '_, S> {
     fn round<O: Stored>(&self, rows: Range<usize>, out: Out<O>) {
         let tiles = TileRows::new(rows.len(), S::tiles(self.isa).mr);
         let panels = self.n.div_ceil(PANEL);
-        let slab = (SLAB_WORDS / (self.steps.max(1) * PANEL)).clamp(1, panels);
+        // Slabs of nearly equal size: a small last one would keep the threads waiting.
+        let most = (SLAB_WORDS / (self.steps.max(1) * PANEL)).clamp(1, panels);
+        let slab = panels.div_ceil(panels.div_ceil(most));
         let mut buffers = BUFFERS.take();
         let a = Shared::new(grown(&mut buffers.a, self.steps * rows.len()));
         for first in (0..panels).step_by(slab) {
