@@ -199,14 +199,8 @@ GRT_DEV uint32_t grt_pack_bf16(float low, float high) {
 }
 // Rounds a number as a slot of type S would, and widens it again.
 template <class S>
-GRT_DEV float grt_rounded(float x);
-template <>
-GRT_DEV float grt_rounded<float>(float x) {
-    return x;
-}
-template <>
-GRT_DEV float grt_rounded<grt_bf16>(float x) {
-    return grt_float((uint32_t)grt_round_bf16(x) << 16);
+GRT_DEV float grt_rounded(float x) {
+    return sizeof(S) == 2 ? grt_float((uint32_t)grt_round_bf16(x) << 16) : x;
 }
 
 // Vectors of 16 bytes: 4 singles or 8 bf16. The address must be a multiple of 16.
