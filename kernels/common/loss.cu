@@ -42,22 +42,25 @@ GRT_DEV float grpo_token(const GrpoLossArgs& a, int t, float& slope) {
 }
 
 #define LOSS_THREADS 512
+struct loss_sums {
+    double of[LOSS_THREADS];
+};
 
 // One block.
 GRT_KERNEL(grpo_loss_fwd_f32, GrpoLossArgs, LOSS_THREADS) {
-    GRT_SHARED(double, sums[LOSS_THREADS]);
+    GRT_SHARED(loss_sums, sums);
     double sum = 0;
     for (int t = grt_tid(); t < a.tokens; t += LOSS_THREADS) {
         float slope, loss = grpo_token(a, t, slope);
         sum = grt_fma64((double)grt_load(a.weight + t), (double)loss, sum);
     }
-    sums[grt_tid()] = sum;
+    sums.of[grt_tid()] = sum;
     grt_sync();
     for (int half = LOSS_THREADS / 2; half; half >>= 1) {
-        if (grt_tid() < half) sums[grt_tid()] += sums[grt_tid() + half];
+        if (grt_tid() < half) sums.of[grt_tid()] += sums.of[grt_tid() + half];
         grt_sync();
     }
-    if (grt_tid() == 0) grt_store(a.out, (float)sums[0]);
+    if (grt_tid() == 0) grt_store(a.out, (float)sums.of[0]);
 }
 
 // A thread per token.

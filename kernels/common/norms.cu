@@ -275,10 +275,15 @@ struct FoldRowsArgs {
 };
 static_assert(sizeof(FoldRowsArgs) == 48, "mirrored in src/ops/gpu/fold.rs");
 
+template <int COLS>
+struct fold_sums {
+    float of[FOLD_TEAMS][COLS];
+};
+
 template <class S>
 GRT_DEV void fold_rows(const FoldRowsArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    GRT_SHARED(float, sums[FOLD_TEAMS][FOLD_LANES * N]);
+    GRT_SHARED(fold_sums<FOLD_LANES * N>, sums);
     int lane = grt_tid() % FOLD_LANES, team = grt_tid() / FOLD_LANES;
     int first = grt_block_x() * FOLD_LANES * N, col = first + lane * N;
     int left = a.cols - col;
@@ -306,12 +311,12 @@ GRT_DEV void fold_rows(const FoldRowsArgs& a) {
                              : sum[i] + dy[k][i];
         }
     }
-    GRT_UNROLL for (int i = 0; i < N; i++) sums[team][lane * N + i] = sum[i];
+    GRT_UNROLL for (int i = 0; i < N; i++) sums.of[team][lane * N + i] = sum[i];
     grt_sync();
     int c = grt_tid();
     if (c >= FOLD_LANES * N || first + c >= a.cols) return;
     float total = 0;
-    GRT_UNROLL for (int i = 0; i < FOLD_TEAMS; i++) total += sums[i][c];
+    GRT_UNROLL for (int i = 0; i < FOLD_TEAMS; i++) total += sums.of[i][c];
     grt_store(a.part + (int64_t)grt_block_y() * a.cols + first + c, total);
 }
 GRT_KERNEL(fold_rows_f32, FoldRowsArgs, FOLD_THREADS) { fold_rows<float>(a); }
@@ -329,17 +334,17 @@ struct FoldChunksArgs {
 static_assert(sizeof(FoldChunksArgs) == 32, "mirrored in src/ops/gpu/fold.rs");
 
 GRT_KERNEL(fold_chunks, FoldChunksArgs, FOLD_THREADS) {
-    GRT_SHARED(float, sums[FOLD_TEAMS][FOLD_LANES]);
+    GRT_SHARED(fold_sums<FOLD_LANES>, sums);
     int lane = grt_tid() % FOLD_LANES, team = grt_tid() / FOLD_LANES;
     int col = grt_block_x() * FOLD_LANES + lane;
     float sum = 0;
     if (col < a.cols)
         for (int chunk = team; chunk < a.chunks; chunk += FOLD_TEAMS)
             sum += grt_load(a.part + (int64_t)chunk * a.cols + col);
-    sums[team][lane] = sum;
+    sums.of[team][lane] = sum;
     grt_sync();
     if (team != 0 || col >= a.cols) return;
     float total = 0;
-    GRT_UNROLL for (int i = 0; i < FOLD_TEAMS; i++) total += sums[i][lane];
+    GRT_UNROLL for (int i = 0; i < FOLD_TEAMS; i++) total += sums.of[i][lane];
     grt_store(a.out + col, a.add ? grt_load((const float*)a.out + col) + total : total);
 }

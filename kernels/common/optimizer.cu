@@ -8,15 +8,19 @@
 #define NORM_THREADS 256
 #define NORM_CHUNK 16384
 
+struct norm_sums {
+    double of[NORM_THREADS];
+};
+
 // The sum over the block's threads, in a tree over their numbers, in thread 0.
-GRT_DEV double norm_tree(double x, double* sums) {
-    sums[grt_tid()] = x;
+GRT_DEV double norm_tree(double x, norm_sums& sums) {
+    sums.of[grt_tid()] = x;
     grt_sync();
     for (int half = NORM_THREADS / 2; half; half >>= 1) {
-        if (grt_tid() < half) sums[grt_tid()] += sums[grt_tid() + half];
+        if (grt_tid() < half) sums.of[grt_tid()] += sums.of[grt_tid() + half];
         grt_sync();
     }
-    return sums[0];
+    return sums.of[0];
 }
 
 // sums[block] = the sum of squares of the block's chunk of x.
@@ -28,7 +32,7 @@ struct GradSquaresArgs {
 static_assert(sizeof(GradSquaresArgs) == 24, "mirrored in src/ops/grad_norm.rs");
 
 GRT_KERNEL(grad_squares_f32, GradSquaresArgs, NORM_THREADS) {
-    GRT_SHARED(double, tree[NORM_THREADS]);
+    GRT_SHARED(norm_sums, tree);
     int64_t start = (int64_t)grt_block_x() * NORM_CHUNK;
     double sum = 0;
     // Four loads under way at a time.
@@ -61,7 +65,7 @@ struct GradNormArgs {
 static_assert(sizeof(GradNormArgs) == 40, "mirrored in src/ops/grad_norm.rs");
 
 GRT_KERNEL(grad_norm_f32, GradNormArgs, NORM_THREADS) {
-    GRT_SHARED(double, tree[NORM_THREADS]);
+    GRT_SHARED(norm_sums, tree);
     double sum = 0;
     for (int i = grt_tid(); i < a.count; i += NORM_THREADS) sum += grt_load(a.sums + i);
     sum = norm_tree(sum, tree);

@@ -89,8 +89,12 @@ static_assert(sizeof(ScatterOrderArgs) == 32, "mirrored in src/ops/gpu/rows.rs")
 #define SCATTER_ENTRIES (256 / SCATTER_TEAM)
 #define SCATTER_TILE 2048
 
+struct scatter_tile {
+    int row[SCATTER_TILE];
+};
+
 GRT_KERNEL(scatter_order, ScatterOrderArgs, 256) {
-    GRT_SHARED(int, tile[SCATTER_TILE]);
+    GRT_SHARED(scatter_tile, tile);
     int place = grt_block_x() * SCATTER_ENTRIES + grt_tid() / SCATTER_TEAM;
     int mine = SCATTER_NONE;
     if (place < a.count) mine = scatter_row(grt_load(a.index + place), a.vision, a.rows);
@@ -100,11 +104,11 @@ GRT_KERNEL(scatter_order, ScatterOrderArgs, 256) {
             int row = SCATTER_NONE;
             if (start + i < a.count)
                 row = scatter_row(grt_load(a.index + start + i), a.vision, a.rows);
-            tile[i] = row;
+            tile.row[i] = row;
         }
         grt_sync();
         for (int i = grt_tid() % SCATTER_TEAM; i < SCATTER_TILE; i += SCATTER_TEAM)
-            before += tile[i] < mine || (tile[i] == mine && start + i < place);
+            before += tile.row[i] < mine || (tile.row[i] == mine && start + i < place);
         grt_sync();
     }
     GRT_UNROLL for (int m = SCATTER_TEAM / 2; m; m >>= 1) before += grt_shfl_xor(before, m);
