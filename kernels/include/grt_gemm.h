@@ -2,7 +2,7 @@
 // factors in global memory. grt_gemm does it for bf16 over the matrix units, grt_gemm_f32 for singles;
 // both have the same members, so a kernel (a plain product, the language-model head) is written once:
 //
-//     using G = grt_gemm<128, 128, 32, 128, 2, 2, 4, GRT_ALONG, GRT_ALONG>;
+//     using G = grt_gemm<128, 128, 32, 128, 2, 2, 4, GRT_ALONG, GRT_ALONG, true>;
 //     GRT_DYNAMIC_SHARED(raw);
 //     typename G::Shared& shared = *(typename G::Shared*)raw;
 //     G g;
@@ -12,6 +12,9 @@
 //     g.vectors(shared, f);   // f(row, col, float (&v)[G::VEC]) for runs of VEC columns, coalesced
 //
 // row and col count from the tile's corner. All threads of the block call multiply and vectors.
+// The last parameter, ALIGNED, asks that address, stride and row length of each factor (of both terms)
+// are multiples of 16 bytes; without it elements are copied one by one, for odd sizes.
+//
 // Rows and columns beyond the factors' `outer` are zero in the accumulators; nothing is read there.
 //
 // Order of sums: one chain per element, ascending in the inner index, 16 at a time for bf16 (what one
@@ -31,7 +34,6 @@ struct grt_factor {
     const S* data;
     int64_t stride; // elements between two rows in memory
     int outer;
-    int vec; // not 0: data, stride and the length of a row are multiples of 16 bytes
 };
 
 // A B over `depth` inner elements. Depth 0 adds nothing and reads nothing.
@@ -44,7 +46,7 @@ struct grt_term {
 
 template <class S>
 GRT_DEV grt_term<S> grt_no_term() {
-    return grt_term<S>{{nullptr, 0, 0, 0}, {nullptr, 0, 0, 0}, 0};
+    return grt_term<S>{{nullptr, 0, 0}, {nullptr, 0, 0}, 0};
 }
 
 GRT_DEV int grt_tiles(int size, int tile) { return (size + tile - 1) / tile; }
@@ -60,10 +62,12 @@ GRT_DEV void grt_tile_order(int id, int tiles_m, int tiles_n, int& m, int& n) {
     m = first + in_band - n * rows;
 }
 
-// How this thread brings its chunks of 8 bf16 of a factor's next tile into shared memory. The tile
-// has ROWS x COLS elements as they lie in memory.
-template <int ROWS, int COLS, int DEPTH, int THREADS, grt_lie LIE>
+// How this thread brings its chunks of 8 bf16 of a factor's next tile into shared memory, where the
+// tile lies as in global memory.
+template <int OUTER, int DEPTH, int THREADS, grt_lie LIE, bool ALIGNED>
 struct grt_tile_copy {
+    static constexpr int ROWS = LIE == GRT_ALONG ? OUTER : DEPTH;
+    static constexpr int COLS = LIE == GRT_ALONG ? DEPTH : OUTER;
     static constexpr int PER_ROW = COLS / 8;
     static constexpr int STEP = THREADS / PER_ROW;
     static constexpr int ROUNDS = (ROWS + STEP - 1) / STEP;
@@ -74,7 +78,6 @@ struct grt_tile_copy {
     int64_t stride;
     int rows_left; // rows of memory from this thread's first on, maybe none
     int cols_left;
-    bool vec;
     const grt_bf16* safe; // something that may be read
 
     GRT_DEV_MEMBER static int row() { return grt_tid() / PER_ROW; }
@@ -86,7 +89,6 @@ struct grt_tile_copy {
         stride = f.stride;
         at = f.data + r * stride + c;
         safe = f.data;
-        vec = f.vec != 0;
         rows_left = (LIE == GRT_ALONG ? f.outer : depth) - r;
         cols_left = (LIE == GRT_ALONG ? depth : f.outer) - c;
     }
@@ -107,54 +109,36 @@ struct grt_tile_copy {
     GRT_DEV_MEMBER static grt_u128* place(Tile& t, int round) {
         return (grt_u128*)t.ptr(row() + round * STEP, col());
     }
-    // A chunk at an address that is not a multiple of 16, or that ends within the row.
+    // A chunk that is not at a multiple of 16 bytes, or that ends within its row.
     GRT_DEV_MEMBER grt_u128 gather(int round) const {
-        grt_u128 x;
-        GRT_UNROLL for (int i = 0; i < 4; i++) {
-            uint32_t w = 0;
-            GRT_UNROLL for (int h = 0; h < 2; h++) {
-                const int c = 2 * i + h;
-                if (round * STEP < rows_left && c < cols_left) {
-                    w |= (grt_bits(grt_load(at + round * STEP * stride + c)) >> 16) << (16 * h);
-                }
-            }
-            x.w[i] = w;
+        const grt_bf16* from = at + round * STEP * stride;
+        grt_u128 x = {{0, 0, 0, 0}};
+        GRT_UNROLL for (int c = 0; c < 8; c++) {
+            if (round * STEP < rows_left && c < cols_left)
+                x.w[c / 2] |= (grt_bits(grt_load(from + c)) >> 16) << (c % 2 * 16);
         }
         return x;
     }
-    // Copies in the background if the factor allows it.
+    // Copies in the background where it can.
     GRT_DEV_MEMBER void copy(Tile& t) const {
-        if (vec) {
-            GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
-                if (exists(i)) grt_async_copy16(place(t, i), at + i * STEP * stride, valid(i));
-            }
-        } else {
-            GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
-                if (exists(i)) *place(t, i) = gather(i);
-            }
+        GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
+            if (!exists(i)) continue;
+            if (ALIGNED) grt_async_copy16(place(t, i), at + i * STEP * stride, valid(i));
+            else *place(t, i) = gather(i);
         }
     }
-    // The same in two halves, for hardware without copies in the background.
+    // The same in two halves, for hardware without copies in the background: nothing waits for the
+    // loads before `put`.
     GRT_DEV_MEMBER void fetch(grt_u128 (&x)[ROUNDS]) const {
-        if (vec) {
-            GRT_UNROLL for (int i = 0; i < ROUNDS; i++)
-                x[i] = grt_load16(valid(i) ? at + i * STEP * stride : safe);
-        } else {
-            GRT_UNROLL for (int i = 0; i < ROUNDS; i++) x[i] = gather(i);
-        }
+        GRT_UNROLL for (int i = 0; i < ROUNDS; i++)
+            x[i] = ALIGNED ? grt_load16(valid(i) ? at + i * STEP * stride : safe) : gather(i);
     }
-    // `x` was fetched before `advance`: the caller says what was valid then.
-    GRT_DEV_MEMBER static void put(Tile& t, const grt_u128 (&x)[ROUNDS], uint32_t valid) {
+    GRT_DEV_MEMBER void put(Tile& t, const grt_u128 (&x)[ROUNDS]) const {
         GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
             grt_u128 y = x[i];
-            GRT_UNROLL for (int w = 0; w < 4; w++) y.w[w] = (valid >> i & 1u) ? y.w[w] : 0u;
+            GRT_UNROLL for (int w = 0; w < 4; w++) y.w[w] = valid(i) ? y.w[w] : 0u;
             if (exists(i)) *place(t, i) = y;
         }
-    }
-    GRT_DEV_MEMBER uint32_t mask() const {
-        uint32_t m = 0;
-        GRT_UNROLL for (int i = 0; i < ROUNDS; i++) m |= (uint32_t)(!vec || valid(i)) << i;
-        return m;
     }
 };
 
@@ -172,7 +156,8 @@ struct grt_wave_grid {
 
 // BM x BN x BK: the tile and how deep a step is. THREADS of the block, W_M x W_N waves of 32 among
 // them, RING steps in shared memory (two where copies go through registers), and how the factors lie.
-template <int BM_, int BN_, int BK_, int THREADS_, int W_M, int W_N, int RING, grt_lie LA, grt_lie LB>
+template <int BM_, int BN_, int BK_, int THREADS_, int W_M, int W_N, int RING, grt_lie LA, grt_lie LB,
+          bool ALIGNED>
 struct grt_gemm {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = THREADS_, VEC = 8;
     using Type = grt_bf16;
@@ -187,8 +172,8 @@ struct grt_gemm {
 #else
     static constexpr int STAGES = 2;
 #endif
-    using CopyA = grt_tile_copy<(LA == GRT_ALONG ? BM : BK), (LA == GRT_ALONG ? BK : BM), BK, THREADS, LA>;
-    using CopyB = grt_tile_copy<(LB == GRT_ALONG ? BN : BK), (LB == GRT_ALONG ? BK : BN), BK, THREADS, LB>;
+    using CopyA = grt_tile_copy<BM, BK, THREADS, LA, ALIGNED>;
+    using CopyB = grt_tile_copy<BN, BK, THREADS, LB, ALIGNED>;
     struct Ring {
         typename CopyA::Tile a[STAGES];
         typename CopyB::Tile b[STAGES];
@@ -296,19 +281,9 @@ struct grt_gemm {
         // Registers hold the next step while this one is multiplied.
         grt_u128 next_a[CopyA::ROUNDS], next_b[CopyB::ROUNDS];
         for (int t = 0; t <= tiles; t++) {
-            uint32_t mask_a = 0, mask_b = 0;
             if (t < tiles) {
                 copy_a.fetch(next_a);
                 copy_b.fetch(next_b);
-                mask_a = copy_a.mask();
-                mask_b = copy_b.mask();
-                if (t + 1 == tiles_first) {
-                    copy_a.begin(second.a, m0, second.depth);
-                    copy_b.begin(second.b, n0, second.depth);
-                } else {
-                    copy_a.advance();
-                    copy_b.advance();
-                }
             }
             if (t > 0 && works()) {
                 GRT_UNROLL for (int k = 0; k < KT; k++) {
@@ -318,8 +293,15 @@ struct grt_gemm {
                 }
             }
             if (t < tiles) {
-                CopyA::put(ring.a[t & 1], next_a, mask_a);
-                CopyB::put(ring.b[t & 1], next_b, mask_b);
+                copy_a.put(ring.a[t & 1], next_a);
+                copy_b.put(ring.b[t & 1], next_b);
+                if (t + 1 == tiles_first) {
+                    copy_a.begin(second.a, m0, second.depth);
+                    copy_b.begin(second.b, n0, second.depth);
+                } else {
+                    copy_a.advance();
+                    copy_b.advance();
+                }
             }
             grt_sync();
         }
@@ -364,7 +346,7 @@ struct grt_gemm {
 
 // How this thread brings its runs of 4 singles of a factor's next tile into shared memory, where the
 // tile lies as [k][outer].
-template <int OUTER, int BK, int THREADS, grt_lie LIE>
+template <int OUTER, int BK, int THREADS, grt_lie LIE, bool ALIGNED>
 struct grt_run_copy {
     static constexpr int PER_ROW = (LIE == GRT_ALONG ? BK : OUTER) / 4;
     static constexpr int ROUNDS = OUTER * BK / 4 / THREADS;
@@ -376,7 +358,6 @@ struct grt_run_copy {
     int64_t stride;
     int rows_left;
     int cols_left;
-    bool vec;
 
     GRT_DEV_MEMBER static int row() { return grt_tid() / PER_ROW; }
     GRT_DEV_MEMBER static int col() { return grt_tid() % PER_ROW * 4; }
@@ -386,7 +367,6 @@ struct grt_run_copy {
         const int c = col() + (LIE == GRT_ALONG ? 0 : first);
         stride = f.stride;
         at = f.data + r * stride + c;
-        vec = f.vec != 0;
         rows_left = (LIE == GRT_ALONG ? f.outer : depth) - r;
         cols_left = (LIE == GRT_ALONG ? depth : f.outer) - c;
     }
@@ -395,7 +375,7 @@ struct grt_run_copy {
             GRT_UNROLL for (int c = 0; c < 4; c++) x[i][c] = 0;
             if (i * STEP >= rows_left) continue;
             const float* p = at + i * STEP * stride;
-            if (vec) {
+            if (ALIGNED) {
                 if (cols_left > 0) grt_load_vec(p, x[i]);
             } else {
                 GRT_UNROLL for (int c = 0; c < 4; c++)
@@ -425,13 +405,13 @@ struct grt_run_copy {
 
 // The same for singles, without matrix units. A thread holds RM x RN squares of 4 x 4 elements, spread
 // evenly over the tile.
-template <int BM_, int BN_, int BK_, int RM, int RN, grt_lie LA, grt_lie LB>
+template <int BM_, int BN_, int BK_, int RM, int RN, grt_lie LA, grt_lie LB, bool ALIGNED>
 struct grt_gemm_f32 {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, VEC = 4;
     static constexpr int THREADS = BM / (4 * RM) * (BN / (4 * RN));
     using Type = float;
-    using CopyA = grt_run_copy<BM, BK, THREADS, LA>;
-    using CopyB = grt_run_copy<BN, BK, THREADS, LB>;
+    using CopyA = grt_run_copy<BM, BK, THREADS, LA, ALIGNED>;
+    using CopyB = grt_run_copy<BN, BK, THREADS, LB, ALIGNED>;
     struct Shared {
         alignas(16) float a[2][BK * CopyA::STRIDE];
         alignas(16) float b[2][BK * CopyB::STRIDE];
