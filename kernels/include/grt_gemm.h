@@ -24,6 +24,15 @@
 #pragma once
 #include "grt_mma.h"
 
+// Loops that must not become long code, as the compilers would have it.
+#if defined(GRT_EMU)
+#define GRT_KEEP_LOOP
+#define GRT_UNROLL_4
+#else
+#define GRT_KEEP_LOOP _Pragma("unroll 1")
+#define GRT_UNROLL_4 _Pragma("unroll 4")
+#endif
+
 // How a factor lies in memory: the inner index k along its rows (A as [m][k], weights B as [n][k]) or
 // across them (A as [k][m], B as [k][n]).
 enum grt_lie { GRT_ALONG, GRT_ACROSS };
@@ -331,7 +340,8 @@ struct grt_gemm {
                     out[grt_acc_row(e) * OUT_STRIDE + 16 * j + grt_acc_col(e)] = acc[i][j].v[e];
             grt_sync_wave();
             constexpr int RUNS = WAVE_N / 8;
-            GRT_UNROLL for (int n = 0; n < 16 * RUNS; n += GRT_WAVE) {
+            // One copy of f's code for each i is enough.
+            GRT_KEEP_LOOP for (int n = 0; n < 16 * RUNS; n += GRT_WAVE) {
                 const int run = n + grt_lane();
                 if (16 * RUNS % GRT_WAVE != 0 && run >= 16 * RUNS) break;
                 const int row = run / RUNS, col = run % RUNS * 8;
@@ -430,7 +440,7 @@ struct grt_gemm_f32 {
             GRT_UNROLL for (int j = 0; j < 4 * RN; j++) acc[i][j] = 0;
     }
     GRT_DEV_MEMBER void step(const float* a, const float* b) {
-        GRT_UNROLL for (int k = 0; k < BK; k++) {
+        GRT_UNROLL_4 for (int k = 0; k < BK; k++) {
             float x[4 * RM], y[4 * RN];
             GRT_UNROLL for (int i = 0; i < 4 * RM; i++) x[i] = a[k * CopyA::STRIDE + tile_row(i)];
             GRT_UNROLL for (int j = 0; j < 4 * RN; j++) y[j] = b[k * CopyB::STRIDE + tile_col(j)];
