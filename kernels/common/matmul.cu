@@ -242,7 +242,8 @@ static_assert(sizeof(ColumnSumArgs) == 24, "mirrored in src/ops/gpu/matmul.rs");
 template <class S>
 GRT_DEV void column_sum(const ColumnSumArgs& a) {
     constexpr int COLS = 32, VEC = grt_vec<S>::N, RUNS = COLS / VEC, LANES = 256 / RUNS;
-    GRT_SHARED(float, part[LANES][COLS + 1]);
+    using Parts = float[LANES][COLS + 1];
+    GRT_SHARED(Parts, part);
     const int run = grt_tid() % RUNS, lane = grt_tid() / RUNS;
     const int col = grt_block_x() * COLS + run * VEC;
     const S* dy = (const S*)a.dy + col;

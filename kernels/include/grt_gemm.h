@@ -289,29 +289,36 @@ struct grt_gemm {
 #else
         // Registers hold the next step while this one is multiplied.
         grt_u128 next_a[CopyA::ROUNDS], next_b[CopyB::ROUNDS];
-        for (int t = 0; t <= tiles; t++) {
-            if (t < tiles) {
-                copy_a.fetch(next_a);
-                copy_b.fetch(next_b);
+        auto fetch = [&]() {
+            copy_a.fetch(next_a);
+            copy_b.fetch(next_b);
+        };
+        auto put = [&](int t) {
+            copy_a.put(ring.a[t & 1], next_a);
+            copy_b.put(ring.b[t & 1], next_b);
+            if (t + 1 == tiles_first) {
+                copy_a.begin(second.a, m0, second.depth);
+                copy_b.begin(second.b, n0, second.depth);
+            } else {
+                copy_a.advance();
+                copy_b.advance();
             }
-            if (t > 0 && works()) {
+        };
+        if (tiles > 0) {
+            fetch();
+            put(0);
+        }
+        grt_sync();
+        for (int t = 0; t < tiles; t++) {
+            if (t + 1 < tiles) fetch();
+            if (works()) {
                 GRT_UNROLL for (int k = 0; k < KT; k++) {
                     Fragments f;
-                    load(f, ring, (t - 1) & 1, k);
+                    load(f, ring, t & 1, k);
                     step(f);
                 }
             }
-            if (t < tiles) {
-                copy_a.put(ring.a[t & 1], next_a);
-                copy_b.put(ring.b[t & 1], next_b);
-                if (t + 1 == tiles_first) {
-                    copy_a.begin(second.a, m0, second.depth);
-                    copy_b.begin(second.b, n0, second.depth);
-                } else {
-                    copy_a.advance();
-                    copy_b.advance();
-                }
-            }
+            if (t + 1 < tiles) put(t + 1);
             grt_sync();
         }
 #endif
