@@ -133,3 +133,17 @@ GRT_DEV float grt_erf(float x) {
 
 // Logistic function 1 / (1 + e^-x).
 GRT_DEV float grt_sigmoid(float x) { return 1.0f / (1.0f + grt_exp(-x)); }
+
+// Square root of a double that is 0, between 1e-95 and 1e95, or not finite, to a unit in the last
+// place or two: Newton's iteration for its reciprocal, from the square root of a single.
+GRT_DEV double grt_sqrt64(double x) {
+    if (!(x < 1e300) || x == 0.0) return x;
+    // Into the range of singles, by an even power of two, and back by half of it.
+    double to = 1.0, back = 1.0;
+    if (x < 1e-30) to = 1.6069380442589903e60, back = 7.888609052210118e-31;
+    if (x > 1e30) to = 6.223015277861142e-61, back = 1.2676506002282294e30;
+    double s = x * to;
+    double y = (double)(1.0f / grt_sqrt((float)s));
+    GRT_UNROLL for (int i = 0; i < 2; i++) y = grt_fma64(0.5 * y, grt_fma64(-s * y, y, 1.0), y);
+    return s * y * back;
+}
