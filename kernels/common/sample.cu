@@ -101,12 +101,12 @@ GRT_DEV void sample_penalise(const SampleArgs& a, int row, int tile, float* z) {
 }
 
 // Statistics of the tile in shared memory, in every thread, of which there are 64.
-GRT_DEV grt_lse sample_tile_lse(const float* z, grt_lse* strips) {
+GRT_DEV grt_lse sample_tile_lse(const float* z, int num_strips, grt_lse* strips) {
     int strip = grt_tid() / GRT_STRIP_LANES;
     grt_lse s = grt_lse_strip(z + strip * GRT_VOCAB_STRIP);
     if (grt_tid() % GRT_STRIP_LANES == 0) strips[strip] = s;
     grt_sync();
-    s = grt_lse_combine(GRT_STRIPS, [&](int i) { return strips[i]; });
+    s = grt_lse_combine(num_strips, [&](int i) { return strips[i]; });
     grt_sync();
     return s;
 }
@@ -133,13 +133,13 @@ struct SampleTileShared {
 template <class S>
 GRT_DEV void sample_tiles(const SampleArgs& a) {
     GRT_SHARED(SampleTileShared, s);
-    int tile = grt_block_x(), row = grt_block_y();
+    int tile = grt_block_x(), row = grt_block_y(), strips = grt_strips(a.vocab, tile);
     sample_load_tile<S>(a, row, tile, s.z);
-    grt_lse all = sample_tile_lse(s.z, s.strips);
+    grt_lse all = sample_tile_lse(s.z, strips, s.strips);
     grt_lse choice = all;
     if (a.penalty != 1.0f) {
         sample_penalise(a, row, tile, s.z);
-        choice = sample_tile_lse(s.z, s.strips);
+        choice = sample_tile_lse(s.z, strips, s.strips);
     }
     int at = GRT_VOCAB_TILE;
     if (a.greedy) {

@@ -11,6 +11,11 @@
 #define GRT_VOCAB_TILE 1024
 #define GRT_VOCAB_STRIP 128
 #define GRT_STRIPS (GRT_VOCAB_TILE / GRT_VOCAB_STRIP)
+// Strips of a tile that are within the vocabulary, whole or in part.
+GRT_DEV int grt_strips(int vocab, int tile) {
+    int n = (vocab - tile * GRT_VOCAB_TILE + GRT_VOCAB_STRIP - 1) / GRT_VOCAB_STRIP;
+    return n < GRT_STRIPS ? n : GRT_STRIPS;
+}
 // Lanes that walk a strip.
 #define GRT_STRIP_LANES 8
 // What a forbidden token's logit becomes, and what lies beyond the vocabulary: its weight is 0.
