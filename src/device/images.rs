@@ -33,13 +33,13 @@ struct Aligned<const N: usize>([u8; N]);
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The image of `module` for a device whose architecture is `arch` (`sm_90`, `gfx942`; feature
+/// The bytes of the image of `module` for a device whose architecture is `arch` (`sm_90`, `gfx942`; feature
 /// suffixes as in `gfx942:sramecc+` are ignored): the one made for exactly it, else the fatbin.
 ///
 /// # Errors
 /// A device error that lists what is embedded, and how to rebuild with what is missing.
-pub fn image(vendor: Vendor, arch: &str, module: &str) -> Result<&'static Image> {
-    choose(IMAGES, COMPILERS, vendor, arch, module)
+pub fn find(vendor: Vendor, arch: &str, module: &str) -> Result<&'static [u8]> {
+    choose(IMAGES, COMPILERS, vendor, arch, module).map(|i| i.bytes)
 }
 
 fn choose<'a>(

@@ -253,7 +253,7 @@ impl<'a> Engine<'a> {
     }
 
     fn tape(&self) -> Tape {
-        Tape::new(self.model.params.float_type())
+        self.model.params.tape()
     }
 
     fn net<'t>(&'t self, tape: &'t mut Tape, panels: Option<&'t Panels>) -> Net<'t> {
@@ -341,8 +341,9 @@ impl<'a> Engine<'a> {
         let mut out = Vec::new();
         let mut ids = draws.iter().map(|(id, _)| *id);
         for [token, logp, lse, entropy] in drawn {
-            let columns = run.f32(logp).into_iter().zip(run.f32(lse)).zip(run.f32(entropy));
-            for (token, ((logp, lse), entropy)) in run.i32(token).into_iter().zip(columns) {
+            let statistics = run.f32(lse)?.into_iter().zip(run.f32(entropy)?);
+            let columns = run.f32(logp)?.into_iter().zip(statistics);
+            for (token, (logp, (lse, entropy))) in run.i32(token)?.into_iter().zip(columns) {
                 let id = ids.next().expect("one draw per row");
                 out.push((id, Drawn { token: token as u32, logp, lse, entropy }));
             }
