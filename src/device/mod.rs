@@ -2,5 +2,7 @@
 //! nowhere else. Today: the CPU.
 
 pub mod cpu;
+pub mod known; // accelerators by name, for plans without a device
 
 pub use cpu::{HostArena, RawView};
+pub use known::KnownDevice;

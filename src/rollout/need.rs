@@ -1,13 +1,13 @@
 //! What a rollout needs, planned from shapes before there are weights: the one place that knows how
 //! much memory the engine takes. Runs nothing.
 
-use crate::base::{HostTensor, Result};
+use crate::base::Result;
 use crate::model::config::VlmConfig;
-use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text, vision};
+use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text};
 use crate::model::net::Net;
 use crate::model::params::ParamStore;
 use crate::model::prompt::Prompt;
-use crate::model::vision_store::{PATCHES_PER_PASS, stand_in};
+use crate::model::vision_store::{PATCHES_PER_PASS, encoding_bytes, stand_in};
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
@@ -40,42 +40,54 @@ pub fn most_rows(max_num_batched_tokens: usize, prompts: usize, sequences: usize
     max_num_batched_tokens.min(prompts).max(sequences)
 }
 
+/// Peak of a decoder pass of `rows` rows that draws `draws` tokens, above the cache.
+///
+/// # Errors
+/// None that a correct program can meet.
+pub fn decoder_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    rows: usize,
+    draws: usize,
+) -> Result<usize> {
+    let float = params.float_type();
+    let mut tape = Tape::new(float);
+    let whole = Span { start: 0, len: rows };
+    let store = stand_in(&mut tape, config);
+    // A cache at places that no parameter has.
+    let base = usize::MAX / 2 / 64 * 64;
+    let input = TextInput {
+        index: vec![0; rows],
+        vision: Some(store),
+        positions: vec![[0; 3]; rows],
+        segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
+        cache: Some((KvPool::layout(&config.text, float, base, rows).layers, vec![0; rows])),
+        read: None,
+    };
+    let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
+    if draws > 0 {
+        let last = tape.indices(vec![0; draws]);
+        let hidden = tape.op(GatherRows, &[hidden, last])?;
+        let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
+        let sample = Sample {
+            head: Arc::new(HeadSettings::default()),
+            settings: Arc::new(SamplingSettings::default()),
+            rows: Arc::new(vec![SampleRow::default(); draws]),
+            seed: 0,
+        };
+        for slot in tape.ops(sample, &[logits])? {
+            tape.keep(slot);
+        }
+    }
+    Ok(tape.plan().peak)
+}
+
 /// Peak of a pass above the cache: that of the decoder, or of the largest images that are encoded
 /// together.
 ///
 /// # Errors
 /// If an image does not fit the model.
 pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) -> Result<usize> {
-    let float = params.float_type();
-    let mut tape = Tape::new(float);
-    let whole = Span { start: 0, len: shape.rows };
-    let store = stand_in(&mut tape, config);
-    // A cache at places that no parameter has.
-    let base = usize::MAX / 2 / 64 * 64;
-    let input = TextInput {
-        index: vec![0; shape.rows],
-        vision: Some(store),
-        positions: vec![[0; 3]; shape.rows],
-        segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
-        cache: Some((
-            KvPool::layout(&config.text, float, base, shape.rows).layers,
-            vec![0; shape.rows],
-        )),
-        read: None,
-    };
-    let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
-    let last = tape.indices(vec![0; shape.draws]);
-    let hidden = tape.op(GatherRows, &[hidden, last])?;
-    let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
-    let sample = Sample {
-        head: Arc::new(HeadSettings::default()),
-        settings: Arc::new(SamplingSettings::default()),
-        rows: Arc::new(vec![SampleRow::default(); shape.draws]),
-        seed: 0,
-    };
-    for slot in tape.ops(sample, &[logits])? {
-        tape.keep(slot);
-    }
     let patches = |grid: &[usize; 3]| grid.iter().product::<usize>();
     let mut grids = shape.grids.clone();
     grids.sort_by_key(|g| std::cmp::Reverse((patches(g), *g)));
@@ -86,13 +98,8 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
         before < PATCHES_PER_PASS
     });
     grids = several.copied().collect();
-    let mut tower = Tape::new(float);
-    if !grids.is_empty() {
-        let (rows, cols) = (grids.iter().map(patches).sum(), config.vision.patch_values());
-        let pixels = HostTensor::f32([rows, cols], vec![0.0; rows * cols]);
-        vision(&mut Net::new(&mut tower, params), config, pixels, &grids)?;
-    }
-    Ok(tape.plan().peak.max(tower.plan().peak))
+    let decoder = decoder_bytes(config, params, shape.rows, shape.draws)?;
+    Ok(decoder.max(encoding_bytes(config, params, &grids)?))
 }
 
 /// The heaviest rollout that is expected.

@@ -6,8 +6,10 @@ pub mod backward; // the reverse walk
 pub mod check; // gradient check by differences
 pub mod exec; // plan, bind, run
 pub mod recompute; // forward nodes that run again in the reverse walk
+pub mod usage; // what a planned tape's memory is for
 
 pub use exec::{Run, TapePlan};
+pub use usage::{Purpose, Usage};
 
 use crate::base::{DType, Error, HostTensor, Result, TensorData};
 use crate::mem::Region;
