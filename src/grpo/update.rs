@@ -130,7 +130,7 @@ struct Pass<'a> {
 }
 
 /// Whether gradients flow through the vision tower or its projector.
-fn trains_vision(params: &ParamStore) -> bool {
+pub fn trains_vision(params: &ParamStore) -> bool {
     params.trained().any(|p| matches!(p.part, Part::Vision | Part::Connector))
 }
 

@@ -10,7 +10,7 @@ pub(super) mod search; // settings that fit, nearest first
 
 use crate::base::{Error, Result};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, pack};
-use crate::grpo::update::{MicroPlan, grpo_plan, supervised_bytes};
+use crate::grpo::update::{MicroPlan, grpo_plan, supervised_bytes, trains_vision};
 use crate::io::dataset::{Part, Row};
 use crate::mem::{Arena, Recompute};
 use crate::mem::plan::aligned;
@@ -151,31 +151,36 @@ fn lengthened(p: Prompt, limit: usize, prepared: &Prepared) -> Option<Prompt> {
 /// Refuses what does not fit, naming what does.
 fn check(options: &Options, known: &Known, need: &search::NeedOf) -> Result<()> {
     let found = need(options)?;
-    if found.fits() {
-        return Ok(());
+    match found.fits() {
+        true => Ok(()),
+        false => Err(refusal(found, known).hint(search::hint(options, need)?)),
     }
+}
+
+/// The error for what does not fit; the hint is missing.
+pub(super) fn refusal(found: Need, known: &Known) -> Error {
     let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / 1048576.0);
     let phases = match found.rollout {
         0 => String::new(),
         bytes => format!(", {} for a rollout", mib(bytes)),
     };
-    let longest = match known.rows {
-        1 => "in the row that was looked at".to_string(),
-        rows => format!("in the {rows} rows that were looked at"),
+    let prompt = match known.rows {
+        0 => "assumed prompt".to_string(),
+        1 => "longest prompt in the row that was looked at".to_string(),
+        rows => format!("longest prompt in the {rows} rows that were looked at"),
     };
-    Err(Error::device(format!("the memory budget is too small for {}", found.what()))
+    Error::device(format!("the memory budget is too small for {}", found.what()))
         .key("memory_budget")
         .expected(format!("at most {} bytes ({}), the budget", found.budget, mib(found.budget)))
         .found(format!(
             "{} bytes ({}) are needed: {} for weights, gradients and optimizer state{phases}, {} \
-             for a micro-batch; the longest prompt {longest} has {} tokens",
+             for a micro-batch; the {prompt} has {} tokens",
             found.total(),
             mib(found.total()),
             mib(found.weights),
             mib(found.update),
             known.prompt.len(),
         ))
-        .hint(search::hint(options, need)?))
 }
 
 /// Parameters at the places they will have, with the bytes that they and the features of images take;
@@ -220,7 +225,7 @@ pub(super) fn grpo_need(o: &Options, config: &VlmConfig, known: &Known) -> Resul
     };
     need.rollout = least_bytes(config, &params, &shape)?;
     let update = Update { config, params: &params, settings: &s, training: &training };
-    need.update = update.heaviest(&known.prompt, need.room())?.plan.peak();
+    need.update = update.least(&known.prompt, need.room())?;
     Ok(need)
 }
 
@@ -235,7 +240,7 @@ pub(super) struct Update<'a> {
 
 /// A micro-batch that was planned.
 #[derive(Debug, Clone)]
-pub(super) struct Planned {
+pub struct Planned {
     /// Groups of completions.
     pub groups: usize,
     /// Decoder rows.
@@ -251,17 +256,40 @@ pub(super) struct Planned {
 impl Update<'_> {
     /// The heaviest micro-batch, where there is `room`.
     pub fn heaviest(&self, prompt: &Arc<Prompt>, room: usize) -> Result<Planned> {
-        let s = self.settings;
-        let (n, groups) = self.slice();
-        let (longest, budget) = (s.sampling.max_completion_length, s.training.micro_batch_tokens);
         let mut heaviest: Option<Planned> = None;
-        for mix in mixes(prompt.len(), n, longest, budget, groups) {
-            let found = self.plan(prompt, mix, s.training.recompute, room)?;
+        for mix in self.mixes(prompt) {
+            let found = self.plan(prompt, mix, self.settings.training.recompute, room)?;
             if heaviest.as_ref().is_none_or(|h| found.plan.peak() > h.plan.peak()) {
                 heaviest = Some(found);
             }
         }
         Ok(heaviest.expect("there is at least one mix"))
+    }
+
+    /// Bytes of the heaviest micro-batch, where there is `room`: at most that many if it fits, and
+    /// otherwise as few as there can be. Does not look for the cheapest way to fit.
+    pub fn least(&self, prompt: &Arc<Prompt>, room: usize) -> Result<usize> {
+        let peak = |mix, when| self.plan(prompt, mix, when, room).map(|p| p.plan.peak());
+        let mut most = 0;
+        for mix in self.mixes(prompt) {
+            let bytes = match self.settings.training.recompute {
+                Recompute::Auto => {
+                    let plain = peak(mix, Recompute::Never)?;
+                    let fits = plain <= room;
+                    if fits { plain } else { plain.min(peak(mix, Recompute::Always)?) }
+                }
+                when => peak(mix, when)?,
+            };
+            most = most.max(bytes);
+        }
+        Ok(most)
+    }
+
+    fn mixes(&self, prompt: &Prompt) -> Vec<Mix> {
+        let s = self.settings;
+        let (n, groups) = self.slice();
+        let longest = s.sampling.max_completion_length;
+        mixes(prompt.len(), n, longest, s.training.micro_batch_tokens, groups)
     }
 
     /// Completions of a group of one optimizer step, and such groups. Without a shared prompt, a
@@ -277,6 +305,11 @@ impl Update<'_> {
             true => (n, completions.div_ceil(n) + usize::from(straddles)),
             false => (1, completions),
         }
+    }
+
+    /// Whether gradients flow through the vision tower or its projector.
+    pub fn trains_vision(&self) -> bool {
+        trains_vision(self.params)
     }
 
     /// Plans one kind of micro-batch; of the updates after a rollout, the one that takes most.
