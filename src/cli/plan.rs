@@ -14,7 +14,7 @@ use crate::tape::Purpose;
 use crate::train::options::Options;
 use crate::train::plan::largest::Fitting;
 use crate::train::plan::{Region, StepPlan};
-use crate::train::settings::PlanSettings;
+use crate::train::settings::{PlanDevice, PlanSettings};
 
 /// Plans a run.
 ///
@@ -40,6 +40,14 @@ fn purpose(p: Purpose) -> &'static str {
         Purpose::Head => "language-model head",
         Purpose::Input => "inputs and tables",
         Purpose::Working => "in use",
+    }
+}
+
+/// The device as it is given to `--device`.
+fn device_name(device: PlanDevice) -> String {
+    match device {
+        PlanDevice::Present(spec) => spec.to_string(),
+        PlanDevice::Known(d) => d.name.to_string(),
     }
 }
 
@@ -70,8 +78,9 @@ fn to_json(p: &StepPlan, hint: Option<String>) -> Value {
             "dtype": p.dtype.torch_name(),
         },
         "device": {
-            "name": p.device.map_or("cpu", |d| d.name),
-            "memory_bytes": p.device.map(|d| d.memory),
+            "name": device_name(p.device),
+            "title": p.machine.0,
+            "memory_bytes": p.machine.1,
             "budget_bytes": p.budget,
         },
         "assumed": {

@@ -35,7 +35,7 @@ fn slot(tape: &mut Tape, p: &Param, region: crate::mem::Region) -> Slot {
 /// # Errors
 /// None that a correct program can meet.
 pub fn zero_gradients(params: &ParamStore, arena: &Arena) -> Result<()> {
-    let mut tape = Tape::new(DType::F32);
+    let mut tape = Tape::on(DType::F32, arena.target());
     for p in params.trained() {
         if let Some(g) = p.place.grad {
             let g = slot(&mut tape, p, g);
@@ -61,7 +61,7 @@ pub fn optimizer_step(
     let (tape, clip) = optimizer_tape(params, s, learning_rate, step)?;
     let plan = tape.plan();
     let run = tape.run(&plan, arena, arena.shared_base())?;
-    Ok(f64::from(run.f32(clip)[0]))
+    Ok(f64::from(run.f32(clip)?[0]))
 }
 
 /// Bytes above the shared base that [`optimizer_step`] takes.
@@ -79,7 +79,7 @@ fn optimizer_tape(
     learning_rate: f64,
     step: usize,
 ) -> Result<(Tape, Slot)> {
-    let mut tape = Tape::new(DType::F32);
+    let mut tape = Tape::on(DType::F32, params.target());
     let grads: Vec<Slot> = params
         .trained()
         .filter_map(|p| p.place.grad.map(|g| (p, g)))

@@ -93,7 +93,7 @@ fn encoding(
     places: Vec<i32>,
     store: impl FnOnce(&mut Tape) -> Slot,
 ) -> Result<Tape> {
-    let mut tape = Tape::new(params.float_type());
+    let mut tape = params.tape();
     let features = vision(&mut Net::new(&mut tape, params), config, pixels, grids)?;
     let rows = tape.indices(places);
     let store = store(&mut tape);

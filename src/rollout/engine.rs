@@ -224,7 +224,6 @@ impl<'a> Engine<'a> {
             max_num_seqs: s.max_num_seqs,
             max_num_batched_tokens: s.max_num_batched_tokens,
             max_pages: s.max_pages,
-            packs: true,
         };
         let (capacity, base) = (self.arena.capacity(), self.arena.shared_base());
         let free = self.arena.shared_room();
@@ -244,7 +243,7 @@ impl<'a> Engine<'a> {
     }
 
     fn tape(&self) -> Tape {
-        Tape::new(self.model.params.float_type())
+        self.model.params.tape()
     }
 
     fn net<'t>(&'t self, tape: &'t mut Tape, panels: Option<&'t Panels>) -> Net<'t> {
@@ -311,8 +310,9 @@ impl<'a> Engine<'a> {
         let mut out = Vec::new();
         let mut ids = draws.iter().map(|(id, _)| *id);
         for [token, logp, lse, entropy] in drawn {
-            let columns = run.f32(logp).into_iter().zip(run.f32(lse)).zip(run.f32(entropy));
-            for (token, ((logp, lse), entropy)) in run.i32(token).into_iter().zip(columns) {
+            let statistics = run.f32(lse)?.into_iter().zip(run.f32(entropy)?);
+            let columns = run.f32(logp)?.into_iter().zip(statistics);
+            for (token, (logp, (lse, entropy))) in run.i32(token)?.into_iter().zip(columns) {
                 let id = ids.next().expect("one draw per row");
                 out.push((id, Drawn { token: token as u32, logp, lse, entropy }));
             }

@@ -2,7 +2,7 @@
 //! engine before its first pass, and by plans that never run one. The same functions answer both, so
 //! that a plan is what happens. Pure bookkeeping and planning; runs no tape.
 
-use crate::base::Result;
+use crate::base::{Result, Target};
 use crate::model::config::VlmConfig;
 use crate::model::families::qwen2_5_vl::net::head_name;
 use crate::model::panels::panel_bytes;
@@ -24,8 +24,6 @@ pub struct Wanted<'a> {
     pub max_num_batched_tokens: usize,
     /// Most pages of the KV cache; as many as are useful and fit if `None`.
     pub max_pages: Option<usize>,
-    /// Whether the weights are packed for decoding where there is room.
-    pub packs: bool,
 }
 
 /// How the space above the weights is divided, from the bottom: packed weights, KV cache, a pass.
@@ -78,13 +76,15 @@ impl Layout {
         let pages = useful.max(least).min(fit).max(least);
         let left = free.saturating_sub(pass + pages * page);
         let packed = panel_bytes(params, head_name(config));
+        // Kernels read the weights as they are.
+        let packs = params.target() == Target::Cpu;
         Ok(Layout {
             limits: Limits { pages, sequences, rows },
             least,
             useful,
             fit,
             page_bytes: page,
-            panel_bytes: if wanted.packs && packed <= left { packed } else { 0 },
+            panel_bytes: if packs && packed <= left { packed } else { 0 },
             pass_bytes: pass,
         })
     }

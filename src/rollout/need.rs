@@ -15,7 +15,6 @@ use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::{KvPool, kv_bytes};
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::GroupSize;
-use crate::tape::Tape;
 use std::sync::Arc;
 
 /// Bytes of one page of the KV cache in all layers.
@@ -51,7 +50,7 @@ pub fn decoder_bytes(
     draws: usize,
 ) -> Result<usize> {
     let float = params.float_type();
-    let mut tape = Tape::new(float);
+    let mut tape = params.tape();
     let whole = Span { start: 0, len: rows };
     let store = stand_in(&mut tape, config);
     // A cache at places that no parameter has.

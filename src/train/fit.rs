@@ -8,7 +8,7 @@
 
 pub(super) mod search; // settings that fit, nearest first
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Target};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, pack};
 use crate::grpo::update::{MicroPlan, grpo_plan, supervised_bytes, trains_vision};
 use crate::io::dataset::{Part, Row};
@@ -29,7 +29,7 @@ use crate::train::step::{
     dropout, needs_frozen_copy, slices_per_generation, update_settings, updates_per_generation,
 };
 use crate::train::stream::RowOrder;
-use crate::train::workspace::{Prepared, budget, training_of, vision_cache};
+use crate::train::workspace::{Prepared, training_of, vision_cache};
 use std::sync::Arc;
 
 /// Rows that are encoded to know the data, beside the one with the longest text.
@@ -44,6 +44,27 @@ pub(super) struct Known {
     pub answer: usize,
     /// Rows that were encoded; none if the prompt is assumed.
     pub rows: usize,
+}
+
+/// A model, and the memory that a run of it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub config: &'a VlmConfig,
+    /// What tapes will run on.
+    pub target: Target,
+    /// Bytes that may be planned with, where the user has set no budget.
+    pub budget: usize,
+}
+
+impl<'a> Ground<'a> {
+    fn of(prepared: &'a Prepared) -> Self {
+        let budget = prepared.budget(&MachineSettings::default());
+        Ground { config: &prepared.config, target: prepared.target(), budget }
+    }
+    /// Bytes that may be planned with.
+    pub fn budget(&self, machine: &MachineSettings) -> usize {
+        machine.memory_budget.map_or(self.budget, |bytes| bytes as usize)
+    }
 }
 
 /// Bytes of the heaviest step by phase; the phases share the space above the weights.
@@ -88,7 +109,7 @@ pub fn check_grpo(options: &Options, prepared: &Prepared, rows: &[Row]) -> Resul
     let s = TrainSettings::from_options(options)?;
     let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, false) else { return Ok(()) };
-    check(options, &known, &|o| grpo_need(o, &prepared.config, &known))
+    check(options, &known, &|o| grpo_need(o, Ground::of(prepared), &known))
 }
 
 /// Refuses a supervised run that will not fit.
@@ -99,7 +120,7 @@ pub fn check_sft(options: &Options, prepared: &Prepared, rows: &[Row]) -> Result
     let s = SftSettings::from_options(options)?;
     let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, true) else { return Ok(()) };
-    check(options, &known, &|o| sft_need(o, &prepared.config, &known))
+    check(options, &known, &|o| sft_need(o, Ground::of(prepared), &known))
 }
 
 /// Encodes some rows and keeps the longest; `None` if none of them is good (the run will say why).
@@ -186,17 +207,19 @@ pub(super) fn refusal(found: Need, known: &Known) -> Error {
 /// Parameters at the places they will have, with the bytes that they and the features of images take;
 /// nothing is read.
 pub(super) fn places(
-    config: &VlmConfig,
+    ground: Ground,
     training: &Training,
     model: &ModelSettings,
     machine: &MachineSettings,
 ) -> Result<(ParamStore, usize)> {
-    let float = model.dtype;
-    let mut arena = Arena::reserve(vlm::model_bytes(config, training, float))?;
+    let (config, float) = (ground.config, model.dtype);
+    let bytes = vlm::model_bytes(config, training, float);
+    let mut arena = Arena::planned(bytes, ground.target);
     let params = vlm::place(config, training, float, &mut arena)?;
     let weights = arena.shared_base();
     let row = config.text.hidden_size * float.size();
-    let features = vision_cache(machine, budget(machine).saturating_sub(weights)) / row * row;
+    let features =
+        vision_cache(machine, ground.budget(machine).saturating_sub(weights)) / row * row;
     Ok((params, weights + aligned(features)))
 }
 
@@ -207,14 +230,14 @@ pub(super) fn frozen_bytes(params: &ParamStore) -> usize {
 
 /// What the heaviest step of a GRPO run needs at the least: completions are decoded one after the
 /// other if there is no room for more.
-pub(super) fn grpo_need(o: &Options, config: &VlmConfig, known: &Known) -> Result<Need> {
+pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Need> {
     let s = TrainSettings::from_options(o)?;
     let training = training_of(&s.model)?;
-    let (params, mut weights) = places(config, &training, &s.model, &s.machine)?;
+    let (params, mut weights) = places(ground, &training, &s.model, &s.machine)?;
     if needs_frozen_copy(&s, &training) {
         weights += frozen_bytes(&params);
     }
-    let mut need = Need { weights, rollout: 0, update: 0, budget: budget(&s.machine) };
+    let mut need = Need { weights, rollout: 0, update: 0, budget: ground.budget(&s.machine) };
     let shape = RolloutShape {
         prompt: &known.prompt,
         prompts: s.grpo.prompts_per_generation,
@@ -223,8 +246,8 @@ pub(super) fn grpo_need(o: &Options, config: &VlmConfig, known: &Known) -> Resul
         max_num_seqs: s.sampling.max_num_seqs,
         max_num_batched_tokens: s.sampling.max_num_batched_tokens,
     };
-    need.rollout = least_bytes(config, &params, &shape)?;
-    let update = Update { config, params: &params, settings: &s, training: &training };
+    need.rollout = least_bytes(ground.config, &params, &shape)?;
+    let update = Update { config: ground.config, params: &params, settings: &s, training: &training };
     need.update = update.least(&known.prompt, need.room())?;
     Ok(need)
 }
@@ -349,17 +372,17 @@ impl Update<'_> {
     }
 }
 
-fn sft_need(o: &Options, config: &VlmConfig, known: &Known) -> Result<Need> {
+fn sft_need(o: &Options, ground: Ground, known: &Known) -> Result<Need> {
     let s = SftSettings::from_options(o)?;
     let training = training_of(&s.model)?;
-    let (params, weights) = places(config, &training, &s.model, &s.machine)?;
-    let mut need = Need { weights, rollout: 0, update: 0, budget: budget(&s.machine) };
+    let (params, weights) = places(ground, &training, &s.model, &s.machine)?;
+    let mut need = Need { weights, rollout: 0, update: 0, budget: ground.budget(&s.machine) };
     let t = &s.training;
     let (head, drop) = (Arc::new(HeadSettings::default()), dropout(&training, t.seed, 0));
     let rows = t.batch_size * t.gradient_accumulation_steps;
     for m in mixes(known.prompt.len(), 1, known.answer, t.micro_batch_tokens, rows) {
         let packed = pack(&m.groups(&known.prompt, 1, 1));
-        let room = need.room();
+        let (config, room) = (ground.config, need.room());
         let bytes = supervised_bytes(config, &params, &packed, &head, drop, t.recompute, room)?;
         need.update = need.update.max(bytes);
     }

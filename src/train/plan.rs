@@ -5,8 +5,8 @@
 
 pub mod largest; // what would still fit
 
-use crate::base::{DType, Error, Result};
-use crate::device::KnownDevice;
+use crate::base::{DType, Error, Result, Target};
+use crate::device;
 use crate::device::known::KNOWN_DEVICES;
 use crate::grpo::optim::optimizer_bytes;
 use crate::mem::plan::aligned;
@@ -19,11 +19,13 @@ use crate::model::prompt::Prompt;
 use crate::model::vision_store::{encoding_bytes, passes};
 use crate::rollout::layout::{Layout, Rehearsal, Wanted, rehearse};
 use crate::rollout::scheduler::GroupSize;
-use crate::train::fit::{self, Known, Need, Planned, Update};
+use crate::train::fit::{self, Ground, Known, Need, Planned, Update};
 use crate::train::options::Options;
-use crate::train::settings::{AssumedPrompt, ModelSettings, PlanSettings, TrainSettings};
+use crate::train::settings::{
+    AssumedPrompt, ModelSettings, PlanDevice, PlanSettings, TrainSettings,
+};
 use crate::train::step::{needs_frozen_copy, optimizer_settings};
-use crate::train::workspace::{budget, training_of};
+use crate::train::workspace::{free_bytes, training_of};
 use largest::Largest;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,8 +83,10 @@ pub struct StepPlan {
     pub dtype: DType,
     /// The settings of the run.
     pub settings: TrainSettings,
-    /// The accelerator; `None` is this machine.
-    pub device: Option<&'static KnownDevice>,
+    /// What is planned for.
+    pub device: PlanDevice,
+    /// It as people call it, and its bytes of memory.
+    pub machine: (String, usize),
     /// Bytes that may be planned with.
     pub budget: usize,
     /// What is assumed.
@@ -99,8 +103,14 @@ pub struct StepPlan {
     pub micro_batch: Planned,
     /// What would still fit.
     pub largest: Largest,
-    /// What cannot be done without.
+    /// What is needed where there is this much room.
     need: Need,
+    /// The least that would do.
+    least: usize,
+    /// Bytes of features that can be kept.
+    store: usize,
+    target: Target,
+    free: usize,
     /// The assumed prompt.
     known: Known,
     run: Options,
@@ -118,20 +128,21 @@ impl StepPlan {
         let (prompt, assumed) = assume(&plan.prompt, &config, &s)?;
         let known = Known { prompt, answer: 0, rows: 0 };
         let training = training_of(&s.model)?;
-        let (params, placed) = fit::places(&config, &training, &s.model, &s.machine)?;
+        let machine = Machine::of(plan.device)?;
+        let (target, free) = (machine.target, machine.free);
+        let ground = Ground { config: &config, target, budget: free };
+        let (params, placed) = fit::places(ground, &training, &s.model, &s.machine)?;
         let frozen = needs_frozen_copy(&s, &training).then(|| fit::frozen_bytes(&params));
         let regions = regions(&params, placed, frozen.unwrap_or(0));
         let base = placed + frozen.unwrap_or(0);
-        let budget = budget(&s.machine);
+        let budget = ground.budget(&s.machine);
         let room = budget.saturating_sub(base);
         let drawing = Drawing { config: &config, params: &params, settings: &s, room };
         let features = regions.iter().find(|r| r.name == FEATURES).map_or(0, |r| r.bytes);
         let row = config.text.hidden_size * s.model.dtype.size();
         // The store's rows are rounded up to the arena's alignment: fewer than one row more.
         let store = features / row;
-        drawing.check_store(&known.prompt, store)?;
-        let packs = plan.device.is_none();
-        let (layout, rehearsal) = drawing.rollout(&known.prompt, packs, store)?;
+        let (layout, rehearsal) = drawing.rollout(&known.prompt, store)?;
         let update =
             Update { config: &config, params: &params, settings: &s, training: &training };
         let micro_batch = update.heaviest(&known.prompt, room)?;
@@ -141,13 +152,17 @@ impl StepPlan {
         let optimizer = optimizer_bytes(&params, &optimizer_settings(&s.training))?;
         phases.push(phase("optimizer", &[("norm and clipping", optimizer)]));
         let largest = Largest::find(&update, &known.prompt, &layout, room)?;
-        let need = fit::grpo_need(&plan.run, &config, &known)?;
+        let need = fit::grpo_need(&plan.run, ground, &known)?;
+        let least = base + need.rollout.max(update.least(&known.prompt, 0)?);
         let all = params.all().iter().map(|p| p.len()).sum();
         let trained = params.trained().map(|p| p.len()).sum();
         Ok(StepPlan {
             parameters: [all, trained],
             dtype: s.model.dtype,
             device: plan.device,
+            machine: (machine.title, machine.memory),
+            target,
+            free,
             run: plan.run.clone(),
             settings: s,
             config,
@@ -160,6 +175,8 @@ impl StepPlan {
             micro_batch,
             largest,
             need,
+            least,
+            store: store * row,
             known,
         })
     }
@@ -184,13 +201,25 @@ impl StepPlan {
 
     /// Whether a run can be done: completions one after the other, and a micro-batch.
     pub fn fits(&self) -> bool {
-        self.need.fits()
+        self.need.fits() && self.feature_bytes() <= self.store
     }
 
-    /// Least bytes with which it can be done as it is set; with less than it takes now, fewer
-    /// completions are decoded together and more is recomputed.
+    /// Bytes of the features of the images that a pass needs together.
+    fn feature_bytes(&self) -> usize {
+        let tokens = self.assumed.images * self.assumed.image_tokens;
+        // A trained tower's features come from the tape itself, but for a reference.
+        let groups = if self.encodes_again() { self.micro_batch.groups } else { 1 };
+        groups * tokens * self.config.text.hidden_size * self.dtype.size()
+    }
+
+    fn encodes_again(&self) -> bool {
+        self.phases.iter().any(|p| p.name == AGAIN)
+    }
+
+    /// Least bytes with which it can be done as it is set: completions are decoded one after the other,
+    /// and all that may be is recomputed.
     pub fn least(&self) -> usize {
-        self.need.total()
+        self.least
     }
 
     /// The refusal of a run that does not fit, with what would.
@@ -201,15 +230,22 @@ impl StepPlan {
         if self.fits() {
             return Ok(());
         }
-        let need = |o: &Options| fit::grpo_need(o, &self.config, &self.known);
-        let error = fit::refusal(self.need, &self.known);
-        if self.device.is_none() {
-            return Err(error.hint(fit::search::hint(&self.run, &need)?));
+        if self.need.fits() {
+            return Err(Error::device("the images of a pass do not fit the vision cache")
+                .key("vision_cache_size")
+                .expected(format!("at least {} bytes", self.feature_bytes()))
+                .found(format!("{} bytes", self.store))
+                .hint("raise --vision_cache_size, or lower --micro_batch_tokens or --max_pixels"));
         }
+        let ground = Ground { config: &self.config, target: self.target, budget: self.free };
+        let need = |o: &Options| fit::grpo_need(o, ground, &self.known);
+        let error = fit::refusal(self.need, &self.known);
+        let PlanDevice::Known(device) = self.device else {
+            return Err(error.hint(fit::search::hint(&self.run, &need)?));
+        };
         let mut ways = Vec::new();
         ways.extend(fit::search::nearest(&self.run, &need).map(|flags| format!("`{flags}`")));
-        for d in KNOWN_DEVICES.iter().filter(|d| Some(d.usable()) > self.device.map(|d| d.usable()))
-        {
+        for d in KNOWN_DEVICES.iter().filter(|d| d.usable() > device.usable()) {
             let larger = self.run.with(&[("memory_budget", d.usable().to_string())])?;
             if need(&larger)?.fits() {
                 ways.push(format!("`--device {}`", d.name));
@@ -222,8 +258,47 @@ impl StepPlan {
     }
 }
 
+/// Memory that is planned for.
+struct Machine {
+    title: String,
+    memory: usize,
+    free: usize,
+    target: Target,
+}
+
+impl Machine {
+    fn of(device: PlanDevice) -> Result<Self> {
+        let spec = match device {
+            PlanDevice::Present(spec) => spec,
+            PlanDevice::Known(d) => {
+                let (title, memory, free) = (d.title.into(), d.memory, d.usable());
+                return Ok(Machine { title, memory, free, target: Target::Gpu });
+            }
+        };
+        let open = device::open(spec)?;
+        let free = free_bytes(open.as_ref());
+        Ok(match open {
+            None => Machine {
+                title: "this machine's memory".into(),
+                memory: free,
+                free,
+                target: Target::Cpu,
+            },
+            Some(d) => Machine {
+                title: d.properties().name.clone(),
+                memory: d.properties().memory,
+                free,
+                target: Target::Gpu,
+            },
+        })
+    }
+}
+
 /// Name of the region that keeps features of images.
 pub const FEATURES: &str = "image features";
+
+/// Name of the phase that makes features that the rollout could not leave.
+pub const AGAIN: &str = "encode again";
 
 fn phase(name: &'static str, parts: &[(&'static str, usize)]) -> Phase {
     let region = |&(name, bytes)| Region { name, bytes };
@@ -340,25 +415,10 @@ struct Drawing<'a> {
 }
 
 impl Drawing<'_> {
-    /// Refuses images of one prompt that the store cannot hold together.
-    fn check_store(&self, prompt: &Prompt, store: usize) -> Result<()> {
-        let rows: usize = prompt.spans.iter().map(|s| s.1).sum();
-        if rows <= store {
-            return Ok(());
-        }
-        let row = self.config.text.hidden_size * self.params.float_type().size();
-        Err(Error::device("the images of one prompt do not fit the vision cache")
-            .key("vision_cache_size")
-            .expected(format!("at least {} bytes", rows * row))
-            .found(format!("{} bytes", store * row))
-            .hint("raise --vision_cache_size or --memory_budget, or lower --max_pixels"))
-    }
-
     /// How the rollout divides its space, and its passes if it fits.
     fn rollout(
         &self,
         prompt: &Prompt,
-        packs: bool,
         store: usize,
     ) -> Result<(Layout, Option<Rehearsal>)> {
         let s = self.settings;
@@ -376,7 +436,6 @@ impl Drawing<'_> {
             max_num_seqs: s.sampling.max_num_seqs,
             max_num_batched_tokens: s.sampling.max_num_batched_tokens,
             max_pages: None,
-            packs,
         };
         let layout = Layout::of(self.config, self.params, &wanted, self.room)?;
         let rehearsal = match layout.fits() {
@@ -408,19 +467,11 @@ impl Drawing<'_> {
         if micro_batch.grids.is_empty() || !from_store || (kept && !update.trains_vision()) {
             return Ok(None);
         }
-        if rows(&micro_batch.grids) > store {
-            let row = self.config.text.hidden_size * self.params.float_type().size();
-            return Err(Error::device("the images of a micro-batch do not fit the vision cache")
-                .key("vision_cache_size")
-                .expected(format!("at least {} bytes", rows(&micro_batch.grids) * row))
-                .found(format!("{} bytes", store * row))
-                .hint("raise --vision_cache_size, or lower --micro_batch_tokens or --max_pixels"));
-        }
         let mut most = 0;
         for grids in passes(&micro_batch.grids, patches) {
             most = most.max(encoding_bytes(self.config, self.params, grids)?);
         }
-        Ok(Some(phase("encode again", &[("activations", most)])))
+        Ok(Some(phase(AGAIN, &[("activations", most)])))
     }
 }
 

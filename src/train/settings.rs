@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub use paths::check_paths;
 
 use crate::base::DType;
-use crate::device::KnownDevice;
+use crate::device::{DeviceSpec, KnownDevice};
 use crate::mem::Recompute;
 use crate::train::options::Options;
 
@@ -121,12 +121,21 @@ pub enum ChatSettings {
 pub struct PlanSettings {
     /// The run, as `train` takes it; its memory budget is that of the device.
     pub run: Options,
-    /// The accelerator that is planned for; `None` is this machine.
-    pub device: Option<&'static KnownDevice>,
+    /// What is planned for.
+    pub device: PlanDevice,
     /// What is assumed of every prompt.
     pub prompt: AssumedPrompt,
     /// Print one JSON object.
     pub json: bool,
+}
+
+/// What a run is planned for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PlanDevice {
+    /// A device of this machine.
+    Present(DeviceSpec),
+    /// One that need not be there.
+    Known(&'static KnownDevice),
 }
 
 /// The prompts of a run whose data is not there.
@@ -523,8 +532,10 @@ pub struct LoggingSettings {
 }
 
 /// Threads and memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MachineSettings {
+    /// What computes.
+    pub device: DeviceSpec,
     /// CPU threads; `None` is all cores.
     pub threads: Option<usize>,
     /// Bytes that may be planned with; `None` leaves it to the program.

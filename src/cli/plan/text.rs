@@ -7,7 +7,8 @@ use crate::device::known::RESERVED;
 use crate::model::params::Training;
 use crate::rollout::pages::PAGE_ROWS;
 use crate::train::plan::largest::{Fitting, MOST_ROWS};
-use crate::train::plan::{FEATURES, Phase, Region, StepPlan};
+use crate::train::plan::{AGAIN, FEATURES, Phase, Region, StepPlan};
+use crate::train::settings::PlanDevice;
 use crate::train::workspace::training_of;
 
 /// Columns of a bar from nothing to the budget.
@@ -45,14 +46,14 @@ fn heading(p: &StepPlan) -> String {
         Ok(Training::Lora(l)) => format!("a LoRA adapter of rank {}", l.r),
         _ => "its own weights".into(),
     };
+    let (title, memory) = &p.machine;
     let device = match p.device {
-        Some(d) => format!(
-            "{}, {} GiB, of which {} GiB are left to the driver and the program",
-            d.title,
-            gib(d.memory),
+        PlanDevice::Known(_) => format!(
+            "{title}: {} GiB, less {} GiB for the driver and the program",
+            gib(*memory),
             gib(RESERVED)
         ),
-        None => "this machine's memory".into(),
+        PlanDevice::Present(_) => title.clone(),
     };
     let (s, g) = (&p.settings, &p.settings.grpo);
     let images = match a.images {
@@ -142,7 +143,7 @@ fn table(p: &StepPlan) -> String {
         grouped(m.tokens)
     );
     out += &size;
-    if let Some(again) = p.phases.iter().find(|f| f.name == "encode again") {
+    if let Some(again) = p.phases.iter().find(|f| f.name == AGAIN) {
         out += &row("  encoding images again", again.bytes());
     }
     if m.plan.reference > 0 {

@@ -292,8 +292,6 @@ pub static OPTIONS: &[Opt] = &[
         ..of(EVALUATION, &[Eval, Infer, Trace]) },
 
     // --- plan ------------------------------------------------------------------------------
-    Opt { name: "device", kind: Choice(&["h100", "h200", "mi300x", "cpu"]),
-        help: "Device that is planned for; it need not be there (default: what this machine trains on).", ..of(PLANNING, &[Plan]) },
     Opt { name: "prompt_tokens", kind: COUNT, default: "512",
         help: "Tokens of the assumed prompt beside those of its images (max_prompt_length decides, if given).",
         ..of(PLANNING, &[Plan]) },
@@ -335,6 +333,9 @@ pub static OPTIONS: &[Opt] = &[
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
     Opt { name: "json", kind: Bool, default: "false",
         help: "Print one JSON object instead of text.", ..of(MACHINE, &[Plan, Doctor]) },
+    Opt { name: "device", kind: Word, default: "cpu", first: true,
+        help: "What computes: cpu, or a name that `grpo-rt doctor` gives; plan knows h100, h200 and mi300x too.",
+        ..of(MACHINE, BUDGETED) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, BUDGETED) },
     Opt { name: "vision_cache_size", kind: Bytes,

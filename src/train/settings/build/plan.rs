@@ -2,25 +2,35 @@
 //! prompts. Opens no file.
 
 use super::*;
-use crate::device::KnownDevice;
+use crate::device::known::{KNOWN_DEVICES, KnownDevice};
 
 impl PlanSettings {
     /// Checks the options of `plan`, and as those of a run, against each other.
     pub fn from_options(o: &Options) -> Result<Self> {
         assert_eq!(o.command(), Command::Plan);
-        let mut run = o.for_command(Command::Train).with(&[("output_dir", ".".into())])?;
-        let device = o.text("device").and_then(KnownDevice::named);
-        match (device, o.count("memory_budget")) {
-            (Some(d), Some(budget)) if budget > d.usable() => {
+        let name = text(o, "device");
+        let device = match KnownDevice::named(&name) {
+            Some(known) => PlanDevice::Known(known),
+            None => PlanDevice::Present(name.parse().map_err(|e: Error| {
+                let known: Vec<&str> = KNOWN_DEVICES.iter().map(|d| d.name).collect();
+                e.key("device").hint(format!("or a known one: {}", known.join(", ")))
+            })?),
+        };
+        let output = ("output_dir", ".".to_string());
+        // Budget and target of the run are the device's; it is not opened by the name here.
+        let cpu = ("device", "cpu".to_string());
+        let mut run = o.for_command(Command::Train).with(&[output, cpu])?;
+        if let PlanDevice::Known(d) = device {
+            let given = o.count("memory_budget");
+            if given.is_some_and(|budget| budget > d.usable()) {
                 return Err(o
-                    .wrong("memory_budget", format!("a {} has less memory", d.name))
+                    .wrong("memory_budget", format!("an {} has less memory", d.name))
                     .expected(format!("at most {} bytes", d.usable()))
                     .hint("leave it out: a plan takes what the device has"));
             }
-            (Some(d), None) => {
+            if given.is_none() {
                 run = run.with(&[("memory_budget", d.usable().to_string())])?;
             }
-            _ => {}
         }
         TrainSettings::from_options(&run)?;
         Ok(PlanSettings { device, prompt: prompt(o)?, run, json: o.flag("json") })
