@@ -9,7 +9,9 @@ use crate::model::panels::panel_bytes;
 use crate::model::params::ParamStore;
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::{encoding_bytes, passes};
+use crate::ops::attention::{Segment, Span};
 use crate::rollout::need::{PassShape, decoder_bytes, most_rows, page_bytes, pass_bytes};
+use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -71,7 +73,8 @@ impl Layout {
         let distinct: BTreeMap<u128, [usize; 3]> =
             images.map(|i| (i.content, i.grid_thw)).collect();
         let grids = distinct.into_values().collect();
-        let pass = pass_bytes(config, params, &PassShape { rows, draws: sequences, grids })?;
+        let shape = PassShape { rows, draws: sequences, pages: least, grids };
+        let pass = pass_bytes(config, params, &shape)?;
         let fit = free.saturating_sub(pass) / page;
         let pages = useful.max(least).min(fit).max(least);
         let left = free.saturating_sub(pass + pages * page);
@@ -154,8 +157,37 @@ pub struct Rehearsal {
     pub counts: Counts,
 }
 
-/// Shape of a pass: rows, then tokens that are drawn.
-type Shape = (usize, usize);
+/// A pass that no other exceeds.
+#[derive(Debug)]
+struct Largest {
+    segments: Vec<Segment>,
+    /// Rows, tokens that are drawn, spans of keys.
+    size: [usize; 3],
+}
+
+impl Largest {
+    fn of(part: &[Piece]) -> Self {
+        let mut start = 0;
+        let segment = |p: &Piece| {
+            start += p.len;
+            let queries = Span { start: start - p.len, len: p.len };
+            Segment { queries, keys: p.keys.clone(), causal: true }
+        };
+        let segments: Vec<Segment> = part.iter().map(segment).collect();
+        let draws = part.iter().map(|p| p.draws.len()).sum();
+        let spans = part.iter().map(|p| p.keys.len()).sum();
+        Largest { segments, size: [start, draws, spans] }
+    }
+
+    /// Puts a pass among the largest, unless another exceeds it in everything.
+    fn join(self, others: &mut Vec<Largest>) {
+        let covers = |a: &Largest, b: &Largest| a.size.iter().zip(b.size).all(|(a, b)| *a >= b);
+        if !others.iter().any(|other| covers(other, &self)) {
+            others.retain(|other| !covers(&self, other));
+            others.push(self);
+        }
+    }
+}
 
 /// Goes through a rollout of which every completion has its full length, and plans its largest
 /// passes. Images are encoded when their prompt is first forwarded.
@@ -176,7 +208,7 @@ pub fn rehearse(
         .flat_map(|(g, size)| std::iter::repeat_n(g, size.completions))
         .collect();
     let mut scheduler = Scheduler::new(limits, &sizes);
-    let (mut prefill, mut decode) = (BTreeSet::new(), BTreeSet::new());
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     let (mut seen, mut encoded) = (HashSet::new(), BTreeSet::new());
     loop {
         let pass = scheduler.next_pass();
@@ -187,39 +219,28 @@ pub fn rehearse(
             let prompts = || part.iter().filter(|p| p.sequence.is_none());
             let images = prompts().flat_map(|p| &groups[p.group].0.images);
             let new: Vec<_> = images.filter(|i| seen.insert(i.content)).collect();
-            let grids = |pass: &[_]| pass.iter().map(|i: &&std::sync::Arc<_>| grid(i)).collect();
-            encoded.extend(passes(&new, |i| i.patches()).into_iter().map(grids));
-            let shape: Shape = (
-                part.iter().map(|p| p.len).sum(),
-                part.iter().map(|p| p.draws.len()).sum(),
-            );
+            let passes = passes(&new, |i| i.patches()).into_iter();
+            encoded.extend(passes.map(|p| p.iter().map(|i| i.grid_thw).collect::<Vec<_>>()));
             let of = if prompts().next().is_some() { &mut prefill } else { &mut decode };
-            of.insert(shape);
+            Largest::of(part).join(of);
             for &id in part.iter().flat_map(|p| &p.draws) {
                 let last = scheduler.tokens(id) + 1 >= sizes[owner[id]].max_tokens;
                 scheduler.drawn(id, last);
             }
         }
     }
-    let most = |shapes: &BTreeSet<Shape>| -> Result<usize> {
-        let mut bytes = largest(shapes).map(|(rows, draws)| decoder_bytes(config, params, rows, draws));
-        bytes.try_fold(0, |most, bytes| Ok(most.max(bytes?)))
+    let cache = limits.pages * PAGE_ROWS;
+    let most = |passes: Vec<Largest>| {
+        passes.into_iter().try_fold(0, |most: usize, pass| {
+            let bytes = decoder_bytes(config, params, (pass.segments, cache), pass.size[1])?;
+            Ok(most.max(bytes))
+        })
     };
     let encode = encoded.iter().try_fold(0, |most: usize, grids: &Vec<[usize; 3]>| {
         encoding_bytes(config, params, grids).map(|bytes| most.max(bytes))
     })?;
-    let (prefill, decode) = (most(&prefill)?, most(&decode)?);
+    let (prefill, decode) = (most(prefill)?, most(decode)?);
     Ok(Rehearsal { encode, prefill, decode, counts: scheduler.counts() })
-}
-
-fn grid(image: &crate::model::processor::qwen_image::ProcessedImage) -> [usize; 3] {
-    image.grid_thw
-}
-
-/// The shapes that no other exceeds in both numbers.
-fn largest(shapes: &BTreeSet<Shape>) -> impl Iterator<Item = Shape> + '_ {
-    let exceeds = |a: &Shape, b: &Shape| a != b && a.0 >= b.0 && a.1 >= b.1;
-    shapes.iter().copied().filter(move |b| !shapes.iter().any(|a| exceeds(a, b)))
 }
 
 #[cfg(test)]
@@ -227,9 +248,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_largest_shapes_are_left() {
-        let shapes = BTreeSet::from([(8, 8), (8, 4), (100, 2), (90, 2), (3, 3)]);
-        assert_eq!(largest(&shapes).collect::<Vec<_>>(), [(8, 8), (100, 2)]);
+    fn only_the_largest_passes_are_left() {
+        let mut left = Vec::new();
+        for size in [[3, 3, 3], [8, 4, 2], [8, 8, 8], [90, 2, 1], [100, 2, 1], [8, 8, 7]] {
+            Largest { segments: Vec::new(), size }.join(&mut left);
+        }
+        assert_eq!(left.iter().map(|l| l.size).collect::<Vec<_>>(), [[8, 8, 8], [100, 2, 1]]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::{KvPool, kv_bytes};
-use crate::rollout::pages::PAGE_ROWS;
+use crate::rollout::pages::{PAGE_ROWS, Pages};
 use crate::rollout::scheduler::GroupSize;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct PassShape {
     pub rows: usize,
     /// Tokens that are drawn.
     pub draws: usize,
+    /// Most pages that the keys of a row lie on.
+    pub pages: usize,
     /// The distinct images: patches in time, height and width of each.
     pub grids: Vec<[usize; 3]>,
 }
@@ -39,19 +41,35 @@ pub fn most_rows(max_num_batched_tokens: usize, prompts: usize, sequences: usize
     max_num_batched_tokens.min(prompts).max(sequences)
 }
 
-/// Peak of a decoder pass of `rows` rows that draws `draws` tokens, above the cache.
+impl PassShape {
+    /// Segments of rows that each decode one completion, with keys on pages that are no neighbours,
+    /// and one of what rows are left: those with the longest index tables.
+    fn segments(&self) -> Vec<Segment> {
+        let page = Span { start: 0, len: PAGE_ROWS };
+        let one = self.draws.min(self.rows.saturating_sub(1));
+        let segment = |start: usize, len: usize| Segment {
+            queries: Span { start, len },
+            keys: vec![page; self.pages.max(Pages::needed(len))],
+            causal: true,
+        };
+        (0..one).map(|i| segment(i, 1)).chain([segment(one, self.rows - one)]).collect()
+    }
+}
+
+/// Peak of a decoder pass with these segments over `cache` rows of keys, that draws `draws` tokens,
+/// above the cache.
 ///
 /// # Errors
-/// None that a correct program can meet.
+/// If a segment leaves the rows.
 pub fn decoder_bytes(
     config: &VlmConfig,
     params: &ParamStore,
-    rows: usize,
+    (segments, cache): (Vec<Segment>, usize),
     draws: usize,
 ) -> Result<usize> {
     let float = params.float_type();
     let mut tape = params.tape();
-    let whole = Span { start: 0, len: rows };
+    let rows = segments.iter().map(|s| s.queries.len).sum();
     let store = stand_in(&mut tape, config);
     // A cache at places that no parameter has.
     let base = usize::MAX / 2 / 64 * 64;
@@ -59,8 +77,8 @@ pub fn decoder_bytes(
         index: vec![0; rows],
         vision: Some(store),
         positions: vec![[0; 3]; rows],
-        segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
-        cache: Some((KvPool::layout(&config.text, float, base, rows).layers, vec![0; rows])),
+        segments: Arc::new(segments),
+        cache: Some((KvPool::layout(&config.text, float, base, cache).layers, vec![0; rows])),
         read: None,
     };
     let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
@@ -97,7 +115,8 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
         before < PATCHES_PER_PASS
     });
     grids = several.copied().collect();
-    let decoder = decoder_bytes(config, params, shape.rows, shape.draws)?;
+    let segments = (shape.segments(), PAGE_ROWS);
+    let decoder = decoder_bytes(config, params, segments, shape.draws)?;
     Ok(decoder.max(encoding_bytes(config, params, &grids)?))
 }
 
@@ -130,6 +149,7 @@ pub fn least_bytes(config: &VlmConfig, params: &ParamStore, s: &RolloutShape) ->
     let shape = PassShape {
         rows: most_rows(s.max_num_batched_tokens, s.prompt.len() * s.prompts, draws),
         draws,
+        pages: group.least_pages(),
         grids: s.prompt.images.iter().map(|i| i.grid_thw).collect::<Vec<_>>().repeat(s.prompts),
     };
     Ok(group.least_pages() * page_bytes(config, params) + pass_bytes(config, params, &shape)?)

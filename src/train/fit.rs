@@ -12,8 +12,8 @@ use crate::base::{Error, Result, Target};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, pack};
 use crate::grpo::update::{MicroPlan, grpo_plan, supervised_bytes, trains_vision};
 use crate::io::dataset::{Part, Row};
-use crate::mem::{Arena, Recompute};
 use crate::mem::plan::aligned;
+use crate::mem::{Arena, Recompute};
 use crate::model::config::VlmConfig;
 use crate::model::params::{ParamStore, Training};
 use crate::model::processor::qwen_image::ProcessedImage;
@@ -247,7 +247,8 @@ pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Ne
         max_num_batched_tokens: s.sampling.max_num_batched_tokens,
     };
     need.rollout = least_bytes(ground.config, &params, &shape)?;
-    let update = Update { config: ground.config, params: &params, settings: &s, training: &training };
+    let update =
+        Update { config: ground.config, params: &params, settings: &s, training: &training };
     need.update = update.least(&known.prompt, need.room())?;
     Ok(need)
 }

@@ -143,8 +143,7 @@ impl StepPlan {
         // The store's rows are rounded up to the arena's alignment: fewer than one row more.
         let store = features / row;
         let (layout, rehearsal) = drawing.rollout(&known.prompt, store)?;
-        let update =
-            Update { config: &config, params: &params, settings: &s, training: &training };
+        let update = Update { config: &config, params: &params, settings: &s, training: &training };
         let micro_batch = update.heaviest(&known.prompt, room)?;
         let mut phases = rollout_phases(&layout, rehearsal.as_ref());
         phases.extend(drawing.encoding(&micro_batch, &training, store)?);
@@ -252,7 +251,9 @@ impl StepPlan {
             }
         }
         Err(error.hint(match ways.as_slice() {
-            [] => "no other settings of this model fit; take a smaller model or --max_pixels".into(),
+            [] => {
+                "no other settings of this model fit; take a smaller model or --max_pixels".into()
+            }
             ways => format!("{} would fit", ways.join(", or ")),
         }))
     }
@@ -363,10 +364,8 @@ fn assume(
     };
     let images = (0..a.images).map(image).collect();
     let ids = vec![0; of_images + text];
-    let prompt =
-        Prompt::new(ids, images, spans, config.vision.spatial_merge_size, String::new())?;
-    let (context, length) =
-        (config.text.max_position_embeddings, s.sampling.max_completion_length);
+    let prompt = Prompt::new(ids, images, spans, config.vision.spatial_merge_size, String::new())?;
+    let (context, length) = (config.text.max_position_embeddings, s.sampling.max_completion_length);
     if prompt.next_position as usize + length > context {
         return Err(Error::usage("prompt and completion are longer than the model's context")
             .key("max_completion_length")
@@ -416,20 +415,15 @@ struct Drawing<'a> {
 
 impl Drawing<'_> {
     /// How the rollout divides its space, and its passes if it fits.
-    fn rollout(
-        &self,
-        prompt: &Prompt,
-        store: usize,
-    ) -> Result<(Layout, Option<Rehearsal>)> {
+    fn rollout(&self, prompt: &Prompt, store: usize) -> Result<(Layout, Option<Rehearsal>)> {
         let s = self.settings;
         let size = GroupSize {
             prompt: prompt.len(),
             completions: s.grpo.num_generations,
             max_tokens: s.sampling.max_completion_length,
         };
-        let prompts: Vec<Prompt> = (0..s.grpo.prompts_per_generation)
-            .map(|i| fit::with_other_images(prompt, i))
-            .collect();
+        let prompts: Vec<Prompt> =
+            (0..s.grpo.prompts_per_generation).map(|i| fit::with_other_images(prompt, i)).collect();
         let groups: Vec<(&Prompt, GroupSize)> = prompts.iter().map(|p| (p, size)).collect();
         let wanted = Wanted {
             groups: &groups,
@@ -453,12 +447,8 @@ impl Drawing<'_> {
         training: &Training,
         store: usize,
     ) -> Result<Option<Phase>> {
-        let update = Update {
-            config: self.config,
-            params: self.params,
-            settings: self.settings,
-            training,
-        };
+        let update =
+            Update { config: self.config, params: self.params, settings: self.settings, training };
         let unit = self.config.vision.spatial_merge_size.pow(2);
         let rows = |grids: &[[usize; 3]]| grids.iter().map(patches).sum::<usize>() / unit;
         let per_group = rows(&micro_batch.grids) / micro_batch.groups.max(1);

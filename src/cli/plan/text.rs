@@ -6,7 +6,7 @@ use crate::cli::output::counted;
 use crate::device::known::RESERVED;
 use crate::model::params::Training;
 use crate::rollout::pages::PAGE_ROWS;
-use crate::train::plan::largest::{Fitting, MOST_ROWS};
+use crate::train::plan::largest::Fitting;
 use crate::train::plan::{AGAIN, FEATURES, Phase, Region, StepPlan};
 use crate::train::settings::PlanDevice;
 use crate::train::workspace::training_of;
@@ -55,24 +55,7 @@ fn heading(p: &StepPlan) -> String {
         ),
         PlanDevice::Present(_) => title.clone(),
     };
-    let (s, g) = (&p.settings, &p.settings.grpo);
-    let images = match a.images {
-        0 => "no image".to_string(),
-        n => format!(
-            "{} of {}x{} ({} patches, {} tokens each)",
-            counted(n, "image"),
-            a.size.0,
-            a.size.1,
-            grouped(a.grid.iter().product()),
-            grouped(a.image_tokens)
-        ),
-    };
-    let limits = match (a.images, a.default_limits) {
-        (0, _) | (_, false) => "",
-        _ => "; pixel limits of the published models",
-    };
-    let text = a.tokens - a.images * a.image_tokens;
-    let lines = [
+    let mut lines = vec![
         (
             "model",
             format!(
@@ -85,22 +68,44 @@ fn heading(p: &StepPlan) -> String {
         ("trains", format!("{trained}: {} parameters", grouped(p.parameters[1]))),
         ("device", device),
         ("budget", format!("{} bytes, {} GiB", grouped(p.budget), gib(p.budget))),
-        (
-            "assumed",
-            format!("every prompt has {images} and {} tokens beside{limits}", grouped(text)),
-        ),
-        (
-            "",
-            format!(
-                "{} of {} tokens, {} each, all {} tokens long",
-                counted(g.prompts_per_generation, "prompt"),
-                grouped(a.tokens),
-                counted(g.num_generations, "completion"),
-                grouped(s.sampling.max_completion_length)
-            ),
-        ),
     ];
+    lines.extend(assumed(p).into_iter().enumerate().map(|(i, text)| match i {
+        0 => ("assumed", text),
+        _ => ("", text),
+    }));
     lines.iter().map(|(k, v)| format!("{k:<10}{v}\n")).collect()
+}
+
+/// What is assumed of the data, line by line.
+fn assumed(p: &StepPlan) -> Vec<String> {
+    let (a, g) = (&p.assumed, &p.settings.grpo);
+    let text = a.tokens - a.images * a.image_tokens;
+    let mut lines = vec![format!(
+        "{} of {} tokens, {} each, all {} tokens long",
+        counted(g.prompts_per_generation, "prompt"),
+        grouped(a.tokens),
+        counted(g.num_generations, "completion"),
+        grouped(p.settings.sampling.max_completion_length)
+    )];
+    if a.images == 0 {
+        lines.push("no images".into());
+        return lines;
+    }
+    lines.push(format!(
+        "a prompt has {} of {}x{}, {} patches and {} tokens each, and {} tokens beside",
+        counted(a.images, "image"),
+        a.size.0,
+        a.size.1,
+        grouped(a.grid.iter().product()),
+        grouped(a.image_tokens),
+        grouped(text)
+    ));
+    if a.default_limits {
+        lines.push(
+            "pixel limits of the published models, for want of preprocessor_config.json".into(),
+        );
+    }
+    lines
 }
 
 fn table(p: &StepPlan) -> String {
@@ -216,8 +221,7 @@ fn largest(p: &StepPlan) -> String {
         None => "not even one group".to_string(),
         Some(f) => {
             let size = format!("{}, {} tokens", counted(f.groups, "group"), grouped(f.rows));
-            let more = format!("at least {size} (no more than {} were tried)", grouped(MOST_ROWS));
-            if f.more { more } else { size }
+            if f.more { format!("at least {size}; no more were tried") } else { size }
         }
     };
     let again = match p.micro_batch.plan.train.recomputed {
@@ -231,7 +235,9 @@ fn largest(p: &StepPlan) -> String {
     let l = &p.layout;
     let sequences = p.rehearsal.map_or(0, |r| r.counts.peak_sequences);
     let wait = match p.rehearsal.map(|r| r.counts.preemptions) {
-        Some(n) if n > 0 => format!(", {} and computed again", counted(n as usize, "time preempted")),
+        Some(n) if n > 0 => {
+            format!(", {} and computed again", counted(n as usize, "time preempted"))
+        }
         _ => String::new(),
     };
     let lines = [
@@ -240,16 +246,20 @@ fn largest(p: &StepPlan) -> String {
         ("  largest, all recomputed", of(&p.largest.recomputed)),
         (
             "KV cache as set",
-            format!("{} of {} useful pages, {}{wait}", grouped(l.limits.pages), grouped(l.useful),
-                format!("{} at a time", counted(sequences, "completion"))),
+            format!(
+                "{} of {} useful pages, {} at a time{wait}",
+                grouped(l.limits.pages),
+                grouped(l.useful),
+                counted(sequences, "completion")
+            ),
         ),
         (
             "  largest",
             format!(
-                "{} pages, {} rows: {} of full length at a time",
+                "{} pages, {} rows: {} completions of full length at a time",
                 grouped(l.fit),
                 grouped(p.largest.cache_rows),
-                counted(p.largest.cache_sequences, "completion")
+                grouped(p.largest.cache_sequences)
             ),
         ),
     ];

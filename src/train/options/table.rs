@@ -2,9 +2,7 @@
 //! `--help`, the documentation and the spelling suggestions are made. Holds data, no logic. An
 //! option stands here only when the program acts on it.
 
-use super::Command::{
-    self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Plan, Sft, Trace, Train,
-};
+use super::Command::{self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Plan, Sft, Trace, Train};
 use super::Kind::{
     self, Bool, BoolOrAuto, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word,
 };
@@ -99,8 +97,8 @@ const NATURAL: Kind = Int { min: 0 };
 
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
-    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PLANNING, MAKING,
-    CHAT, TRACING, MACHINE,
+    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PLANNING,
+    MAKING, CHAT, TRACING, MACHINE,
 ];
 
 /// Every option of the program. Defaults are those of TRL 1.16 (GRPOConfig, SFTConfig,
