@@ -44,10 +44,18 @@ fn count(json: &Value) -> usize {
     json.as_u64().unwrap_or_else(|| panic!("not a count: {json}")) as usize
 }
 
-/// A folder with a tiny model and eight rows whose prompts are equally long, with a picture each; and
-/// the tokens of such a prompt beside its picture.
-fn lab() -> &'static (PathBuf, usize) {
-    static LAB: OnceLock<(PathBuf, usize)> = OnceLock::new();
+/// A folder with a tiny model and eight rows whose prompts are equally long, with a picture each
+/// (`data/train.jsonl`) or without (`data/text.jsonl`).
+struct Lab {
+    dir: PathBuf,
+    /// Tokens of a prompt beside its picture.
+    beside: usize,
+    /// Tokens of a prompt without a picture.
+    text: usize,
+}
+
+fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan");
         let _ = std::fs::remove_dir_all(&dir);
@@ -62,13 +70,20 @@ fn lab() -> &'static (PathBuf, usize) {
         }
         let file = dir.join("data/train.jsonl");
         let rows = std::fs::read_to_string(&file).unwrap();
-        let same = rows.lines().map(|l| {
-            let row: Value = serde_json::from_str(l).unwrap();
-            let question = "What colour is the shape in this picture?";
-            let row = json!({"image": row["image"], "question": question, "answer": "red"});
-            format!("{row}\n")
-        });
-        std::fs::write(&file, same.collect::<String>()).unwrap();
+        let question = "What colour is the shape in this picture?";
+        let same = |pictures: bool| -> String {
+            let row = |l: &str| {
+                let mut row: Value = serde_json::from_str(l).unwrap();
+                row = json!({"image": row["image"].take(), "question": question, "answer": "red"});
+                if !pictures {
+                    row.as_object_mut().unwrap().remove("image");
+                }
+                format!("{row}\n")
+            };
+            rows.lines().map(row).collect()
+        };
+        std::fs::write(dir.join("data/text.jsonl"), same(false)).unwrap();
+        std::fs::write(&file, same(true)).unwrap();
 
         let model = dir.join("model");
         let words =
@@ -78,27 +93,36 @@ fn lab() -> &'static (PathBuf, usize) {
         let settings = TrainSettings::from_options(&options).unwrap();
         let config = VlmConfig::from_dir(&model).unwrap();
         let encoder = PromptEncoder::open(&settings.model, &config).unwrap();
-        let rows = load(&file.display().to_string(), &DatasetOptions::default()).unwrap().rows;
-        let prompts: Vec<_> = rows.iter().map(|r| encoder.encode_row(r).unwrap()).collect();
+        let prompts = |file: &str| -> Vec<_> {
+            let file = dir.join(file).display().to_string();
+            let rows = load(&file, &DatasetOptions::default()).unwrap().rows;
+            rows.iter().map(|r| encoder.encode_row(r).unwrap()).collect()
+        };
+        let text = prompts("data/text.jsonl")[0].len();
+        let prompts = prompts("data/train.jsonl");
         let images: std::collections::BTreeSet<u128> =
             prompts.iter().map(|p| p.images[0].content).collect();
         assert_eq!((prompts.len(), images.len()), (8, 8), "every row has a picture of its own");
         let beside = prompts[0].len() - prompts[0].spans[0].1;
         assert!(prompts.iter().all(|p| p.len() == beside + p.spans[0].1));
-        (dir, beside)
+        Lab { dir, beside, text }
     })
 }
 
 /// Plans settings and trains with them: all completions run to their full length and are in the loss,
 /// as the plan assumes. Returns the plan.
 fn planned_and_run(name: &str, settings: &str, steps: usize) -> Value {
-    let (dir, beside) = lab();
+    let Lab { dir, beside, text: without } = lab();
     let shared = format!("--model model --num_generations 4 {settings}");
-    let (plan, code) =
-        plan(dir, &format!("{shared} --prompt_tokens {beside} --prompt_image_size 112x112"));
+    let pictures = format!("--prompt_tokens {beside} --prompt_image_size 112x112");
+    let (data, assumed) = match name {
+        "text" => ("data/text.jsonl", format!("--prompt_tokens {without} --prompt_images 0")),
+        _ => ("data/train.jsonl", pictures),
+    };
+    let (plan, code) = plan(dir, &format!("{shared} {assumed}"));
     assert_eq!(code, 0, "{name}: {plan:#}");
     let line = format!(
-        "train {shared} --dataset_name data/train.jsonl --reward_funcs exact --ignore_eos \
+        "train {shared} --dataset_name {data} --reward_funcs exact --ignore_eos \
          --max_steps {steps} --save_steps 0 --threads 1 --quiet --output_dir {name}"
     );
     let output = run(dir, &line);
@@ -140,7 +164,9 @@ fn an_adapter_run_is_planned_to_the_byte() {
     ] {
         let plan = planned_and_run(name, &format!("{lora} {more}"), 1);
         let found = plan["peak_phase"].as_str().unwrap();
-        assert!(found == highest || found == "forward", "{name}: {plan:#}");
+        // Forward and backward share their highest byte where the last kept tensor lies on top.
+        let shared = highest == "backward" && found == "forward";
+        assert!(found == highest || shared, "{name}: {found}");
     }
 }
 
@@ -162,7 +188,7 @@ fn a_run_of_all_weights_is_planned_to_the_byte() {
 fn a_run_in_little_memory_is_planned_to_the_byte() {
     let line = "--use_peft --lora_r 4 --beta 0.05 --batch_size 8 --max_completion_length 40 \
         --vision_cache_size 1MiB";
-    let (dir, beside) = lab();
+    let Lab { dir, beside, .. } = lab();
     let assumed = format!("--prompt_tokens {beside} --prompt_image_size 112x112");
     let of = |more: &str| {
         plan(dir, &format!("--model model --num_generations 4 {line} {assumed} {more}")).0

@@ -41,7 +41,6 @@ fn grouped(n: usize) -> String {
 }
 
 fn heading(p: &StepPlan) -> String {
-    let a = &p.assumed;
     let trained = match training_of(&p.settings.model) {
         Ok(Training::Lora(l)) => format!("a LoRA adapter of rank {}", l.r),
         _ => "its own weights".into(),
@@ -256,9 +255,8 @@ fn largest(p: &StepPlan) -> String {
         (
             "  largest",
             format!(
-                "{} pages, {} rows: {} completions of full length at a time",
+                "{} pages: {} completions of full length at a time",
                 grouped(l.fit),
-                grouped(p.largest.cache_rows),
                 grouped(p.largest.cache_sequences)
             ),
         ),
