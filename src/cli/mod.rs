@@ -11,6 +11,7 @@ mod init; // a new model and its tokenizer
 mod machine; // processor, memory and instruction sets as the system tells them
 mod make_shapes; // a data set of drawn shapes
 mod output; // text for people, folders for results
+mod plan; // the memory of a run, before there is one
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
@@ -127,6 +128,7 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Sft => sft::sft(options),
         Command::Eval => eval::eval(options),
         Command::Infer => infer::infer(options),
+        Command::Plan => plan::plan(options),
         Command::Init => init::init(options),
         Command::MakeShapes => make_shapes::make_shapes(options),
         Command::Trace => trace::trace(options),

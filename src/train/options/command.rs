@@ -16,6 +16,8 @@ pub enum Command {
     Eval,
     /// Answers of a model to one prompt.
     Infer,
+    /// The memory of a GRPO run, from configuration and settings alone.
+    Plan,
     /// A new model with random weights.
     Init,
     /// A data set of drawn shapes with questions.
@@ -34,6 +36,7 @@ impl Command {
         Command::Sft,
         Command::Eval,
         Command::Infer,
+        Command::Plan,
         Command::Init,
         Command::MakeShapes,
         Command::Trace,
@@ -48,6 +51,7 @@ impl Command {
             Command::Sft => "sft",
             Command::Eval => "eval",
             Command::Infer => "infer",
+            Command::Plan => "plan",
             Command::Init => "init",
             Command::MakeShapes => "data make-shapes",
             Command::Trace => "trace",
@@ -63,6 +67,7 @@ impl Command {
             Command::Sft => "trains on given answers (supervised fine-tuning)",
             Command::Eval => "measures a model's rewards on a data file",
             Command::Infer => "answers one prompt with pictures, on the engine of training",
+            Command::Plan => "says what memory a training run takes, and what fits a device",
             Command::Init => "makes a new model with random weights and its tokenizer",
             Command::MakeShapes => "draws a data set of shapes with questions and answers",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",
