@@ -175,7 +175,7 @@ const THIN: Tile = Tile {
     kernels: ["matmul_fwd_16x16_bf16", "", ""],
     rows: 16,
     cols: 16,
-    threads: 64,
+    threads: 128,
     shared: [65536, 16384],
     rate: 10,
 };
