@@ -72,8 +72,8 @@ GRT_DEV void grt_tile_order(int id, int tiles_m, int tiles_n, int& m, int& n) {
 }
 
 // How this thread brings its chunks of 8 bf16 of a factor's next tile into shared memory, where the
-// tile lies as in global memory.
-template <int OUTER, int DEPTH, int THREADS, grt_lie LIE, bool ALIGNED>
+// tile lies as in global memory. THREADS threads from FIRST on take part.
+template <int OUTER, int DEPTH, int THREADS, int FIRST, grt_lie LIE, bool ALIGNED>
 struct grt_tile_copy {
     static constexpr int ROWS = LIE == GRT_ALONG ? OUTER : DEPTH;
     static constexpr int COLS = LIE == GRT_ALONG ? DEPTH : OUTER;
@@ -89,8 +89,8 @@ struct grt_tile_copy {
     int cols_left;
     const grt_bf16* safe; // something that may be read
 
-    GRT_DEV_MEMBER static int row() { return grt_tid() / PER_ROW; }
-    GRT_DEV_MEMBER static int col() { return grt_tid() % PER_ROW * 8; }
+    GRT_DEV_MEMBER static int row() { return (grt_tid() - FIRST) / PER_ROW; }
+    GRT_DEV_MEMBER static int col() { return (grt_tid() - FIRST) % PER_ROW * 8; }
 
     GRT_DEV_MEMBER void begin(const grt_factor<grt_bf16>& f, int first, int depth) {
         const int r = row() + (LIE == GRT_ALONG ? first : 0);
@@ -182,8 +182,9 @@ struct grt_wave_grid {
 
 // BM x BN x BK: the tile and how deep a step is. THREADS of the block, W_M x W_N waves of 32 among
 // them, RING steps in shared memory (two where copies go through registers), and how the factors lie.
+// Threads below COPY_FROM do not copy: where one wave multiplies alone, others should keep it busy.
 template <int BM_, int BN_, int BK_, int THREADS_, int W_M, int W_N, int RING, grt_lie LA, grt_lie LB,
-          bool ALIGNED>
+          bool ALIGNED, int COPY_FROM = 0>
 struct grt_gemm {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = THREADS_, VEC = 8;
     using Type = grt_bf16;
@@ -198,8 +199,8 @@ struct grt_gemm {
 #else
     static constexpr int STAGES = 2;
 #endif
-    using CopyA = grt_tile_copy<BM, BK, THREADS, LA, ALIGNED>;
-    using CopyB = grt_tile_copy<BN, BK, THREADS, LB, ALIGNED>;
+    using CopyA = grt_tile_copy<BM, BK, THREADS - COPY_FROM, COPY_FROM, LA, ALIGNED>;
+    using CopyB = grt_tile_copy<BN, BK, THREADS - COPY_FROM, COPY_FROM, LB, ALIGNED>;
     struct Ring {
         typename CopyA::Tile a[STAGES];
         typename CopyB::Tile b[STAGES];
@@ -227,6 +228,7 @@ struct grt_gemm {
     GRT_DEV_MEMBER static bool works() {
         return Grid::M * Grid::N * GRT_WAVE == THREADS || grt_wave() < Grid::M * Grid::N;
     }
+    GRT_DEV_MEMBER static bool copies() { return COPY_FROM == 0 || grt_tid() >= COPY_FROM; }
     GRT_DEV_MEMBER void clear() {
         GRT_UNROLL for (int i = 0; i < MT; i++)
             GRT_UNROLL for (int j = 0; j < NT; j++)
@@ -279,7 +281,7 @@ struct grt_gemm {
         int next = 0; // the step to be copied
         int to = 0;   // and its stage
         auto bring = [&]() {
-            if (next < tiles) {
+            if (copies() && next < tiles) {
                 copy_a.copy(ring.a[to]);
                 copy_b.copy(ring.b[to]);
                 next++;
@@ -334,13 +336,13 @@ struct grt_gemm {
                 copy_b.advance();
             }
         };
-        if (tiles > 0) {
+        if (copies() && tiles > 0) {
             fetch();
             put(0);
         }
         grt_sync();
         for (int t = 0; t < tiles; t++) {
-            if (t + 1 < tiles) fetch();
+            if (copies() && t + 1 < tiles) fetch();
             if (works()) {
                 GRT_UNROLL for (int k = 0; k < KT; k++) {
                     Fragments f;
@@ -348,7 +350,7 @@ struct grt_gemm {
                     step(f);
                 }
             }
-            if (t + 1 < tiles) put(t + 1);
+            if (copies() && t + 1 < tiles) put(t + 1);
             grt_sync();
         }
 #endif
