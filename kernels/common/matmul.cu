@@ -135,7 +135,7 @@ using Tile64x16 = grt_gemm<64, 16, 64, 128, 4, 1, 6, A, B, true>;
 template <grt_lie A, grt_lie B>
 using Tile16x64 = grt_gemm<16, 64, 64, 128, 1, 4, 8, A, B, true>;
 template <grt_lie A, grt_lie B>
-using Tile16x16 = grt_gemm<16, 16, 128, 64, 1, 1, 8, A, B, true>;
+using Tile16x16 = grt_gemm<16, 16, 128, 128, 1, 1, 8, A, B, true>;
 template <grt_lie A, grt_lie B>
 using TileOdd = grt_gemm<32, 32, 32, 64, 2, 1, 2, A, B, false>;
 template <grt_lie A, grt_lie B>
@@ -160,7 +160,7 @@ GRT_KERNEL(matmul_fwd_64x16_bf16, MatmulArgs, 128) {
 GRT_KERNEL(matmul_fwd_16x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile16x64<GRT_ALONG, GRT_ALONG>, 81920, 20480>(a);
 }
-GRT_KERNEL(matmul_fwd_16x16_bf16, MatmulArgs, 64) {
+GRT_KERNEL(matmul_fwd_16x16_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile16x16<GRT_ALONG, GRT_ALONG>, 65536, 16384>(a);
 }
 GRT_KERNEL(matmul_fwd_odd_bf16, MatmulArgs, 64) {
@@ -242,7 +242,8 @@ static_assert(sizeof(ColumnSumArgs) == 24, "mirrored in src/ops/gpu/matmul.rs");
 template <class S>
 GRT_DEV void column_sum(const ColumnSumArgs& a) {
     constexpr int COLS = 32, VEC = grt_vec<S>::N, RUNS = COLS / VEC, LANES = 256 / RUNS;
-    GRT_SHARED(float, part[LANES][COLS + 1]);
+    using Parts = float[LANES][COLS + 1];
+    GRT_SHARED(Parts, part);
     const int run = grt_tid() % RUNS, lane = grt_tid() / RUNS;
     const int col = grt_block_x() * COLS + run * VEC;
     const S* dy = (const S*)a.dy + col;

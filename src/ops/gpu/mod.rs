@@ -3,6 +3,7 @@
 
 pub mod fold; // sums over rows
 pub mod linear_logprob; // the language-model head
+pub mod matmul; // products of the linear layers
 pub mod rows; // rows by index, and back
 pub mod sample; // the sampler
 
