@@ -121,7 +121,11 @@ impl Gpu {
             // SAFETY: as above.
             Context::Device(set) => done("set device", unsafe { set(number) })?,
         }
-        let properties = properties(&driver, device, spec)?;
+        let mut properties = properties(&driver, device, spec)?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: as above.
+        done("memory info", unsafe { (driver.memory_info)(&raw mut free, &raw mut total) })?;
+        properties.available = free;
         let mut stream: Handle = std::ptr::null_mut();
         // SAFETY: as above.
         let code = unsafe { (driver.stream_create)(&raw mut stream, NON_BLOCKING) };
@@ -336,6 +340,7 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         wave: attribute(Attribute::Wave)? as usize,
         units: attribute(Attribute::Units)? as usize,
         memory,
+        available: 0,
         shared: attribute(Attribute::Shared)? as usize,
         emulated: driver.emulator_allow.is_some(),
     })

@@ -58,6 +58,8 @@ pub struct Properties {
     pub units: usize,
     /// Bytes of device memory.
     pub memory: usize,
+    /// Bytes of it that were free when the device was opened.
+    pub available: usize,
     /// Most bytes of shared memory that a block can have.
     pub shared: usize,
     /// True if kernels run on this machine's processors.

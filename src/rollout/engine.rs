@@ -2,7 +2,7 @@
 //! in the arena above the KV cache, draws the next tokens. Which rows share a pass, and when, changes
 //! no bit of any completion.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Target};
 use crate::mem::Arena;
 use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text};
 use crate::model::net::Net;
@@ -249,7 +249,9 @@ impl<'a> Engine<'a> {
         let left = free - pass - pages * page;
         let packed = panel_bytes(params, head_name(config));
         let limits = Limits { pages, sequences, rows };
-        Ok((limits, packed <= left))
+        // Kernels read the weights as they are.
+        let packs = self.arena.target() == Target::Cpu;
+        Ok((limits, packs && packed <= left))
     }
 
     fn tape(&self) -> Tape {

@@ -3,7 +3,8 @@
 //! the executor binds the arena and runs. Nothing runs while a tape is built.
 
 pub mod backward; // the reverse walk
-pub mod check; // gradient check by differences
+pub mod check; // one op on a tape of its own, for tests
+pub mod conformance; // a backend against the f64 reference
 pub mod exec; // plan, bind, run
 pub mod recompute; // forward nodes that run again in the reverse walk
 

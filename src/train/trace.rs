@@ -31,8 +31,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         let all = vec![Part::Vision, Part::Connector, Part::Language, Part::Head];
         training = Training::Full(all);
     }
-    let machine =
-        MachineSettings { threads: settings.threads, memory_budget: None, vision_cache_size: None };
+    let machine = MachineSettings { threads: settings.threads, ..MachineSettings::default() };
     let mut w = Workspace::open(&settings.model, &machine, &training, 0)?;
     w.encoder.images = w.encoder.images.clone().with_backend(backend);
     let complete = messages.last().is_some_and(|m| m.role == "assistant");

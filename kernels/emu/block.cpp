@@ -1,0 +1,440 @@
+// Runs the threads of a block as fibers: a thread runs until it must wait, then another thread of its
+// wave goes on, then another wave, in an order that the seed shuffles. A wave runs as far ahead of the
+// others as barriers allow, so what a barrier should have ordered comes out of order when it is missing.
+#include "block.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <new>
+
+namespace emu {
+
+__thread Thread* self = nullptr;
+__thread Block* block = nullptr;
+
+// Bytes after each shared object that no one may write.
+static const size_t FENCE = 128;
+static const size_t SHARED_SPACE = MAX_SHARED + (64 << 10);
+static const int ORDERS = 16;
+
+Block* block_new() {
+    Block* b = new Block();
+    void* p = mmap(nullptr, SHARED_SPACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    b->shared_begin = (unsigned char*)p;
+    b->shared_end = b->shared_begin + SHARED_SPACE;
+    for (int i = 0; i < MAX_THREADS; i++) {
+        Thread& t = b->threads[i];
+        t.tid = i;
+        t.lane = i % WAVE;
+        t.wave = &b->waves[i / WAVE];
+    }
+    b->orders.resize((size_t)ORDERS * WAVE);
+    return b;
+}
+
+static uint32_t random(Block* b) {
+    uint32_t x = b->rng;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    return b->rng = x;
+}
+
+// Makes the lanes in `from` ready, in a new order. The last one in the list runs first.
+static void make_ready(Block* b, Wave* w, State from, const Thread* but) {
+    Thread* first = &b->threads[(w - b->waves) * WAVE];
+    const uint8_t* order = nullptr;
+    int flip = WAVE - 1;
+    if (b->shuffled) {
+        uint32_t r = random(b);
+        order = &b->orders[(r >> 8) % ORDERS * WAVE];
+        flip = (int)(r % WAVE);
+    }
+    for (int i = 0; i < WAVE; i++) {
+        Thread* t = first + ((order ? order[i] : i) ^ flip);
+        if (t->state != from || t == but) continue;
+        t->state = State::READY;
+        w->ready[w->num_ready++] = t;
+    }
+}
+
+static int num_waves(const Block* b) { return b->num_threads / WAVE; }
+
+// All waves may run, in a new order.
+static void all_runnable(Block* b) {
+    int n = num_waves(b);
+    for (int i = 0; i < n; i++) b->runnable[i] = &b->waves[n - 1 - i];
+    if (b->shuffled)
+        for (int i = n - 1; i > 0; i--)
+            std::swap(b->runnable[i], b->runnable[random(b) % (uint32_t)(i + 1)]);
+    b->num_runnable = n;
+    b->wave = b->runnable[--b->num_runnable];
+}
+
+static Thread* pick(Block* b) {
+    while (!b->wave->num_ready) {
+        if (!b->num_runnable) return nullptr;
+        b->wave = b->runnable[--b->num_runnable];
+    }
+    return b->wave->ready[--b->wave->num_ready];
+}
+
+[[noreturn]] static void leave(Block* b) {
+    Fiber abandoned;
+    fiber_switch(abandoned, b->scheduler);
+    __builtin_unreachable();
+}
+
+static std::string text(const char* format, ...) {
+    char buffer[1024];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(buffer, sizeof buffer, format, list);
+    va_end(list);
+    return buffer;
+}
+
+static const char* base_name(const char* file) {
+    const char* slash = strrchr(file, '/');
+    return slash ? slash + 1 : file;
+}
+
+static std::string where(const Block* b, int tid, Place place) {
+    return text("kernel %s, block (%u,%u,%u), thread %d (wave %d, lane %d), %s:%d",
+                b->launch->kernel->name, b->index[0], b->index[1], b->index[2], tid, tid / WAVE,
+                tid % WAVE, base_name(place.file), place.line);
+}
+
+void fail(FailureKind kind, Place place, const char* format, ...) {
+    char buffer[512];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(buffer, sizeof buffer, format, list);
+    va_end(list);
+    Block* b = block;
+    b->failure.kind = kind;
+    b->failure.message = where(b, self->tid, place) + ": " + buffer;
+    leave(b);
+}
+
+static const char* meeting_name(Meeting m) {
+    switch (m) {
+        case Meeting::SHUFFLE: return "a shuffle";
+        case Meeting::SYNC_WAVE: return "grt_sync_wave";
+        case Meeting::LDMATRIX: return "ldmatrix";
+        case Meeting::LDMATRIX_TRANS: return "ldmatrix.trans";
+        case Meeting::MMA: return "mma";
+        case Meeting::MFMA: return "mfma";
+    }
+    return "?";
+}
+
+// No thread can go on: says who waits where and who is missing.
+[[noreturn]] static void fail_stuck(Block* b) {
+    std::string message = text("kernel %s, block (%u,%u,%u) is stuck:", b->launch->kernel->name,
+                               b->index[0], b->index[1], b->index[2]);
+    int shown = 0, barrier = 0;
+    for (int i = 0; i < b->num_threads; i++) barrier += b->threads[i].state == State::AT_BARRIER;
+    message += text(" %d of %d threads wait in grt_sync, %d have returned;", barrier, b->num_threads,
+                    b->done);
+    for (int i = 0; i < num_waves(b) && shown < 4; i++) {
+        Wave& w = b->waves[i];
+        if (!w.arrived) continue;
+        shown++;
+        message += text(" in wave %d %d of %d lanes wait in %s at %s:%d (thread %d first);", i,
+                        w.arrived, WAVE, meeting_name(w.meeting), base_name(w.place.file),
+                        w.place.line, w.first->tid);
+        for (int l = 0; l < WAVE; l++) {
+            Thread& t = b->threads[i * WAVE + l];
+            if (t.state == State::IN_MEETING) continue;
+            message += t.state == State::DONE
+                           ? text(" thread %d has returned;", t.tid)
+                           : text(" thread %d waits in grt_sync at %s:%d;", t.tid,
+                                  base_name(t.place.file), t.place.line);
+            break;
+        }
+    }
+    for (int i = 0; i < b->num_threads; i++)
+        if (b->threads[i].state == State::AT_BARRIER) {
+            message += text(" thread %d is at grt_sync, %s:%d", i,
+                            base_name(b->threads[i].place.file), b->threads[i].place.line);
+            break;
+        }
+    b->failure = {FailureKind::STUCK, message};
+    leave(b);
+}
+
+// All threads that have not returned are at a barrier: they go on. Lanes of a wave must be at the same
+// one.
+static void release_barrier(Block* b) {
+    for (int i = 0; i < num_waves(b); i++) {
+        Wave& w = b->waves[i];
+        const Thread* seen = nullptr;
+        for (int l = 0; l < WAVE; l++) {
+            const Thread* t = &b->threads[i * WAVE + l];
+            if (t->state != State::AT_BARRIER) continue;
+            if (seen && seen->place.line != t->place.line) {
+                b->failure = {FailureKind::STUCK,
+                              where(b, t->tid, t->place) +
+                                  text(": a different grt_sync than thread %d's at line %d",
+                                       seen->tid, seen->place.line)};
+                leave(b);
+            }
+            seen = t;
+        }
+        make_ready(b, &w, State::AT_BARRIER, nullptr);
+    }
+    b->at_barrier = 0;
+    all_runnable(b);
+}
+
+static void thread_main();
+
+// Goes on in another thread until this one is picked again.
+static void switch_away(Block* b, Thread* from) {
+    Thread* next = pick(b);
+    if (next == from) return;
+    if (!next) fail_stuck(b);
+    self = next;
+    if (!next->fiber.stack) {
+        if (b->spare.empty()) b->spare.push_back(fiber_new(0));
+        next->fiber = b->spare.back();
+        b->spare.pop_back();
+        fiber_begin(next->fiber, next->tid, thread_main);
+    }
+    fiber_switch(from->fiber, next->fiber);
+}
+
+// A fiber plays threads that have not begun, one after another, until it must go on in one that waits.
+static void thread_main() {
+    for (;;) {
+        Block* b = block;
+        Thread* t = self;
+        b->launch->kernel->entry(b->launch->args);
+        if (!fiber_intact(t->fiber)) fail(FailureKind::BAD_LAUNCH, {"", 0}, "stack overflow");
+        t->state = State::DONE;
+        t->wave->done++;
+        b->done++;
+        if (b->at_barrier && b->at_barrier + b->done == b->num_threads) release_barrier(b);
+        Fiber mine = t->fiber;
+        t->fiber = Fiber();
+        Thread* next = pick(b);
+        if (next && !next->fiber.stack) {
+            next->fiber = mine;
+            self = next;
+            continue;
+        }
+        b->spare.push_back(mine);
+        if (next) {
+            self = next;
+            fiber_switch(mine, next->fiber);
+        }
+        if (b->done < b->num_threads) fail_stuck(b);
+        leave(b);
+    }
+}
+
+void meet(Meeting meeting, void* arg, Place place) {
+    Thread* t = self;
+    Wave* w = t->wave;
+    Block* b = block;
+    if (w->arrived == 0) {
+        w->meeting = meeting;
+        w->place = place;
+        w->first = t;
+    } else if (__builtin_expect(w->meeting != meeting || w->place.line != place.line, 0)) {
+        fail(FailureKind::STUCK, place, "%s, while thread %d of the wave is in %s at %s:%d",
+             meeting_name(meeting), w->first->tid, meeting_name(w->meeting),
+             base_name(w->place.file), w->place.line);
+    }
+    w->args[t->lane] = arg;
+    if (++w->arrived < WAVE) {
+        t->state = State::IN_MEETING;
+        t->place = place;
+        switch_away(b, t);
+        return;
+    }
+    w->arrived = 0;
+    if (meeting == Meeting::SHUFFLE) {
+        for (int i = 0; i < WAVE; i++) w->result[i] = w->value[w->source[i]];
+    } else if (meeting != Meeting::SYNC_WAVE) {
+        work_of_matrices(*w, place);
+    }
+    make_ready(b, w, State::IN_MEETING, t);
+}
+
+void sync_block(Place place) {
+    Thread* t = self;
+    Block* b = block;
+    t->state = State::AT_BARRIER;
+    t->place = place;
+    if (++b->at_barrier + b->done == b->num_threads) release_barrier(b);
+    switch_away(b, t);
+}
+
+void async_copy(void* shared, const void* global, Place place) {
+    if ((uintptr_t)shared % 16 != 0)
+        fail(FailureKind::MISALIGNED, place, "the target of an asynchronous copy is not 16-byte aligned");
+    if (!is_shared(shared, 16))
+        fail(FailureKind::ADDRESS, place, "the target of an asynchronous copy is not shared memory");
+    memset(shared, POISON, 16);
+    self->copies.push_back({shared, global});
+}
+
+void async_commit() { self->groups.push_back((uint32_t)self->copies.size()); }
+
+void async_wait(uint32_t pending) {
+    Thread* t = self;
+    if (t->groups.size() <= pending) return;
+    size_t arrived = t->groups.size() - pending;
+    uint32_t end = t->groups[arrived - 1];
+    for (uint32_t i = 0; i < end; i++) {
+        const Copy& c = t->copies[i];
+        if (c.from) memcpy(c.to, c.from, 16);
+        else memset(c.to, 0, 16);
+    }
+    t->copies.erase(t->copies.begin(), t->copies.begin() + end);
+    t->groups.erase(t->groups.begin(), t->groups.begin() + (long)arrived);
+    for (uint32_t& g : t->groups) g -= end;
+}
+
+bool is_shared(const void* p, size_t bytes) {
+    const Block* b = block;
+    const unsigned char* q = (const unsigned char*)p;
+    return q >= b->shared_begin && q + bytes <= b->shared_top;
+}
+
+void* shared_object(const void* key, size_t size, size_t align, Place place) {
+    Block* b = block;
+    for (const SharedObject& o : b->objects)
+        if (o.key == key) return o.data;
+    uintptr_t at = (uintptr_t)b->shared_top + FENCE;
+    if (align < 16) align = 16;
+    at = (at + align - 1) & ~(uintptr_t)(align - 1);
+    b->static_size += (size + 15) & ~(size_t)15;
+    if (b->static_size > MAX_STATIC_SHARED || b->static_size + b->dynamic_size > MAX_SHARED)
+        fail(FailureKind::BAD_LAUNCH, place,
+             "%zu bytes of static and %zu of dynamic shared memory are more than the %zu and %zu in all that a block has",
+             b->static_size, b->dynamic_size, MAX_STATIC_SHARED, MAX_SHARED);
+    unsigned char* data = (unsigned char*)at;
+    memset(b->shared_top, POISON, (size_t)(data + size + FENCE - b->shared_top));
+    b->shared_top = data + size;
+    b->objects.push_back({key, data, size});
+    return data;
+}
+
+void check_slow(uintptr_t a, size_t bytes, Access access, Place place) {
+    Block* b = block;
+    const char* what = access == STORE ? "store" : access == ASYNC ? "asynchronous copy" : "load";
+    if (a & (bytes - 1))
+        fail(FailureKind::MISALIGNED, place, "%s of %zu bytes at %#zx is misaligned", what, bytes,
+             (size_t)a);
+    const Range* end = b->ranges + b->num_ranges;
+    const Range* after = std::upper_bound(b->ranges, end, (uint64_t)a,
+                                          [](uint64_t x, const Range& r) { return x < r.begin; });
+    if (after != b->ranges && a + bytes <= after[-1].end) {
+        b->cache[access] = after[-1];
+        return;
+    }
+    if (access != ASYNC && is_shared((const void*)a, bytes)) return;
+    const Range* below = after != b->ranges ? after - 1 : nullptr;
+    const Range* above = after != end ? after : nullptr;
+    bool use_below = below && (!above || a - below->end < above->begin - a);
+    const Range* nearest = use_below ? below : above;
+    if (!nearest)
+        fail(FailureKind::ADDRESS, place, "%s of %zu bytes at %#zx; the launch may touch nothing",
+             what, bytes, (size_t)a);
+    fail(FailureKind::ADDRESS, place,
+         "%s of %zu bytes at %#zx, %zu bytes %s the nearest range %#zx..%#zx (%zu bytes)", what,
+         bytes, (size_t)a, use_below ? (size_t)(a - below->end) : (size_t)(above->begin - a),
+         use_below ? "after the end of" : "before", (size_t)nearest->begin, (size_t)nearest->end,
+         (size_t)(nearest->end - nearest->begin));
+}
+
+// Shared memory that should still be poison around each object was written.
+static bool fences_hold(const Block* b) {
+    const unsigned char* p = b->dynamic_data + b->dynamic_size;
+    for (size_t i = 0; i <= b->objects.size(); i++) {
+        for (size_t j = 0; j < FENCE; j++)
+            if (p[j] != POISON) return false;
+        if (i < b->objects.size()) p = b->objects[i].data + b->objects[i].size;
+    }
+    return true;
+}
+
+static void shuffle_orders(Block* b) {
+    for (int o = 0; o < ORDERS; o++) {
+        uint8_t* order = &b->orders[(size_t)o * WAVE];
+        for (int i = 0; i < WAVE; i++) order[i] = (uint8_t)i;
+        for (int i = WAVE - 1; i > 0; i--)
+            std::swap(order[i], order[random(b) % (uint32_t)(i + 1)]);
+    }
+}
+
+static void prepare(Block* b, const Launch& launch, uint64_t index) {
+    b->launch = &launch;
+    b->index[0] = (uint32_t)(index % launch.grid.x);
+    b->index[1] = (uint32_t)(index / launch.grid.x % launch.grid.y);
+    b->index[2] = (uint32_t)(index / launch.grid.x / launch.grid.y);
+    b->grid_x = launch.grid.x;
+    b->num_threads = (int)launch.threads;
+    b->at_barrier = b->done = 0;
+    b->ranges = launch.ranges.data();
+    b->num_ranges = (int)launch.ranges.size();
+    for (Range& r : b->cache) r = {1, 0};
+    b->failure = Failure();
+    b->dynamic_data = b->shared_begin;
+    b->dynamic_size = launch.dynamic_shared;
+    b->static_size = 0;
+    b->objects.clear();
+    b->shared_top = b->shared_begin + b->dynamic_size;
+    memset(b->shared_begin, POISON, b->dynamic_size + FENCE);
+    b->shuffled = launch.seed != 0;
+    b->rng = (uint32_t)((launch.seed + index * 0x9e3779b9u) * 2654435761u) | 1;
+    if (b->shuffled) shuffle_orders(b);
+    for (int i = 0; i < b->num_threads; i++) {
+        Thread& t = b->threads[i];
+        t.state = State::FRESH;
+        t.copies.clear();
+        t.groups.clear();
+        if (t.fiber.stack) b->spare.push_back(t.fiber);
+        t.fiber = Fiber();
+    }
+    for (int i = 0; i < num_waves(b); i++) {
+        Wave& w = b->waves[i];
+        w.num_ready = w.arrived = w.done = 0;
+        make_ready(b, &w, State::FRESH, nullptr);
+    }
+    all_runnable(b);
+}
+
+void block_run(Block* b, const Launch& launch, uint64_t index) {
+    block = b;
+    prepare(b, launch, index);
+    Thread* first = pick(b);
+    if (b->spare.empty()) b->spare.push_back(fiber_new(0));
+    first->fiber = b->spare.back();
+    b->spare.pop_back();
+    fiber_begin(first->fiber, first->tid, thread_main);
+    self = first;
+    fiber_switch(b->scheduler, first->fiber);
+    if (b->failure.kind == FailureKind::NONE && !fences_hold(b))
+        b->failure = {FailureKind::ADDRESS,
+                      text("kernel %s, block (%u,%u,%u): shared memory was written beyond the end of an object",
+                           launch.kernel->name, b->index[0], b->index[1], b->index[2])};
+    // A fiber that was abandoned in the middle keeps its stack for the next block.
+    for (int i = 0; i < b->num_threads; i++) {
+        Thread& t = b->threads[i];
+        if (t.fiber.stack) b->spare.push_back(t.fiber);
+        t.fiber = Fiber();
+    }
+    block = nullptr;
+    self = nullptr;
+}
+
+}  // namespace emu
