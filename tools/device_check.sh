@@ -7,7 +7,8 @@
 #
 # --device D   as the program names it (default cuda:0)
 # --out DIR    logs and results (default outputs/device_check)
-# --only A,B   some of: doctor conformance memcheck racecheck synccheck train times
+# --only A,B   some of: doctor conformance sft train times memcheck racecheck synccheck
+# --op NAME    conformance and the sanitizer on this op alone
 # --limit S    most seconds of one step (default 240)
 #
 # Each step passes, fails or is passed over with its reason; the last lines say which. Results of `times`
@@ -15,8 +16,8 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mode="" folder=outputs/device device=cuda:0 out=outputs/device_check limit=240
-only=doctor,conformance,train,times,memcheck,racecheck,synccheck
+mode="" folder=outputs/device device=cuda:0 out=outputs/device_check limit=240 op=""
+only=doctor,conformance,sft,train,times,memcheck,racecheck,synccheck
 while [ $# -gt 0 ]; do
     case "$1" in
     --pack | --run)
@@ -26,7 +27,7 @@ while [ $# -gt 0 ]; do
             shift
         fi
         ;;
-    --device | --out | --only | --limit)
+    --device | --out | --only | --op | --limit)
         [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
         declare "${1#--}=$2"
         shift
@@ -94,20 +95,58 @@ sanitizer() {
         pass_over "$tool" "compute-sanitizer is not there"
         return
     fi
-    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 \
-        "$folder/conformance" --nocapture --test-threads 1
+    conformance "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20
+}
+
+# conformance STEP [COMMAND...]: every op's cases on the device, under a command.
+conformance() {
+    local name=$1
+    shift
+    step "$name" "$@" "$folder/conformance" --exact devices_of_this_machine_agree --nocapture || return
+    # A test of another name would pass without having run.
+    if ! grep -q "1 passed" "$out/$name.log"; then
+        failed=1
+        summary+=("FAILED   $name (no test ran, $out/$name.log)")
+    fi
+}
+
+# A model and rows to train it on.
+model() {
+    rm -rf "$out/shapes" "$out/tiny"
+    step data "$folder/grpo-rt" data make-shapes --output_dir "$out/shapes" --num_rows 256 || return
+    step model "$folder/grpo-rt" init --family qwen2_5_vl --preset tiny --vocab_size 384 \
+        --dataset_name "$out/shapes/train.jsonl" --output_dir "$out/tiny"
+}
+
+# The same supervised steps on the processor and on the device: losses differ by rounding alone.
+sft() {
+    local on run
+    for on in cpu "$device"; do
+        run=sft_${on//[^a-z0-9]/_}
+        rm -rf "${out:?}/$run"
+        step "$run" "$folder/grpo-rt" sft --model_name_or_path "$out/tiny" --device "$on" \
+            --dataset_name "$out/shapes/train.jsonl" --output_dir "$out/$run" --max_steps 10 \
+            --per_device_train_batch_size 16 --learning_rate 3e-4 --dtype float32 \
+            --tune_mm_vision --tune_mm_mlp || return
+    done
+    step sft_curves python3 - "$out/sft_cpu/metrics.jsonl" "$out/$run/metrics.jsonl" <<'PYTHON'
+import json, sys
+cpu, device = ([json.loads(line)["loss"] for line in open(path)] for path in sys.argv[1:])
+assert len(cpu) == len(device) == 10, f"{len(cpu)} and {len(device)} steps"
+apart = max(abs(a - b) / abs(a) for a, b in zip(cpu, device))
+assert apart < 1e-3, f"losses differ by {apart:.1e}: {cpu} on the processor, {device} on the device"
+assert device[-1] < device[0], f"nothing was learned: {device}"
+print(f"10 steps: loss {device[0]:.3f} to {device[-1]:.3f}, at most {apart:.1e} from the processor's")
+PYTHON
 }
 
 # A short run of a model that knows nothing, paid for short answers, and what it says of itself: as much
 # memory as planned, the same log-probabilities in rollout and training, gradients that are numbers.
 train() {
-    local data=$out/shapes model=$out/tiny run=$out/run
-    rm -rf "$data" "$model" "$run"
-    step data "$folder/grpo-rt" data make-shapes --output_dir "$data" --num_rows 256 || return
-    step model "$folder/grpo-rt" init --family qwen2_5_vl --preset tiny --vocab_size 384 \
-        --dataset_name "$data/train.jsonl" --output_dir "$model" || return
+    local run=$out/run
+    rm -rf "$run"
     step train "$folder/grpo-rt" train --config configs/shapes_tiny.yaml --device "$device" \
-        --model_name_or_path "$model" --dataset_name "$data/train.jsonl" --output_dir "$run" \
+        --model_name_or_path "$out/tiny" --dataset_name "$out/shapes/train.jsonl" --output_dir "$run" \
         --max_steps 6 --save_steps 6 --reward_funcs length --max_completion_length 32 || return
     step plan python3 - "$run/metrics.jsonl" <<'PYTHON'
 import json, sys
@@ -139,13 +178,17 @@ run() {
     mkdir -p "$out"
     touch "$out/started"
     # The tests look on this device and nowhere else.
-    export GRPO_RT_TEST_DEVICE=$device
+    export GRPO_RT_TEST_DEVICES=$device
+    if [ -n "$op" ]; then export GRPO_RT_TEST_OP=$op; fi
     for name in grpo-rt conformance; do
         [ -x "$folder/$name" ] || { echo "$folder/$name is missing: tools/device_check.sh --pack" >&2; exit 2; }
     done
     wanted doctor && step doctor "$folder/grpo-rt" doctor
-    wanted conformance && step conformance "$folder/conformance" --nocapture --test-threads 1
-    wanted train && train
+    wanted conformance && conformance conformance
+    if { wanted sft || wanted train; } && model; then
+        wanted sft && sft
+        wanted train && train
+    fi
     wanted times && times
     for tool in memcheck racecheck synccheck; do
         wanted "$tool" && sanitizer "$tool"
