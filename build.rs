@@ -207,7 +207,8 @@ impl Job<'_> {
                 return Err(format!("{name} failed on {source} ({})\n{said}", self.arch));
             }
             // Every pass over the source says the same.
-            let warnings: BTreeSet<&str> = said.lines().filter(|l| l.contains("warning")).collect();
+            let warns = |l: &&str| l.contains("warning") && !l.starts_with("Remark");
+            let warnings: BTreeSet<&str> = said.lines().filter(warns).collect();
             warnings.iter().for_each(|line| println!("cargo:warning={line}"));
             fs::rename(&part, &image).map_err(|e| format!("{}: {e}", image.display()))?;
         }
