@@ -88,6 +88,8 @@ pub struct Driver {
     pub graph_launch: unsafe extern "C" fn(Handle, Handle) -> Code,
     pub graph_destroy: unsafe extern "C" fn(Handle) -> Code,
     pub graph_exec_destroy: unsafe extern "C" fn(Handle) -> Code,
+    /// Where the device is, for the tools that tell of it.
+    pub device_bus: Option<unsafe extern "C" fn(*mut c_char, i32, i32) -> Code>,
     /// `hipGetDevicePropertiesR0600`: the struct of ROCm 6 and later.
     pub properties: Option<unsafe extern "C" fn(*mut c_void, i32) -> Code>,
     /// Emulator only: the address ranges that the next launch may touch.
@@ -221,6 +223,10 @@ impl Driver {
             graph_launch: s.get("cuGraphLaunch", "hipGraphLaunch")?,
             graph_destroy: s.get("cuGraphDestroy", "hipGraphDestroy")?,
             graph_exec_destroy: s.get("cuGraphExecDestroy", "hipGraphExecDestroy")?,
+            device_bus: s.optional(match vendor {
+                Vendor::Cuda => "cuDeviceGetPCIBusId",
+                Vendor::Hip => "hipDeviceGetPCIBusId",
+            }),
             properties: s.optional("hipGetDevicePropertiesR0600"),
             emulator_allow: s.optional("grt_emu_allow"),
             emulator_error: s.optional("grt_emu_last_error"),

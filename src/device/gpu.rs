@@ -337,6 +337,7 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         arch,
         vendor: driver.vendor,
         driver: version,
+        bus: bus(driver, device),
         wave: attribute(Attribute::Wave)? as usize,
         units: attribute(Attribute::Units)? as usize,
         memory,
@@ -344,6 +345,16 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         shared: attribute(Attribute::Shared)? as usize,
         emulated: driver.emulator_allow.is_some(),
     })
+}
+
+/// The PCI address of a device, if the driver says it.
+fn bus(driver: &Driver, device: i32) -> Option<String> {
+    let mut text = [0 as std::ffi::c_char; 32];
+    // SAFETY: the length given is that of the array.
+    let code = unsafe { driver.device_bus?(text.as_mut_ptr(), 32, device) };
+    text[31] = 0;
+    // SAFETY: ends in zero.
+    (code == 0).then(|| unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
 }
 
 /// `gfx942` of `gfx942:sramecc+:xnack-`.

@@ -10,6 +10,8 @@ pub mod gpu; // a device behind such a table
 mod graph; // launches that repeat are replayed
 pub mod images; // kernels that the program carries
 pub mod probe; // what is on this machine
+pub mod survey; // all of it, for people
+pub mod telemetry; // what a device says about itself
 
 pub use command::{Command, DevicePtr, Launch};
 pub use cpu::{HostArena, RawView};
@@ -52,6 +54,8 @@ pub struct Properties {
     pub vendor: Vendor,
     /// Driver version as the driver says it (13000 is 13.0).
     pub driver: i32,
+    /// PCI address, such as `0000:1b:00.0`, if the driver says it.
+    pub bus: Option<String>,
     /// Threads that run in step: 32 or 64.
     pub wave: usize,
     /// Streaming multiprocessors or compute units.
