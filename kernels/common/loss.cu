@@ -3,14 +3,14 @@
 #include "../include/grt.h"
 #include "../include/grt_math.h"
 
-// Columns of one number per token. `ref` is absent where beta is 0. The forward pass writes one number
+// Columns of one number per token. `reference` is absent where beta is 0. The forward pass writes one number
 // to `out`, the backward pass reads it from `dloss` and writes a column.
 struct GrpoLossArgs {
     const float* logp;
     const float* old;
     const float* advantage;
     const float* weight;
-    const float* ref;
+    const float* reference;
     const float* dloss;
     float* out;
     int tokens;
@@ -31,8 +31,8 @@ GRT_DEV float grpo_token(const GrpoLossArgs& a, int t, float& slope) {
     float gain = ratio * advantage;
     float loss = -grt_min(gain, bounded * advantage);
     slope = clipped ? 0.0f : -gain;
-    if (!a.ref) return loss;
-    float gap = grt_load(a.ref + t) - logp;
+    if (!a.reference) return loss;
+    float gap = grt_load(a.reference + t) - logp;
     float grown = grt_exp(gap);
     float factor = a.kl_ratio ? ratio : 1.0f;
     float kl = (grown - gap - 1.0f) * factor;
