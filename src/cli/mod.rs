@@ -5,6 +5,7 @@ mod bench; // a second of measurement for `doctor`
 mod demo; // from nothing to a report, as a list of ordinary commands
 mod demo_report; // report.html of the demo
 mod doctor; // what this machine has and can do
+mod doctor_devices; // the devices' part of it
 mod eval; // rewards of a model on a data file
 mod infer; // answers to one chat
 mod init; // a new model and its tokenizer

@@ -143,6 +143,12 @@ impl Symbols<'_> {
 }
 
 impl Driver {
+    /// Whether a library of a vendor's driver is there, fit for use or not.
+    pub fn is_there(vendor: Vendor) -> bool {
+        // SAFETY: as in `installed`.
+        library_names(vendor).iter().any(|name| unsafe { Library::new(*name) }.is_ok())
+    }
+
     /// Opens the installed driver of a vendor.
     ///
     /// # Errors

@@ -32,6 +32,16 @@ pub enum Vendor {
 }
 
 impl Vendor {
+    /// Both, in the order in which people are told of them.
+    pub const ALL: [Vendor; 2] = [Vendor::Cuda, Vendor::Hip];
+
+    /// Name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Vendor::Cuda => "NVIDIA",
+            Vendor::Hip => "AMD",
+        }
+    }
     /// Name as in `--device`.
     pub fn name(self) -> &'static str {
         match self {
@@ -75,6 +85,11 @@ pub struct Properties {
 pub trait Device: Send + Sync + Debug {
     /// What it is.
     fn properties(&self) -> &Properties;
+    /// Loads a module of kernels now, which otherwise happens when one of them is first launched.
+    ///
+    /// # Errors
+    /// Kind device if the program has no image for the device, or the driver does not take it.
+    fn load(&self, module: &'static str) -> Result<()>;
     /// Takes a block of device memory, aligned to 256 bytes; its content is undefined.
     ///
     /// # Errors
