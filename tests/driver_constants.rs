@@ -60,8 +60,11 @@ fn faults_have_the_codes_of_both_vendors() {
     use sys::cudaError_enum as Cuda;
     // Faults that only NVIDIA's driver has a code for.
     let only_cuda = [
+        Cuda::CUDA_ERROR_STUB_LIBRARY as i32,
         Cuda::CUDA_ERROR_DEVICE_UNAVAILABLE as i32,
         Cuda::CUDA_ERROR_UNSUPPORTED_PTX_VERSION as i32,
+        Cuda::CUDA_ERROR_SYSTEM_NOT_READY as i32,
+        Cuda::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH as i32,
     ];
     let both = [
         (Cuda::CUDA_ERROR_OUT_OF_MEMORY as i32, Hip::hipErrorOutOfMemory as i32),

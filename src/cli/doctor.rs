@@ -173,7 +173,8 @@ mod tests {
             missing,
         };
         let text = findings.to_text();
-        for part in ["unknown", "(--device)", "proven by emulation", "1.5 GFLOP/s", "2.0 GB/s", "missing: "]
+        for part in
+            ["unknown", "(--device)", "proven by emulation", "1.5 GFLOP/s", "2.0 GB/s", "missing: "]
         {
             assert!(text.contains(part), "{part}: {text}");
         }

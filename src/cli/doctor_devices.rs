@@ -189,12 +189,7 @@ fn device_lines(f: &Found, rates: Option<&Rates>) -> Vec<String> {
     }
     let mut lines = vec![
         format!("{}: {} ({}), {} units, {driver}", p.spec, p.name, p.arch, p.units),
-        format!(
-            "{}: {} of memory, {} free",
-            p.spec,
-            gib(p.memory as f64),
-            gib(p.available as f64)
-        ),
+        format!("{}: {} of memory, {} free", p.spec, gib(p.memory as f64), gib(p.available as f64)),
         match &f.kernels {
             Ok(n) => format!("{}: the driver takes all {}", p.spec, counted(*n, "kernel module")),
             Err(e) => format!("{}: no kernels: {}", p.spec, e.one_line()),

@@ -113,6 +113,11 @@ pub fn library_names(vendor: Vendor) -> &'static [&'static str] {
     }
 }
 
+/// What the system's loader says.
+pub(super) fn why(e: &libloading::Error) -> String {
+    std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
+}
+
 /// An open library whose symbols are looked up under one of two names.
 struct Symbols<'l> {
     library: &'l Library,
@@ -159,7 +164,7 @@ impl Driver {
             // SAFETY: loading a vendor's driver runs its initialisers, which is what it is for.
             match unsafe { Library::new(*name) } {
                 Ok(library) => return Self::bind(vendor, library, name),
-                Err(e) if reason.is_empty() => reason = e.to_string(),
+                Err(e) if reason.is_empty() => reason = why(&e),
                 Err(_) => {}
             }
         }
@@ -176,7 +181,11 @@ impl Driver {
     pub fn at(vendor: Vendor, path: &Path) -> Result<Self> {
         // SAFETY: as in `installed`.
         let library = unsafe { Library::new(path) }.map_err(|e| {
-            Error::device("cannot open a driver library").file(path).found(e.to_string())
+            Error::device("cannot open a driver library")
+                .file(path)
+                .expected(format!("a library with the functions of {}", library_names(vendor)[0]))
+                .found(why(&e))
+                .hint("build the emulator anew with kernels/emu/build.sh")
         })?;
         Self::bind(vendor, library, &path.display().to_string())
     }

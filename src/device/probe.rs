@@ -115,11 +115,11 @@ pub fn version_text(vendor: Vendor, version: i32) -> String {
     }
 }
 
-/// The emulator's library: in the folder that `GRPO_RT_EMULATOR` names, or where its script puts it,
+/// The emulator's library: in the folder that `GRPO_RT_TEST_EMULATOR` names, or where its script puts it,
 /// `target/emu` of the checkout.
 fn emulator(vendor: Vendor) -> Result<PathBuf> {
     let file = format!("libgrt_emu_{}.so", vendor.name());
-    let folders = match std::env::var_os("GRPO_RT_EMULATOR") {
+    let folders = match std::env::var_os("GRPO_RT_TEST_EMULATOR") {
         Some(folder) => vec![PathBuf::from(folder)],
         None => {
             let exe = std::env::current_exe().unwrap_or_default();
@@ -135,6 +135,6 @@ fn emulator(vendor: Vendor) -> Result<PathBuf> {
                 "none in {}",
                 folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
             ))
-            .hint("run kernels/emu/build.sh, or name its folder in GRPO_RT_EMULATOR")
+            .hint("run kernels/emu/build.sh, or name its folder in GRPO_RT_TEST_EMULATOR")
     })
 }

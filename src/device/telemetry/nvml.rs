@@ -2,6 +2,7 @@
 //! asks; sets nothing.
 
 use super::{Figure, Reading};
+use crate::device::driver::why;
 use libloading::Library;
 use std::ffi::{CStr, CString, OsStr, c_char, c_uint, c_void};
 
@@ -63,7 +64,7 @@ impl Watched {
         let name = library.as_ref().to_string_lossy().into_owned();
         // SAFETY: loading the vendor's library runs its initialisers, which is what it is for.
         let library = unsafe { Library::new(library.as_ref()) }
-            .map_err(|e| format!("the management library {name} cannot be opened: {e}"))?;
+            .map_err(|e| format!("the management library {name} cannot be opened: {}", why(&e)))?;
         let init: unsafe extern "C" fn() -> Code = symbol(&library, "nvmlInit_v2")?;
         let find: unsafe extern "C" fn(*const c_char, *mut Handle) -> Code =
             symbol(&library, "nvmlDeviceGetHandleByPciBusId_v2")?;
