@@ -40,8 +40,7 @@ impl FromStr for DeviceSpec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let vendor =
-            |name: &str| [Vendor::Cuda, Vendor::Hip].into_iter().find(|v| v.name() == name);
+        let vendor = |name: &str| Vendor::ALL.into_iter().find(|v| v.name() == name);
         let (name, number) = text.split_once(':').unwrap_or((text, "0"));
         let spec = match (name.strip_prefix("emu-"), number.parse()) {
             _ if text == "cpu" => Some(DeviceSpec::Cpu),
