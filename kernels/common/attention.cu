@@ -26,93 +26,6 @@ struct AttnFwdArgs {
 };
 static_assert(sizeof(AttnFwdArgs) == 72, "mirrored in src/ops/gpu/attention.rs");
 
-// The rows of a block of threads: which head rows, and how many keys each sees. Rows beyond the item
-// see one key of a query of zeros. It all lies in shared memory: registers are short.
-template <int ROWS>
-struct attn_rows {
-    int head[ROWS];
-    int visible[ROWS];
-    int keys[2 * ATTN_BLOCK]; // head rows of the keys of two blocks
-    int most, least;          // keys that any row sees, and that every row sees
-    int blocks, kv;           // of the item; key head
-};
-
-// The rows of this block of threads, for all threads.
-template <int ROWS>
-GRT_DEV void attn_find_rows(attn_rows<ROWS>& rows, const AttnFwdArgs& a) {
-    attn_item item = attn_load_item(a.table, a.first_item + grt_block_x() / a.kv_heads);
-    int kv = grt_block_x() % a.kv_heads, group = a.heads / a.kv_heads;
-    if (grt_tid() == 0) {
-        rows.most = item.visible + item.step * ((item.first + item.rows - 1) / group);
-        rows.least = item.visible + item.step * (item.first / group);
-        rows.blocks = item.blocks;
-        rows.kv = kv;
-    }
-    for (int i = grt_tid(); i < ROWS; i += ATTN_THREADS) {
-        int r = item.first + i, query = r / group;
-        bool there = i < item.rows;
-        rows.head[i] = there ? (item.row + query) * a.heads + kv * group + r % group : -1;
-        rows.visible[i] = there ? item.visible + item.step * query : 1;
-    }
-    grt_sync();
-}
-
-// Walks the key blocks of the rows: tiles of keys and values arrive one block ahead of their use, the
-// rows they lie in two blocks ahead.
-template <int DP, int ROWS>
-struct attn_walk {
-    grt_tile<ATTN_BLOCK, DP>* tiles; // k, v of each stage
-    attn_rows<ROWS>& rows;
-    const AttnFwdArgs& a;
-
-    GRT_DEV_MEMBER grt_tile<ATTN_BLOCK, DP>& k(int b) { return tiles[2 * (b % ATTN_STAGES)]; }
-    GRT_DEV_MEMBER grt_tile<ATTN_BLOCK, DP>& v(int b) { return tiles[2 * (b % ATTN_STAGES) + 1]; }
-    GRT_DEV_MEMBER bool is_block(int b) { return b * ATTN_BLOCK < rows.most; }
-
-    GRT_DEV_MEMBER void find(int b) {
-        int i = grt_tid(), position = b * ATTN_BLOCK + i;
-        if (i >= ATTN_BLOCK) return;
-        int row = -1;
-        if (position < rows.most)
-            row = attn_key_row(a.table, rows.blocks, position) * a.kv_heads + rows.kv;
-        rows.keys[b % 2 * ATTN_BLOCK + i] = row;
-    }
-    GRT_DEV_MEMBER void copy(int b) {
-        attn_copy(k(b), a.k, v(b), a.v, a.head_dim, rows.keys + b % 2 * ATTN_BLOCK);
-        grt_async_commit();
-    }
-    // Before the first block. Nothing may use the tiles' room any more.
-    GRT_DEV_MEMBER void start() {
-        find(0);
-        grt_sync();
-        if (ATTN_STAGES > 1) {
-            copy(0);
-            find(1);
-        }
-    }
-    // Block b is there for all threads afterwards.
-    GRT_DEV_MEMBER void arrive(int b) {
-        if (ATTN_STAGES > 1) {
-            grt_async_wait<0>();
-            grt_sync();
-            if (is_block(b + 1)) copy(b + 1);
-            find(b + 2);
-        } else {
-            grt_sync();
-            copy(b);
-            find(b + 1);
-            grt_async_wait<0>();
-            grt_sync();
-        }
-    }
-};
-
-// Hides what each row does not see of 16 keys from position `key`.
-GRT_DEV void attn_hide(grt_frag_c& s, int key, const int* visible) {
-    GRT_UNROLL for (int i = 0; i < GRT_ACC; i++)
-        if (key + grt_acc_col(i) >= visible[grt_acc_row(i)]) s.v[i] = attn_no_score();
-}
-
 // Replaces scores by weights; `part` receives this lane's sum of them for each row.
 GRT_DEV void attn_weigh(grt_frag_c& s, float scale_log2, const float (&negative_top)[GRT_ROW_SLOTS],
                         float (&part)[GRT_ROW_SLOTS]) {
@@ -190,7 +103,7 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
     attn_tall_rest<MT>& rest = *(attn_tall_rest<MT>*)(shared + REST);
 
     int w = grt_wave();
-    attn_find_rows(rest.rows, a);
+    attn_find_rows(rest.rows, a, 0);
     attn_copy(q, a.q, a.head_dim, rest.rows.head);
     grt_async_commit();
 
@@ -212,7 +125,7 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
                 grt_load_a(kept[m][k], q, (w * MT + m) * 16, k * 16);
         grt_sync();
     }
-    attn_walk<DP, ROWS> walk = {(key_tile*)(shared + KEYS), rest.rows, a};
+    attn_walk<DP, ATTN_BLOCK, ROWS, AttnFwdArgs> walk = {(key_tile*)(shared + KEYS), rest.rows, a};
     walk.start();
     for (int b = 0; walk.is_block(b); b++) {
         walk.arrive(b);
@@ -287,7 +200,7 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
     attn_short_rest<DP>& rest = *(attn_short_rest<DP>*)(shared + REST);
 
     int w = grt_wave(), lane = grt_lane();
-    attn_find_rows(rest.rows, a);
+    attn_find_rows(rest.rows, a, 0);
     attn_copy(rest.q, a.q, a.head_dim, rest.rows.head);
     grt_async_commit();
     float top[GRT_ROW_SLOTS], sum[GRT_ROW_SLOTS];
@@ -298,7 +211,7 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
     }
     GRT_UNROLL for (int n = 0; n < NT; n++) attn_clear(o[n]);
 
-    attn_walk<DP, 16> walk = {(key_tile*)shared, rest.rows, a};
+    attn_walk<DP, ATTN_BLOCK, 16, AttnFwdArgs> walk = {(key_tile*)shared, rest.rows, a};
     walk.start();
     for (int b = 0; walk.is_block(b); b++) {
         walk.arrive(b);
