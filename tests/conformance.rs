@@ -3,75 +3,20 @@
 //! every run, so a number that an op forgot to write is a NaN here. No gradient is judged by
 //! differences; that is `gradcheck`.
 
-use grpo_rt::base::{DType, Philox, RngDomain, Tolerance};
+use grpo_rt::base::{DType, Philox, RngDomain};
+use grpo_rt::device::{Device, Vendor};
 use grpo_rt::ops::linear_logprob::HeadSettings;
 use grpo_rt::ops::sample::{Sample, SampleRow, SamplingSettings};
 use grpo_rt::ops::{Case, Fill, OPS, OpSpec};
-use grpo_rt::tape::check::{Check, CheckRun, fill};
+use grpo_rt::tape::check::{Check, fill};
+use grpo_rt::tape::conformance::{errors, hold_against};
 use std::sync::Arc;
+
+mod devices; // emulated and present devices
 
 const SEED: u64 = 17;
 
-/// Largest error of rounding a number to bf16, relative to it: half a unit in its eighth bit.
-const BF16_ROUNDING: f64 = 1.0 / 256.0;
-
-/// One run of a case, and the gradients after a second one.
-fn run(mut check: Check) -> (CheckRun, Vec<Option<Vec<f64>>>) {
-    let first = check.run().expect("the case fits the arena");
-    // Ops that update in place would start from their own results.
-    let second = if first.grads.iter().any(Option::is_some) {
-        check.run().expect("the case fits the arena").grads
-    } else {
-        first.grads.clone()
-    };
-    (first, second)
-}
-
-/// `base`, and `roundings` to bf16.
-fn with_roundings(base: Tolerance, roundings: u32) -> Tolerance {
-    Tolerance { rel: base.rel + f64::from(roundings) * BF16_ROUNDING, ..base }
-}
-
-/// Worst errors of a case, forward and backward, relative to each tensor's largest magnitude. The
-/// reference has the same numbers to start from. What is stored in bf16 may be off by as many
-/// roundings as the op says; what is stored in singles only by those in between.
-fn compare(spec: &OpSpec, case: &Case, float: DType) -> Result<(f64, f64), String> {
-    let fits = "the case fits the op";
-    let (got, got_twice) = run(Check::backward(case, float, SEED).expect(fits));
-    let (want, _) = run(Check::reference(case, float, SEED).expect(fits));
-    let name = format!("{}, {}, {float:?}", spec.name, case.label);
-    let allowed = |dtype: DType| match (float, dtype) {
-        (DType::BF16, DType::BF16) => with_roundings(spec.tolerance, spec.bf16_roundings),
-        (DType::BF16, _) => with_roundings(spec.tolerance, spec.bf16_roundings - 1),
-        _ => spec.tolerance,
-    };
-    let (mut forward, mut backward) = (0.0f64, 0.0f64);
-    for (i, (g, w)) in got.outputs.iter().zip(&want.outputs).enumerate() {
-        // Work space has a size of its own in each precision, and no meaning.
-        if g.ty.shape != w.ty.shape {
-            assert!(i > 0, "{name}: the first output has another shape");
-            continue;
-        }
-        let name = format!("{name}: output {i}");
-        forward = forward.max(allowed(g.ty.dtype).check(&name, &g.values, &w.values)?);
-        if g.ty.dtype == DType::I32 && g.values != w.values {
-            return Err(format!("{name}: integers differ"));
-        }
-    }
-    for ((i, want), ty) in want.grads.iter().enumerate().zip(case.types(float)) {
-        let Some(want) = want else { continue };
-        let once = got.grads[i].as_ref().expect("both precisions have the same gradients");
-        let name = format!("{name}: gradient of input {i}");
-        // It reached its place in singles from a slot of the input's own type.
-        backward = backward.max(allowed(ty.dtype).check(&name, once, want)?);
-        let twice: Vec<f64> = want.iter().map(|x| 2.0 * x).collect();
-        let sum = got_twice[i].as_ref().expect("as above");
-        allowed(ty.dtype).check(&format!("{name}, added to itself"), sum, &twice)?;
-    }
-    Ok((forward, backward))
-}
-
-/// Compares all cases of some ops.
+/// Compares all cases of some ops on the CPU.
 fn agree(specs: impl Iterator<Item = &'static OpSpec>, float: DType) {
     let mut failures = Vec::new();
     println!("{:<16} {:<48} {:>8} {:>8}", "op", "case", "forward", "backward");
@@ -80,8 +25,11 @@ fn agree(specs: impl Iterator<Item = &'static OpSpec>, float: DType) {
         assert!(cases.len() >= 3, "{} has {} cases, not three or more", spec.name, cases.len());
         for case in &cases {
             assert_eq!(case.op.name(), spec.name, "the case belongs to another op");
-            match compare(spec, case, float) {
-                Ok((f, b)) => println!("{:<16} {:<48} {f:8.1e} {b:8.1e}", spec.name, case.label),
+            match errors(spec, case, float, SEED, None) {
+                Ok(e) => println!(
+                    "{:<16} {:<48} {:8.1e} {:8.1e}",
+                    spec.name, case.label, e.forward, e.backward
+                ),
                 Err(e) => failures.push(e),
             }
         }
@@ -97,6 +45,55 @@ fn single_precision_agrees_with_the_reference() {
 #[test]
 fn bf16_agrees_with_the_reference() {
     agree(OPS.iter().copied().filter(|s| s.bf16_roundings > 0), DType::BF16);
+}
+
+/// Compares all cases on a device, each also with the CPU's own error.
+fn device_agrees(device: &Arc<dyn Device>) {
+    let p = device.properties();
+    println!("{}: {}, {}", p.spec, p.name, p.arch);
+    let only = std::env::var("GRPO_RT_TEST_OP").ok();
+    let mut failures = Vec::new();
+    for spec in OPS.iter().filter(|s| only.as_ref().is_none_or(|o| o == s.name)) {
+        for float in [DType::F32, DType::BF16] {
+            if float == DType::BF16 && spec.bf16_roundings == 0 {
+                continue;
+            }
+            for case in (spec.cases)() {
+                let cpu = errors(spec, &case, float, SEED, None).expect("the CPU agrees");
+                let result = errors(spec, &case, float, SEED, Some(device))
+                    .and_then(|e| hold_against(&case, float, cpu, e).map(|()| e));
+                match result {
+                    Ok(e) => println!(
+                        "{:<16} {float:?} {:<48} {:8.1e} {:8.1e}",
+                        spec.name, case.label, e.forward, e.backward
+                    ),
+                    Err(e) => failures.push(e),
+                }
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{}: {} failures\n{}",
+        p.spec,
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+#[test]
+fn waves_of_32_agree_on_the_emulator() {
+    device_agrees(&devices::emulated(Vendor::Cuda));
+}
+
+#[test]
+fn waves_of_64_agree_on_the_emulator() {
+    device_agrees(&devices::emulated(Vendor::Hip));
+}
+
+#[test]
+fn devices_of_this_machine_agree() {
+    devices::present().iter().for_each(device_agrees);
 }
 
 /// What the sampler must do, in the plainest words: (token, its log-probability, log-sum-exp).

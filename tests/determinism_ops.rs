@@ -196,8 +196,8 @@ fn run_on(
     let read = |s| {
         let ty = tape.ty(s);
         match ty.dtype {
-            DType::I32 => HostTensor::i32(ty.shape.clone(), run.i32(s)),
-            _ => HostTensor::f32(ty.shape.clone(), run.f32(s)),
+            DType::I32 => HostTensor::i32(ty.shape.clone(), run.i32(s).unwrap()),
+            _ => HostTensor::f32(ty.shape.clone(), run.f32(s).unwrap()),
         }
     };
     Results {
@@ -442,8 +442,8 @@ fn a_cache_keeps_the_rows_it_is_not_told_to_write() {
     let mut arena = Arena::reserve(1 << 16).unwrap();
     let singles = arena.persist(6 * 3, DType::F32).unwrap();
     let halves = arena.persist(6 * 3, DType::BF16).unwrap();
-    arena.write(singles, &[7.0f32; 18]);
-    arena.write(halves, &[bf16::store(7.0); 18]);
+    arena.write(singles, &[7.0f32; 18]).unwrap();
+    arena.write(halves, &[bf16::store(7.0); 18]).unwrap();
     // Numbers that bf16 holds exactly.
     let x = HostTensor::f32([2, 3], vec![1.5, -2.0, 0.25, 3.0, 100.0, -0.5]);
     for cache in [singles, halves] {
@@ -453,7 +453,7 @@ fn a_cache_keeps_the_rows_it_is_not_told_to_write() {
         tape.emit_into(Arc::new(KvWrite), &[slot, rows], &[target]).unwrap();
         let plan = tape.plan();
         let run = tape.run(&plan, &arena, arena.shared_base()).unwrap();
-        let after = HostTensor::f32([6, 3], run.f32(target));
+        let after = HostTensor::f32([6, 3], run.f32(target).unwrap());
         assert_same_bits("written", &pick(&after, [4, 1]), &x);
         assert!(pick(&after, [0, 2, 3, 5]).to_f32_vec().iter().all(|&x| x == 7.0));
     }

@@ -67,7 +67,7 @@ fn open(change: &str) -> Lab {
     // The second factor of a new adapter is 0: it would change nothing.
     for p in w.model.params.all().iter().filter(|p| p.name.ends_with(".lora_B.weight")) {
         let values: Vec<f32> = (0..p.len()).map(|i| ((i * 37 % 19) as f32 - 9.0) * 3e-2).collect();
-        p.set(&mut w.arena, &values);
+        p.set(&mut w.arena, &values).unwrap();
     }
     let rows = load_rows(&s.data).unwrap().rows;
     let prompt = |i: usize| Arc::new(w.encoder.encode_row(&rows[i]).unwrap());

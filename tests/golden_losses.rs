@@ -112,7 +112,7 @@ fn loss_and_gradient(case: &Value, b: &Batch) -> (f64, Vec<f64>) {
     let mut arena = Arena::reserve(1 << 20).unwrap();
     let value = arena.persist(n, DType::F32).unwrap();
     let grad = arena.persist(n, DType::F32).unwrap();
-    arena.write(value, &b.logp);
+    arena.write(value, &b.logp).unwrap();
     let mut tape = Tape::new(DType::F32);
     let logp = tape.param(ParamRef { value, grad: Some(grad) }, &[n, 1]);
     let column = |tape: &mut Tape, v: &[f32]| tape.input(HostTensor::f32([v.len(), 1], v.to_vec()));
@@ -133,9 +133,9 @@ fn loss_and_gradient(case: &Value, b: &Batch) -> (f64, Vec<f64>) {
     let plan = tape.plan();
     let result = {
         let run = tape.run(&plan, &arena, arena.shared_base()).unwrap();
-        f64::from(run.f32(loss)[0])
+        f64::from(run.f32(loss).unwrap()[0])
     };
-    (result, arena.read::<f32>(grad).into_iter().map(f64::from).collect())
+    (result, arena.read::<f32>(grad).unwrap().into_iter().map(f64::from).collect())
 }
 
 fn label(case: &Value) -> String {

@@ -114,7 +114,7 @@ fn completion(i: u32) -> TrainCompletion {
 fn warm_adapters(model: &mut Vlm, arena: &mut Arena) {
     for p in model.params.all().iter().filter(|p| p.name.ends_with(".lora_B.weight")) {
         let values: Vec<f32> = (0..p.len()).map(|i| ((i * 37 % 19) as f32 - 9.0) * 3e-3).collect();
-        arena.write(p.place.value, &values);
+        arena.write(p.place.value, &values).unwrap();
     }
 }
 
@@ -152,7 +152,7 @@ impl Case {
         let params = &room.model.params;
         zero_gradients(params, &room.arena).unwrap();
         let r = grpo_micro_batch(&room.learner(), &self.packed, &settings)?;
-        let read = |p: &Param| room.arena.read::<f32>(p.place.grad.unwrap());
+        let read = |p: &Param| room.arena.read::<f32>(p.place.grad.unwrap()).unwrap();
         let grads = params.trained().map(read).collect();
         Ok((r, grads))
     }
@@ -249,7 +249,7 @@ fn supervised_passes_have_the_same_bits() {
             let params = &room.model.params;
             zero_gradients(params, &room.arena).unwrap();
             let r = supervised_micro_batch(&room.learner(), &c.packed, &head, c.dropout, when);
-            let read = |p: &Param| room.arena.read(p.place.grad.unwrap());
+            let read = |p: &Param| room.arena.read(p.place.grad.unwrap()).unwrap();
             (r.unwrap(), params.trained().map(read).collect::<Vec<Vec<f32>>>())
         });
         equal_bits(c.name, &want, &got);
@@ -368,7 +368,7 @@ fn values(tape: &Tape, plan: &TapePlan, read: &[Slot]) -> Vec<Vec<u32>> {
     let arena = Arena::reserve(1 << 20).unwrap();
     let run = tape.run(plan, &arena, 0).unwrap();
     assert_eq!(arena.actual_peak(), plan.peak);
-    read.iter().map(|&s| run.f32(s).iter().map(|x| x.to_bits()).collect()).collect()
+    read.iter().map(|&s| run.f32(s).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
 proptest! {

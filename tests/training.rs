@@ -257,7 +257,7 @@ fn a_shared_prompt_is_as_good_as_one_each() {
         zero_gradients(&w.model.params, &w.arena).unwrap();
         let params = &w.model.params;
         let r = grpo_micro_batch(&w.learner(0), &pack(groups), &settings).unwrap();
-        let read = |p: &Param| p.place.grad.map(|g| w.arena.read::<f32>(g)).unwrap();
+        let read = |p: &Param| p.place.grad.map(|g| w.arena.read::<f32>(g).unwrap()).unwrap();
         let grads: Vec<(String, Vec<f32>)> =
             params.trained().map(|p| (p.name.clone(), read(p))).collect();
         (r, grads)

@@ -53,8 +53,8 @@ fn tensor(ty: &TensorType, fill: &Fill) -> HostTensor {
 
 fn write(arena: &mut Arena, region: Region, t: &HostTensor) {
     match &t.data {
-        TensorData::BF16(v) => arena.write(region, v),
-        TensorData::F32(v) => arena.write(region, v),
+        TensorData::BF16(v) => arena.write(region, v).unwrap(),
+        TensorData::F32(v) => arena.write(region, v).unwrap(),
         other => panic!("places hold singles or bf16, not {other:?}"),
     }
 }

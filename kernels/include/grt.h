@@ -205,6 +205,18 @@ GRT_DEV uint32_t grt_pack_bf16(float low, float high) {
     return (uint32_t)grt_round_bf16(low) | (uint32_t)grt_round_bf16(high) << 16;
 #endif
 }
+// The product rounded to a single, never fused with an addition that follows.
+GRT_DEV float grt_mul(float x, float y) {
+#if defined(GRT_CUDA)
+    return __fmul_rn(x, y);
+#else
+    float p = x * y;
+#if defined(GRT_HIP)
+    asm("" : "+v"(p));
+#endif
+    return p;
+#endif
+}
 // Rounds a number as a slot of type S would, and widens it again.
 template <class S>
 GRT_DEV float grt_rounded(float x) {

@@ -3,11 +3,13 @@
 pub mod dtype;
 pub mod error;
 pub mod rng;
+pub mod target;
 pub mod tensor;
 pub mod tolerance;
 
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use rng::{Philox, RngDomain};
+pub use target::Target;
 pub use tensor::{HostTensor, TensorData};
 pub use tolerance::Tolerance;

@@ -34,6 +34,11 @@ impl Philox {
         Philox { key: [mixed as u32, (mixed >> 32) as u32] }
     }
 
+    /// The key, for kernels that draw at the same counters.
+    pub fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
     /// Four random words at a counter.
     pub fn at(&self, step: u32, sample: u32, token: u32, lane: u32) -> [u32; 4] {
         let mut c = [token, sample, step, lane];

@@ -35,7 +35,7 @@ fn slot(tape: &mut Tape, p: &Param, region: crate::mem::Region) -> Slot {
 /// # Errors
 /// None that a correct program can meet.
 pub fn zero_gradients(params: &ParamStore, arena: &Arena) -> Result<()> {
-    let mut tape = Tape::new(DType::F32);
+    let mut tape = Tape::on(DType::F32, arena.target());
     for p in params.trained() {
         if let Some(g) = p.place.grad {
             let g = slot(&mut tape, p, g);
@@ -58,7 +58,7 @@ pub fn optimizer_step(
     learning_rate: f64,
     step: usize,
 ) -> Result<f64> {
-    let mut tape = Tape::new(DType::F32);
+    let mut tape = Tape::on(DType::F32, arena.target());
     let grads: Vec<Slot> = params
         .trained()
         .filter_map(|p| p.place.grad.map(|g| (p, g)))
@@ -84,5 +84,5 @@ pub fn optimizer_step(
     }
     let plan = tape.plan();
     let run = tape.run(&plan, arena, arena.shared_base())?;
-    Ok(f64::from(run.f32(clip)[0]))
+    Ok(f64::from(run.f32(clip)?[0]))
 }

@@ -194,7 +194,7 @@ impl Pass<'_> {
         known: bool,
     ) -> Result<(Tape, Slot, Slot)> {
         let (config, packed) = (self.config, self.packed);
-        let mut tape = Tape::new(self.params.float_type());
+        let mut tape = self.params.tape();
         let mut net = Net::new(&mut tape, self.params);
         net.adapter = adapter;
         let mut input = packed.input.clone();
@@ -280,7 +280,7 @@ pub fn log_probs(
     let (tape, logp, entropy) = pass(on, packed)?.forward(head, adapter, None, false)?;
     let plan = tape.plan();
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
-    Ok((run.f32(logp), run.f32(entropy)))
+    Ok((run.f32(logp)?, run.f32(entropy)?))
 }
 
 /// Images that passes have encoded since `before`, those of the training tape included.
@@ -309,13 +309,13 @@ pub fn grpo_micro_batch(on: &Learner, packed: &Packed, s: &UpdateSettings) -> Re
     let Built { mut tape, logp, entropy, loss } = pass(on, packed)?.grpo(s, &reference)?;
     let plan = tape.plan_within(on.arena.shared_room(), s.recompute);
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
-    let logps = run.f32(logp);
+    let logps = run.f32(logp)?;
     Ok(MicroResult {
-        loss: f64::from(run.f32(loss)[0]),
+        loss: f64::from(run.f32(loss)?[0]),
         old: if s.on_policy { logps.clone() } else { packed.old.clone() },
         logp: logps,
         reference,
-        entropy: run.f32(entropy),
+        entropy: run.f32(entropy)?,
         vision_images: images_since(on, encoded, packed),
         prompt_forwards: packed.prompts as u64,
         recomputed: plan.recomputed,
@@ -362,12 +362,12 @@ pub fn supervised_micro_batch(
     let Built { mut tape, logp, entropy, .. } = pass(on, packed)?.supervised(head, dropout)?;
     let plan = tape.plan_within(on.arena.shared_room(), recompute);
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
-    let logps = run.f32(logp);
+    let logps = run.f32(logp)?;
     let loss = logps.iter().zip(&packed.weight).map(|(l, w)| -f64::from(*l) * f64::from(*w)).sum();
     Ok(MicroResult {
         loss,
         logp: logps,
-        entropy: run.f32(entropy),
+        entropy: run.f32(entropy)?,
         vision_images: images_since(on, encoded, packed),
         prompt_forwards: packed.prompts as u64,
         recomputed: plan.recomputed,

@@ -9,7 +9,6 @@ use crate::model::families::Part;
 use crate::model::params::{Param, ParamStore};
 use crate::ops::Emit;
 use crate::ops::pack_weights::{PackWeights, panel_type, panels};
-use crate::tape::Tape;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -46,7 +45,7 @@ impl Panels {
     /// # Errors
     /// If they do not fit.
     pub fn pack(params: &ParamStore, head: &str, arena: &Arena, base: usize) -> Result<Self> {
-        let mut tape = Tape::new(params.float_type());
+        let mut tape = params.tape();
         let (mut regions, mut end) = (HashMap::new(), base);
         for p in packed(params, head) {
             let dtype = panel_type(p.place.value.dtype);

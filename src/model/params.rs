@@ -1,13 +1,14 @@
 //! Every parameter of a model: its name, its place in the arena, whether it is trained. Knows files
 //! and places, no arithmetic.
 
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, Result, Target};
 use crate::io::safetensors::{Checkpoint, Sink, TensorSpec};
 use crate::mem::plan::aligned;
 use crate::mem::{Arena, Region};
 use crate::model::families::{ParamSpec, Part};
 use crate::model::lora::LoraConfig;
 use crate::ops::{ParamRef, Stored};
+use crate::tape::Tape;
 use half::bf16;
 use std::collections::HashMap;
 
@@ -59,11 +60,12 @@ impl Param {
         self.len() == 0
     }
     /// Gives it a value.
-    pub fn set(&self, arena: &mut Arena, values: &[f32]) {
-        write_values(arena, self.place.value, values);
-        if let Some(master) = self.master {
-            arena.write(master, values);
-        }
+    ///
+    /// # Errors
+    /// Kind device if the device failed.
+    pub fn set(&self, arena: &mut Arena, values: &[f32]) -> Result<()> {
+        write_values(arena, self.place.value, values)?;
+        self.master.map_or(Ok(()), |master| arena.write(master, values))
     }
     /// True if it has a gradient.
     pub fn trained(&self) -> bool {
@@ -78,6 +80,7 @@ pub struct ParamStore {
     index: HashMap<String, usize>,
     lora: Option<LoraConfig>,
     float: DType,
+    target: Target,
 }
 
 /// Type in which a parameter is kept: vectors (norms, biases) are always singles.
@@ -97,19 +100,23 @@ pub fn streamed<'a>(
 }
 
 /// Values of a region, widened.
-pub fn read_values(arena: &Arena, r: Region) -> Vec<f32> {
+///
+/// # Errors
+/// Kind device if the device failed.
+pub fn read_values(arena: &Arena, r: Region) -> Result<Vec<f32>> {
     match r.dtype {
-        DType::BF16 => arena.read::<bf16>(r).into_iter().map(Stored::load).collect(),
+        DType::BF16 => Ok(arena.read::<bf16>(r)?.into_iter().map(Stored::load).collect()),
         _ => arena.read(r),
     }
 }
 
 /// Writes values into a region, rounded to its type.
-pub fn write_values(arena: &mut Arena, r: Region, values: &[f32]) {
+///
+/// # Errors
+/// Kind device if the device failed.
+pub fn write_values(arena: &mut Arena, r: Region, values: &[f32]) -> Result<()> {
     match r.dtype {
-        DType::BF16 => {
-            arena.write(r, &values.iter().map(|&x| bf16::store(x)).collect::<Vec<_>>());
-        }
+        DType::BF16 => arena.write(r, &values.iter().map(|&x| bf16::store(x)).collect::<Vec<_>>()),
         _ => arena.write(r, values),
     }
 }
@@ -200,7 +207,13 @@ impl ParamStore {
                 .found(format!("{:?}", lora.target_modules)));
         }
         let index = list.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
-        Ok(ParamStore { list, index, lora: training.lora().cloned(), float })
+        Ok(ParamStore {
+            list,
+            index,
+            lora: training.lora().cloned(),
+            float,
+            target: arena.target(),
+        })
     }
 
     /// The same parameters with a copy of the present values of the trained ones: a reference that
@@ -211,15 +224,23 @@ impl ParamStore {
     pub fn frozen_copy(&self, arena: &mut Arena) -> Result<Self> {
         let mut copy = self.clone();
         for p in copy.list.iter_mut().filter(|p| p.trained()) {
-            let values = read_values(arena, p.place.value);
+            let values = read_values(arena, p.place.value)?;
             let value = arena.persist(values.len(), p.place.value.dtype)?;
-            write_values(arena, value, &values);
+            write_values(arena, value, &values)?;
             p.place = ParamRef { value, grad: None };
             (p.moments, p.master) = (None, None);
         }
         Ok(copy)
     }
 
+    /// An empty tape for a pass over these parameters: of their type, for where they are.
+    pub fn tape(&self) -> Tape {
+        Tape::on(self.float, self.target)
+    }
+    /// Where they are.
+    pub fn target(&self) -> Target {
+        self.target
+    }
     /// Type of activations and matrices.
     pub fn float_type(&self) -> DType {
         self.float
@@ -276,7 +297,7 @@ impl ParamStore {
                     .found(format!("{shape:?}"))
                     .hint(format!("{said} and weights are not of one model; fetch both again")));
             }
-            p.set(arena, &data);
+            p.set(arena, &data)?;
         }
         Ok(())
     }
@@ -299,11 +320,15 @@ impl ParamStore {
     }
 
     /// Writes the first values of fresh adapters.
-    pub fn init_adapters(&self, arena: &mut Arena, seed: u64) {
-        let Some(lora) = &self.lora else { return };
+    ///
+    /// # Errors
+    /// Kind device if the device failed.
+    pub fn init_adapters(&self, arena: &mut Arena, seed: u64) -> Result<()> {
+        let Some(lora) = &self.lora else { return Ok(()) };
         let factors = self.list.iter().filter(|p| p.name.ends_with(".lora_A.weight"));
         for (number, p) in factors.enumerate() {
-            p.set(arena, &lora.initial_a(seed, number as u32, p.shape[1]));
+            p.set(arena, &lora.initial_a(seed, number as u32, p.shape[1]))?;
         }
+        Ok(())
     }
 }

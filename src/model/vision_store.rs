@@ -184,7 +184,7 @@ impl VisionStore {
             let first = shelf.entries[&(image.content, weights)].first;
             places.extend((first..first + rows).map(|r| r as i32));
         }
-        let mut tape = Tape::new(params.float_type());
+        let mut tape = params.tape();
         if let Some((pixels, grids)) = stack.pixels() {
             let features = vision(&mut Net::new(&mut tape, params), config, pixels, &grids)?;
             let rows = tape.indices(places);

@@ -90,7 +90,7 @@ impl Vlm {
         params.load(arena, &file, |p| {
             (!is_adapter(p)).then(|| qwen2_5_vl::name_in(naming, &p.name))
         })?;
-        params.init_adapters(arena, seed);
+        params.init_adapters(arena, seed)?;
         Ok(Vlm { config, params, dir: dir.to_path_buf(), naming })
     }
 
@@ -105,7 +105,7 @@ impl Vlm {
     ) -> Result<Self> {
         let params = ParamStore::place(&specs(&config), &Training::None, DType::F32, arena)?;
         for p in params.all() {
-            p.set(arena, &value(p));
+            p.set(arena, &value(p))?;
         }
         Ok(Vlm { config, params, dir: PathBuf::new(), naming: Naming::Checkpoint })
     }

@@ -4,13 +4,24 @@
 use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
 use crate::base::{DType, Result};
-use crate::ops::{Cost, Io, Op, Stored, TensorType};
+use crate::device::DevicePtr;
+use crate::ops::{Cost, Io, Launcher, Op, Stored, TensorType, gpu};
 use half::bf16;
 use rayon::prelude::*;
 
 /// Input: `x`, an activation's gradient; updates `g` of the same size, of the type of statistics.
 #[derive(Debug, Clone, Copy)]
 pub struct Accumulate;
+
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AccumulateArgs {
+    x: DevicePtr,
+    g: DevicePtr,
+    n: i64,
+}
+const _: () = assert!(size_of::<AccumulateArgs>() == 24);
 
 impl Op for Accumulate {
     fn name(&self) -> &'static str {
@@ -28,6 +39,12 @@ impl Op for Accumulate {
             DType::BF16 => accumulate(io.input::<bf16>(0), io.output(0)),
             _ => accumulate(io.input::<f32>(0), io.output(0)),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let n = k.in_type(0).len();
+        let args = AccumulateArgs { x: k.input(0), g: k.output(0), n: n as i64 };
+        gpu::flat(k, "elementwise", ["accumulate_f32", "accumulate_bf16"], n, &args);
+        Ok(())
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let size = |t: &TensorType| (t.len() * t.dtype.size()) as f64;

@@ -6,8 +6,9 @@
 use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
 use super::shapes::{require, same_statistic};
-use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, Stored, TensorType};
+use super::{Case, Cost, Fill, Io, Launcher, Op, OpSpec, Real, Stored, TensorType, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
@@ -42,6 +43,28 @@ pub struct AdamW {
     pub step: u32,
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdamWArgs {
+    grad: DevicePtr,
+    clip: DevicePtr,
+    param: DevicePtr,
+    m: DevicePtr,
+    v: DevicePtr,
+    copy: DevicePtr,
+    n: i64,
+    decay: f32,
+    rate1: f32,
+    beta2: f32,
+    rate2: f32,
+    root: f32,
+    eps: f32,
+    step_size: f32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<AdamWArgs>() == 88);
+
 impl Op for AdamW {
     fn name(&self) -> &'static str {
         "adamw"
@@ -60,6 +83,30 @@ impl Op for AdamW {
             _ => self.update::<f32, f32>(io, |x| x),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let n = k.in_type(0).len();
+        let s = self.scalars::<f32>();
+        let args = AdamWArgs {
+            grad: k.input(0),
+            clip: k.input(1),
+            param: k.output(0),
+            m: k.output(1),
+            v: k.output(2),
+            copy: if k.num_outputs() == 4 { k.output(3) } else { DevicePtr::NULL },
+            n: n as i64,
+            decay: s.decay,
+            rate1: s.rate1,
+            beta2: s.beta2,
+            rate2: s.rate2,
+            root: s.root,
+            eps: s.eps,
+            step_size: s.step_size,
+            unused: 0,
+        };
+        let blocks = n.div_ceil(gpu::group(DType::BF16) * 256);
+        k.kernel("optimizer", "adamw_f32", [blocks, 1, 1], 256, &args);
+        Ok(())
+    }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let n = inputs[0].len() as f64;
         let copy = outputs.get(3).map_or(0, |t| t.dtype.size());
@@ -68,7 +115,32 @@ impl Op for AdamW {
     }
 }
 
+/// What multiplies the numbers of the tensors.
+struct Scalars<T> {
+    decay: T,
+    rate1: T,
+    beta2: T,
+    rate2: T,
+    root: T,
+    eps: T,
+    step_size: T,
+}
+
 impl AdamW {
+    /// Scalars are doubles until they meet the tensor, as in torch.
+    fn scalars<T: Real>(&self) -> Scalars<T> {
+        let correction = |beta: f64| 1.0 - beta.powi(self.step as i32);
+        Scalars {
+            decay: T::of(1.0 - self.lr * self.weight_decay),
+            rate1: T::of(1.0 - self.beta1),
+            beta2: T::of(self.beta2),
+            rate2: T::of(1.0 - self.beta2),
+            root: T::of(correction(self.beta2).sqrt()),
+            eps: T::of(self.eps),
+            step_size: T::of(self.lr / correction(self.beta1)),
+        }
+    }
+
     fn update<T: Real, C: Pod + Send>(&self, io: &Io, round: impl Fn(T) -> C + Sync) {
         let (grad, clip) = (io.input::<T>(0), io.input::<T>(1)[1]);
         let [param, m, v] = [io.output::<T>(0), io.output::<T>(1), io.output::<T>(2)];
@@ -81,13 +153,7 @@ impl AdamW {
             let none: &mut [C] = &mut [];
             none
         }));
-        let correction = |beta: f64| 1.0 - beta.powi(self.step as i32);
-        // Scalars are doubles until they meet the tensor, as in torch.
-        let decay = T::of(1.0 - self.lr * self.weight_decay);
-        let (rate1, beta2, rate2) =
-            (T::of(1.0 - self.beta1), T::of(self.beta2), T::of(1.0 - self.beta2));
-        let (root, eps) = (T::of(correction(self.beta2).sqrt()), T::of(self.eps));
-        let step_size = T::of(self.lr / correction(self.beta1));
+        let Scalars { decay, rate1, beta2, rate2, root, eps, step_size } = self.scalars::<T>();
         (
             param.par_chunks_mut(CHUNK),
             m.par_chunks_mut(CHUNK),

@@ -5,7 +5,9 @@ use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
 use super::shapes::{require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -24,6 +26,17 @@ pub static SPEC: OpSpec = OpSpec {
 #[derive(Debug, Clone, Copy)]
 pub struct Add;
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AddArgs {
+    a: DevicePtr,
+    b: DevicePtr,
+    y: DevicePtr,
+    n: i64,
+}
+const _: () = assert!(size_of::<AddArgs>() == 32);
+
 impl Op for Add {
     fn name(&self) -> &'static str {
         "add"
@@ -39,6 +52,12 @@ impl Op for Add {
             DType::BF16 => add_fast::<bf16>(io.input(0), io.input(1), io.output(0)),
             _ => add_fast::<f32>(io.input(0), io.input(1), io.output(0)),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let n = k.in_type(0).len();
+        let args = AddArgs { a: k.input(0), b: k.input(1), y: k.output(0), n: n as i64 };
+        gpu::flat(k, "elementwise", ["add_fwd_f32", "add_fwd_bf16"], n, &args);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         Ok(b.needs.iter().map(|&needs| b.grads[0].filter(|_| needs)).collect())

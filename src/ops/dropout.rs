@@ -8,7 +8,9 @@ use super::cpu::simd::LANES;
 use super::cpu::vectorised;
 use super::shapes::{bytes, is_index, require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Philox, Result, RngDomain, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -43,6 +45,24 @@ const SITE_SHIFT: u32 = 16;
 /// Widest row that a site's lanes reach.
 const MAX_COLUMNS: usize = 4 << SITE_SHIFT;
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct DropoutArgs {
+    x: DevicePtr,
+    key: DevicePtr,
+    y: DevicePtr,
+    rows: i32,
+    cols: i32,
+    key0: u32,
+    key1: u32,
+    step: u32,
+    lane: u32,
+    threshold: u32,
+    scale: f32,
+}
+const _: () = assert!(size_of::<DropoutArgs>() == 56);
+
 impl Op for Dropout {
     fn name(&self) -> &'static str {
         if self.is_backward { "dropout_bwd" } else { "dropout" }
@@ -61,6 +81,25 @@ impl Op for Dropout {
             DType::BF16 => self.apply::<bf16>(io),
             _ => self.apply::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (rows, cols) = (k.in_type(0).rows(), k.in_type(0).cols());
+        let [key0, key1] = Philox::new(self.seed, RngDomain::Dropout).key();
+        let args = DropoutArgs {
+            x: k.input(0),
+            key: k.input(1),
+            y: k.output(0),
+            rows: gpu::int(rows),
+            cols: gpu::int(cols),
+            key0,
+            key1,
+            step: self.step,
+            lane: self.site << SITE_SHIFT,
+            threshold: self.threshold(),
+            scale: (1.0 / (1.0 - self.p)) as f32,
+        };
+        gpu::by_rows(k, "elementwise", ["dropout_f32", "dropout_bf16"], [rows, cols], &args);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0].filter(|_| b.needs[0]) else { return Ok(vec![None; 2]) };

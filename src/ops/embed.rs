@@ -4,8 +4,9 @@
 
 use super::cpu::rows::rows_per_task;
 use super::gather_rows::scatter_add;
+use super::gpu::rows;
 use super::shapes::{bytes, is_index, require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, TensorType};
+use super::{Backward, Case, Cost, Fill, Io, Launcher, Op, OpSpec, Slot, TensorType};
 use crate::base::{DType, Result, Tolerance};
 use bytemuck::Pod;
 use half::bf16;
@@ -65,6 +66,10 @@ impl Op for Embed {
             _ => embed_fwd::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        rows::gather(k);
+        Ok(())
+    }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let mut grads = vec![None; b.inputs.len()];
         let Some(dy) = b.grads[0] else { return Ok(grads) };
@@ -109,6 +114,13 @@ impl Op for EmbedBwd {
             false => usize::try_from(index[t]).ok(),
         };
         scatter_add(io, self.rows, row, self.fresh);
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        rows::scatter(k, self.rows, self.vision, self.fresh);
+        Ok(())
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        rows::scatter_work(inputs[1])
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let (dy, into) = (inputs[0], outputs[0]);

@@ -4,8 +4,9 @@
 
 use super::cpu::rows::rows_per_task;
 use super::cpu::vectorised;
+use super::gpu::rows;
 use super::shapes::{is_index, require, same_float};
-use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Slot, Stored, TensorType};
+use super::{Backward, Case, Cost, Fill, Io, Launcher, Op, OpSpec, Slot, Stored, TensorType};
 use crate::base::{DType, Result, Tolerance};
 use bytemuck::Pod;
 use half::bf16;
@@ -52,6 +53,10 @@ impl Op for GatherRows {
             _ => gather::<f32>(io.input(0), io.input(1), h, io.output(0)),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        rows::gather(k);
+        Ok(())
+    }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0].filter(|_| b.needs[0]) else { return Ok(vec![None; 2]) };
         let (index, rows) = (b.inputs[1], b.tape.tensor_type(b.inputs[0]).rows());
@@ -78,6 +83,13 @@ impl Op for GatherRowsBwd {
     fn run(&self, io: &Io) {
         let index = io.input::<i32>(1);
         scatter_add(io, self.rows, |t| Some(index[t] as usize), true);
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        rows::scatter(k, self.rows, false, true);
+        Ok(())
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        rows::scatter_work(inputs[1])
     }
 }
 

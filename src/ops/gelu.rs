@@ -5,7 +5,9 @@ use super::cpu::rows::CHUNK;
 use super::cpu::{vecmath, vectorised};
 use super::shapes::{bytes, require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -52,6 +54,31 @@ const SQRT_2_OVER_PI: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts:
 /// 1 / sqrt(2 pi).
 const FRAC_1_SQRT_TAU: f64 = SQRT_2_OVER_PI / 2.0;
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct GeluArgs {
+    x: DevicePtr,
+    dy: DevicePtr,
+    y: DevicePtr,
+    n: i64,
+    kind: i32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<GeluArgs>() == 40);
+
+impl GeluArgs {
+    fn new(kind: GeluKind, k: &Launcher, dy: DevicePtr) -> Self {
+        let kind = match kind {
+            GeluKind::Erf => 0,
+            GeluKind::Tanh => 1,
+            GeluKind::Quick => 2,
+        };
+        let n = k.in_type(0).len() as i64;
+        GeluArgs { x: k.input(0), dy, y: k.output(0), n, kind, unused: 0 }
+    }
+}
+
 impl Op for Gelu {
     fn name(&self) -> &'static str {
         "gelu"
@@ -67,6 +94,11 @@ impl Op for Gelu {
             DType::BF16 => gelu_fwd_fast::<bf16>(self.kind, io.input(0), io.output(0)),
             _ => gelu_fwd_fast::<f32>(self.kind, io.input(0), io.output(0)),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let args = GeluArgs::new(self.kind, k, DevicePtr::NULL);
+        gpu::flat(k, "elementwise", ["gelu_fwd_f32", "gelu_fwd_bf16"], args.n as usize, &args);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0].filter(|_| b.needs[0]) else { return Ok(vec![None]) };
@@ -93,6 +125,11 @@ impl Op for GeluBwd {
             DType::BF16 => gelu_bwd_fast::<bf16>(self.kind, io.input(0), io.input(1), io.output(0)),
             _ => gelu_bwd_fast::<f32>(self.kind, io.input(0), io.input(1), io.output(0)),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let args = GeluArgs::new(self.kind, k, k.input(1));
+        gpu::flat(k, "elementwise", ["gelu_bwd_f32", "gelu_bwd_bf16"], args.n as usize, &args);
+        Ok(())
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         Cost { flops: 40.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }

@@ -5,8 +5,9 @@
 use super::cpu::rows::CHUNK;
 use super::cpu::vectorised;
 use super::shapes::{require, same_statistic};
-use super::{Case, Cost, Fill, Io, Op, OpSpec, Real, TensorType};
+use super::{Case, Cost, Fill, Io, Launcher, Op, OpSpec, Real, TensorType, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -33,6 +34,30 @@ const CLIP_EPS: f64 = 1e-6;
 /// Running sums per chunk.
 const CHAINS: usize = 16;
 
+/// Elements whose squares a block sums: `NORM_CHUNK` of optimizer.cu.
+const _: () = assert!(CHUNK == 16384);
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct GradSquaresArgs {
+    x: DevicePtr,
+    sums: DevicePtr,
+    n: i64,
+}
+const _: () = assert!(size_of::<GradSquaresArgs>() == 24);
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct GradNormArgs {
+    sums: DevicePtr,
+    out: DevicePtr,
+    max_norm: f64,
+    eps: f64,
+    count: i32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<GradNormArgs>() == 40);
+
 impl Op for GradNorm {
     fn name(&self) -> &'static str {
         "grad_norm"
@@ -47,6 +72,30 @@ impl Op for GradNorm {
             DType::F64 => self.measure::<f64>(io),
             _ => self.measure::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let mut count = 0;
+        for i in 0..k.num_inputs() {
+            let (x, n) = (k.input(i), k.in_type(i).len());
+            let sums = k.work().offset(count * size_of::<f64>());
+            let args = GradSquaresArgs { x, sums, n: n as i64 };
+            let chunks = n.div_ceil(CHUNK);
+            k.kernel("optimizer", "grad_squares_f32", [chunks, 1, 1], 256, &args);
+            count += chunks;
+        }
+        let args = GradNormArgs {
+            sums: k.work(),
+            out: k.output(0),
+            max_norm: self.max_norm,
+            eps: CLIP_EPS,
+            count: gpu::int(count),
+            unused: 0,
+        };
+        k.kernel("optimizer", "grad_norm_f32", [1, 1, 1], 256, &args);
+        Ok(())
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        inputs.iter().map(|t| t.len().div_ceil(CHUNK)).sum::<usize>() * size_of::<f64>()
     }
     fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
         let n: usize = inputs.iter().map(|t| t.len()).sum();

@@ -8,7 +8,8 @@
 //! `use_bias_correction_kl`). T tokens.
 
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::{Backward, Case, Fill, Io, Op, OpSpec, Real, Slot, TensorType};
+use crate::device::DevicePtr;
+use crate::ops::{Backward, Case, Fill, Io, Launcher, Op, OpSpec, Real, Slot, TensorType, gpu};
 use std::sync::Arc;
 
 /// Inputs, all `[T,1]`: `logp`, `old`, `advantage`, `weight` and, if `beta` is not 0, `ref`.
@@ -82,6 +83,25 @@ impl GrpoLoss {
         }
     }
 
+    /// Arguments of both kernels.
+    fn args(&self, k: &Launcher, dloss: DevicePtr) -> GrpoLossArgs {
+        GrpoLossArgs {
+            logp: k.input(0),
+            old: k.input(1),
+            advantage: k.input(2),
+            weight: k.input(3),
+            reference: if self.beta == 0.0 { DevicePtr::NULL } else { k.input(4) },
+            dloss,
+            out: k.output(0),
+            tokens: gpu::int(k.in_type(0).len()),
+            kl_ratio: i32::from(self.kl_ratio),
+            low: (1.0 - self.epsilon) as f32,
+            high: (1.0 + self.epsilon_high) as f32,
+            beta: self.beta as f32,
+            unused: 0,
+        }
+    }
+
     fn fwd<T: Real>(&self, io: &Io) {
         // Summed in double: thousands of tokens, one number.
         let mut sum = 0.0;
@@ -89,6 +109,26 @@ impl GrpoLoss {
         io.output::<T>(0)[0] = T::of(sum);
     }
 }
+
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct GrpoLossArgs {
+    logp: DevicePtr,
+    old: DevicePtr,
+    advantage: DevicePtr,
+    weight: DevicePtr,
+    reference: DevicePtr,
+    dloss: DevicePtr,
+    out: DevicePtr,
+    tokens: i32,
+    kl_ratio: i32,
+    low: f32,
+    high: f32,
+    beta: f32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<GrpoLossArgs>() == 80);
 
 impl Op for GrpoLoss {
     fn name(&self) -> &'static str {
@@ -108,6 +148,11 @@ impl Op for GrpoLoss {
             DType::F64 => self.fwd::<f64>(io),
             _ => self.fwd::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let args = self.args(k, DevicePtr::NULL);
+        k.kernel("loss", "grpo_loss_fwd_f32", [1, 1, 1], 512, &args);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let mut out = vec![None; b.inputs.len()];
@@ -143,6 +188,12 @@ impl Op for GrpoLossBwd {
             DType::F64 => self.go::<f64>(io),
             _ => self.go::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let args = self.0.args(k, k.input(k.num_inputs() - 1));
+        let blocks = k.in_type(0).len().div_ceil(256);
+        k.kernel("loss", "grpo_loss_bwd_f32", [blocks, 1, 1], 256, &args);
+        Ok(())
     }
 }
 

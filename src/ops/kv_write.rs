@@ -3,7 +3,8 @@
 //! T tokens, S cache rows, C columns.
 
 use crate::base::{DType, Error, Result};
-use crate::ops::{Cost, Io, Op, TensorType};
+use crate::device::DevicePtr;
+use crate::ops::{Cost, Io, Launcher, Op, TensorType, gpu};
 use bytemuck::Pod;
 use half::bf16;
 
@@ -22,6 +23,20 @@ impl KvWrite {
     }
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct KvWriteArgs {
+    x: DevicePtr,
+    row: DevicePtr,
+    cache: DevicePtr,
+    rows: i32,
+    cols: i32,
+    cache_rows: i32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<KvWriteArgs>() == 40);
+
 impl Op for KvWrite {
     fn name(&self) -> &'static str {
         "kv_write"
@@ -39,6 +54,22 @@ impl Op for KvWrite {
             DType::BF16 => Self::go::<bf16>(io),
             _ => Self::go::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (x, cache) = (k.in_type(0), k.out_type(0));
+        assert_eq!(x.dtype, cache.dtype, "kv_write: the cache's type");
+        let args = KvWriteArgs {
+            x: k.input(0),
+            row: k.input(1),
+            cache: k.output(0),
+            rows: gpu::int(x.rows()),
+            cols: gpu::int(x.cols()),
+            cache_rows: gpu::int(cache.rows()),
+            unused: 0,
+        };
+        let size = [x.rows(), x.cols()];
+        gpu::by_rows(k, "rows", ["kv_write_f32", "kv_write_bf16"], size, &args);
+        Ok(())
     }
     fn cost(&self, i: &[&TensorType], _: &[&TensorType]) -> Cost {
         // Of the cache only the rows that are written.

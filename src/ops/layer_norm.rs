@@ -3,9 +3,12 @@
 
 use super::cpu::rows::{COLUMNS, ColumnWriter, for_column_blocks, rows_per_task};
 use super::cpu::{vecmath, vectorised};
+use super::gpu::fold::{self, Term};
 use super::shapes::{beside, bytes, require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -38,6 +41,21 @@ struct LayerNormBwdAffine {
     fresh: bool,
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct LayerNormArgs {
+    x: DevicePtr,
+    w: DevicePtr,
+    b: DevicePtr,
+    y: DevicePtr,
+    mean: DevicePtr,
+    rstd: DevicePtr,
+    cols: i32,
+    eps: f32,
+}
+const _: () = assert!(size_of::<LayerNormArgs>() == 56);
+
 impl Op for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"
@@ -61,6 +79,23 @@ impl Op for LayerNorm {
             _ => layer_norm_fwd_fast::<f32>(io, self.eps),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let x = k.in_type(0);
+        let args = LayerNormArgs {
+            x: k.input(0),
+            w: k.input(1),
+            b: k.input(2),
+            y: k.output(0),
+            mean: k.output(1),
+            rstd: k.output(2),
+            cols: gpu::int(x.cols()),
+            eps: self.eps as f32,
+        };
+        let kernel = k.typed(["layer_norm_fwd_f32", "layer_norm_fwd_bf16"]);
+        let threads = gpu::norm_threads(x.cols(), x.dtype);
+        k.kernel("norms", kernel, [x.rows(), 1, 1], threads, &args);
+        Ok(())
+    }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0] else { return Ok(vec![None; 3]) };
         let (x, w, mean, rstd) = (b.inputs[0], b.inputs[1], b.outputs[1], b.outputs[2]);
@@ -83,6 +118,21 @@ impl Op for LayerNorm {
     }
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct LayerNormBwdInputArgs {
+    x: DevicePtr,
+    w: DevicePtr,
+    mean: DevicePtr,
+    rstd: DevicePtr,
+    dy: DevicePtr,
+    dx: DevicePtr,
+    cols: i32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<LayerNormBwdInputArgs>() == 56);
+
 impl Op for LayerNormBwdInput {
     fn name(&self) -> &'static str {
         "layer_norm_bwd_input"
@@ -103,6 +153,23 @@ impl Op for LayerNormBwdInput {
             DType::BF16 => layer_norm_bwd_input_fast::<bf16>(io),
             _ => layer_norm_bwd_input_fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let x = k.in_type(0);
+        let args = LayerNormBwdInputArgs {
+            x: k.input(0),
+            w: k.input(1),
+            mean: k.input(2),
+            rstd: k.input(3),
+            dy: k.input(4),
+            dx: k.output(0),
+            cols: gpu::int(x.cols()),
+            unused: 0,
+        };
+        let kernel = k.typed(["layer_norm_bwd_input_f32", "layer_norm_bwd_input_bf16"]);
+        let threads = gpu::norm_threads(x.cols(), x.dtype);
+        k.kernel("norms", kernel, [x.rows(), 1, 1], threads, &args);
+        Ok(())
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         Cost { flops: 12.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
@@ -130,6 +197,17 @@ impl Op for LayerNormBwdAffine {
             DType::BF16 => self.fold_rows::<bf16>(io),
             _ => self.fold_rows::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let term = match self.bias {
+            true => Term::Plain,
+            false => Term::Normalised { x: k.input(0), mean: k.input(1), rstd: k.input(2) },
+        };
+        fold::launch(k, 3, term, self.fresh);
+        Ok(())
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        fold::work(inputs[3])
     }
     fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
         let [x, mean, rstd, dy] = [inputs[0], inputs[1], inputs[2], inputs[3]];

@@ -6,7 +6,9 @@
 //! size, V vocabulary, R rank.
 
 pub mod cpu; // vector arithmetic, matrix multiplication
+pub mod gpu; // launches that ops share, and those that are long
 pub mod io; // what a running op sees
+pub mod launch; // what a node sees that is turned into kernel launches
 pub mod real; // the number types of the ops
 pub mod shapes; // shape checks that ops share
 
@@ -33,9 +35,10 @@ pub mod swiglu; // gated activation
 pub mod zero; // clears tensors in place
 
 pub use io::Io;
+pub use launch::Launcher;
 pub use real::{Real, Stored};
 
-use crate::base::{DType, Result, Tolerance};
+use crate::base::{DType, Error, Result, Tolerance};
 use crate::mem::arena::Region;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -110,6 +113,31 @@ pub trait Op: Send + Sync + Debug {
     /// Computes the outputs. Fresh outputs hold garbage before and must be written in full;
     /// accumulated ones (given by [`Emit::emit_into`]) are added to.
     fn run(&self, io: &Io);
+
+    /// Enqueues the node's kernels, which compute what [`Op::run`] does: same inputs, same outputs,
+    /// the same rule for fresh and accumulated ones.
+    ///
+    /// # Errors
+    /// If there is no kernel for this case.
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::internal(format!("op {} has no kernel", self.name())))
+    }
+
+    /// Identity of the index table that the op's kernels read, if they read one: the address of what
+    /// it is made of, and its kind. Nodes of a tape with the same identity share one table.
+    fn table_key(&self) -> Option<(usize, u32)> {
+        None
+    }
+
+    /// The index table.
+    fn table_words(&self) -> Vec<i32> {
+        Vec::new()
+    }
+
+    /// Bytes of scratch that the node's kernels need; planned like every tensor.
+    fn gpu_work(&self, _inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        0
+    }
 
     /// Appends the nodes that turn gradients of the outputs into gradients of the inputs, and
     /// returns one slot per input: `None` where no gradient is needed or where it went into the

@@ -4,9 +4,12 @@
 
 use super::cpu::rows::{COLUMNS, ColumnWriter, for_column_blocks, rows_per_task};
 use super::cpu::{vecmath, vectorised};
+use super::gpu::fold::{self, Term};
 use super::shapes::{beside, bytes, require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -38,6 +41,19 @@ struct RmsNormBwdWeight {
     fresh: bool,
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct RmsNormArgs {
+    x: DevicePtr,
+    w: DevicePtr,
+    y: DevicePtr,
+    rstd: DevicePtr,
+    cols: i32,
+    eps: f32,
+}
+const _: () = assert!(size_of::<RmsNormArgs>() == 40);
+
 impl Op for RmsNorm {
     fn name(&self) -> &'static str {
         "rms_norm"
@@ -57,6 +73,21 @@ impl Op for RmsNorm {
             DType::BF16 => rms_norm_fwd_fast::<bf16>(io, self.eps),
             _ => rms_norm_fwd_fast::<f32>(io, self.eps),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let x = k.in_type(0);
+        let args = RmsNormArgs {
+            x: k.input(0),
+            w: k.input(1),
+            y: k.output(0),
+            rstd: k.output(1),
+            cols: gpu::int(x.cols()),
+            eps: self.eps as f32,
+        };
+        let kernel = k.typed(["rms_norm_fwd_f32", "rms_norm_fwd_bf16"]);
+        let threads = gpu::norm_threads(x.cols(), x.dtype);
+        k.kernel("norms", kernel, [x.rows(), 1, 1], threads, &args);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0] else { return Ok(vec![None; 2]) };
@@ -82,6 +113,20 @@ fn bwd_types_ok(inputs: &[&TensorType]) -> bool {
         && w.len() == x.cols() && rstd.len() == x.rows() && dy.shape == x.shape)
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct RmsNormBwdInputArgs {
+    x: DevicePtr,
+    w: DevicePtr,
+    rstd: DevicePtr,
+    dy: DevicePtr,
+    dx: DevicePtr,
+    cols: i32,
+    unused: i32,
+}
+const _: () = assert!(size_of::<RmsNormBwdInputArgs>() == 48);
+
 impl Op for RmsNormBwdInput {
     fn name(&self) -> &'static str {
         "rms_norm_bwd_input"
@@ -102,6 +147,22 @@ impl Op for RmsNormBwdInput {
             DType::BF16 => rms_norm_bwd_input_fast::<bf16>(io),
             _ => rms_norm_bwd_input_fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let x = k.in_type(0);
+        let args = RmsNormBwdInputArgs {
+            x: k.input(0),
+            w: k.input(1),
+            rstd: k.input(2),
+            dy: k.input(3),
+            dx: k.output(0),
+            cols: gpu::int(x.cols()),
+            unused: 0,
+        };
+        let kernel = k.typed(["rms_norm_bwd_input_f32", "rms_norm_bwd_input_bf16"]);
+        let threads = gpu::norm_threads(x.cols(), x.dtype);
+        k.kernel("norms", kernel, [x.rows(), 1, 1], threads, &args);
+        Ok(())
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         Cost { flops: 7.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
@@ -128,6 +189,14 @@ impl Op for RmsNormBwdWeight {
             DType::BF16 => rms_norm_bwd_weight_fast::<bf16>(io, self.fresh),
             _ => rms_norm_bwd_weight_fast::<f32>(io, self.fresh),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let term = Term::Scaled { x: k.input(0), rstd: k.input(2) };
+        fold::launch(k, 3, term, self.fresh);
+        Ok(())
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        fold::work(inputs[3])
     }
     fn cost(&self, inputs: &[&TensorType], _: &[&TensorType]) -> Cost {
         let w = inputs[1].len() * inputs[1].dtype.size();

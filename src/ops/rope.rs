@@ -7,7 +7,9 @@ use super::cpu::rows::rows_per_task;
 use super::cpu::vectorised;
 use super::shapes::{beside, bytes, require, same_float, same_statistic};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -30,6 +32,21 @@ pub struct Rope {
     /// Turn by minus the angle: the backward pass.
     pub inverse: bool,
 }
+
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct RopeArgs {
+    x: DevicePtr,
+    cos: DevicePtr,
+    sin: DevicePtr,
+    y: DevicePtr,
+    rows: i32,
+    heads: i32,
+    half: i32,
+    sign: f32,
+}
+const _: () = assert!(size_of::<RopeArgs>() == 48);
 
 impl Op for Rope {
     fn name(&self) -> &'static str {
@@ -56,6 +73,23 @@ impl Op for Rope {
             (DType::BF16, _) => self.fast::<bf16>(io),
             _ => self.fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (x, table) = (k.in_type(0), k.in_type(1));
+        require(beside(x, &[table]), self.name(), &[x, table], "tables of singles")?;
+        let (heads, half) = (x.cols() / self.head_dim, self.head_dim / 2);
+        let args = RopeArgs {
+            x: k.input(0),
+            cos: k.input(1),
+            sin: k.input(2),
+            y: k.output(0),
+            rows: gpu::int(x.rows()),
+            heads: gpu::int(heads),
+            half: gpu::int(half),
+            sign: if self.inverse { -1.0 } else { 1.0 },
+        };
+        gpu::by_rows(k, "rope", ["rope_f32", "rope_bf16"], [x.rows() * heads, half], &args);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0] else { return Ok(vec![None; 3]) };

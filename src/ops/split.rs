@@ -3,8 +3,10 @@
 //! T rows, C columns of one part.
 
 use super::cpu::rows::rows_per_task;
+use super::gpu::{by_rows, int};
 use crate::base::{DType, Error, Result, Tolerance};
-use crate::ops::{Backward, Case, Fill, Io, Op, OpSpec, Slot, TensorType};
+use crate::device::DevicePtr;
+use crate::ops::{Backward, Case, Fill, Io, Launcher, Op, OpSpec, Slot, TensorType};
 use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
@@ -32,6 +34,28 @@ impl Split {
     }
 }
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct SplitArgs {
+    from: DevicePtr,
+    to: DevicePtr,
+    from_stride: i32,
+    to_stride: i32,
+    rows: i32,
+    cols: i32,
+}
+const _: () = assert!(size_of::<SplitArgs>() == 32);
+
+/// Copies `c` columns of every row between matrices whose rows are `strides` elements long; from no
+/// address, zeros.
+fn copy_columns(k: &mut Launcher, [from, to]: [DevicePtr; 2], strides: [usize; 2], c: usize) {
+    let rows = k.in_type(0).rows();
+    let [from_stride, to_stride] = strides.map(int);
+    let args = SplitArgs { from, to, from_stride, to_stride, rows: int(rows), cols: int(c) };
+    by_rows(k, "elementwise", ["split_copy_f32", "split_copy_bf16"], [rows, c], &args);
+}
+
 impl Op for Split {
     fn name(&self) -> &'static str {
         "split"
@@ -51,6 +75,14 @@ impl Op for Split {
             DType::BF16 => self.go::<bf16>(io),
             _ => self.go::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (c, width) = (k.out_type(0).cols(), k.in_type(0).cols());
+        for part in 0..self.parts {
+            let from = k.input(0).offset(part * c * k.in_type(0).dtype.size());
+            copy_columns(k, [from, k.output(part)], [width, c], c);
+        }
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let present: Vec<bool> = b.grads.iter().map(Option::is_some).collect();
@@ -99,6 +131,17 @@ impl Op for Join {
             DType::BF16 => self.go::<bf16>(io),
             _ => self.go::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (c, width) = (k.in_type(0).cols(), k.out_type(0).cols());
+        let mut given = 0;
+        for (part, &present) in self.present.iter().enumerate() {
+            let from = if present { k.input(given) } else { DevicePtr::NULL };
+            given += usize::from(present);
+            let to = k.output(0).offset(part * c * k.out_type(0).dtype.size());
+            copy_columns(k, [from, to], [c, width], c);
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,9 @@ use super::cpu::rows::CHUNK;
 use super::cpu::{vecmath, vectorised};
 use super::shapes::{bytes, require, same_float};
 use super::{Backward, Case, Cost, Fill, Io, Op, OpSpec, Real, Slot, Stored, TensorType};
+use super::{Launcher, gpu};
 use crate::base::{DType, Result, Tolerance};
+use crate::device::DevicePtr;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -28,6 +30,17 @@ pub struct Swiglu;
 #[derive(Debug, Clone, Copy)]
 struct SwigluBwd;
 
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct SwigluArgs {
+    gate: DevicePtr,
+    up: DevicePtr,
+    y: DevicePtr,
+    n: i64,
+}
+const _: () = assert!(size_of::<SwigluArgs>() == 32);
+
 impl Op for Swiglu {
     fn name(&self) -> &'static str {
         "swiglu"
@@ -44,6 +57,12 @@ impl Op for Swiglu {
             _ => swiglu_fwd_fast::<f32>(io.input(0), io.input(1), io.output(0)),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let n = k.in_type(0).len();
+        let args = SwigluArgs { gate: k.input(0), up: k.input(1), y: k.output(0), n: n as i64 };
+        gpu::flat(k, "elementwise", ["swiglu_fwd_f32", "swiglu_fwd_bf16"], n, &args);
+        Ok(())
+    }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dy) = b.grads[0] else { return Ok(vec![None; 2]) };
         let d = b.tape.emit(Arc::new(SwigluBwd), &[b.inputs[0], b.inputs[1], dy])?;
@@ -53,6 +72,19 @@ impl Op for Swiglu {
         Cost { flops: 20.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }
     }
 }
+
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct SwigluBwdArgs {
+    gate: DevicePtr,
+    up: DevicePtr,
+    dy: DevicePtr,
+    dgate: DevicePtr,
+    dup: DevicePtr,
+    n: i64,
+}
+const _: () = assert!(size_of::<SwigluBwdArgs>() == 48);
 
 impl Op for SwigluBwd {
     fn name(&self) -> &'static str {
@@ -79,6 +111,19 @@ impl Op for SwigluBwd {
                 [io.output(0), io.output(1)],
             ),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let n = k.in_type(0).len();
+        let args = SwigluBwdArgs {
+            gate: k.input(0),
+            up: k.input(1),
+            dy: k.input(2),
+            dgate: k.output(0),
+            dup: k.output(1),
+            n: n as i64,
+        };
+        gpu::flat(k, "elementwise", ["swiglu_bwd_f32", "swiglu_bwd_bf16"], n, &args);
+        Ok(())
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         Cost { flops: 25.0 * inputs[0].len() as f64, bytes: bytes(inputs, outputs) }

@@ -2,7 +2,7 @@
 
 use super::cpu::rows::CHUNK;
 use super::shapes::require;
-use super::{Case, Cost, Fill, Io, Op, OpSpec, TensorType};
+use super::{Case, Cost, Fill, Io, Launcher, Op, OpSpec, TensorType};
 use crate::base::{Result, Tolerance};
 use bytemuck::Pod;
 use rayon::prelude::*;
@@ -39,6 +39,13 @@ impl Op for Zero {
                 _ => fill::<u64>(io, i),
             }
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        for i in 0..k.num_outputs() {
+            let ty = k.out_type(i);
+            k.fill(k.output(i), 0, ty.len() * ty.dtype.size());
+        }
+        Ok(())
     }
     fn cost(&self, _: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let bytes: usize = outputs.iter().map(|t| t.len() * t.dtype.size()).sum();

@@ -2,7 +2,7 @@
 //! in the arena above the KV cache, draws the next tokens. Which rows share a pass, and when, changes
 //! no bit of any completion.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Target};
 use crate::mem::Arena;
 use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text};
 use crate::model::net::Net;
@@ -249,11 +249,13 @@ impl<'a> Engine<'a> {
         let left = free - pass - pages * page;
         let packed = panel_bytes(params, head_name(config));
         let limits = Limits { pages, sequences, rows };
-        Ok((limits, packed <= left))
+        // Kernels read the weights as they are.
+        let packs = self.arena.target() == Target::Cpu;
+        Ok((limits, packs && packed <= left))
     }
 
     fn tape(&self) -> Tape {
-        Tape::new(self.model.params.float_type())
+        self.model.params.tape()
     }
 
     fn net<'t>(&'t self, tape: &'t mut Tape, panels: Option<&'t Panels>) -> Net<'t> {
@@ -341,8 +343,9 @@ impl<'a> Engine<'a> {
         let mut out = Vec::new();
         let mut ids = draws.iter().map(|(id, _)| *id);
         for [token, logp, lse, entropy] in drawn {
-            let columns = run.f32(logp).into_iter().zip(run.f32(lse)).zip(run.f32(entropy));
-            for (token, ((logp, lse), entropy)) in run.i32(token).into_iter().zip(columns) {
+            let statistics = run.f32(lse)?.into_iter().zip(run.f32(entropy)?);
+            let columns = run.f32(logp)?.into_iter().zip(statistics);
+            for (token, (logp, (lse, entropy))) in run.i32(token)?.into_iter().zip(columns) {
                 let id = ids.next().expect("one draw per row");
                 out.push((id, Drawn { token: token as u32, logp, lse, entropy }));
             }

@@ -15,7 +15,6 @@ use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::{KvPool, kv_bytes};
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::GroupSize;
-use crate::tape::Tape;
 use std::sync::Arc;
 
 /// Bytes of one page of the KV cache in all layers.
@@ -47,7 +46,7 @@ pub fn most_rows(max_num_batched_tokens: usize, prompts: usize, sequences: usize
 /// If an image does not fit the model.
 pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) -> Result<usize> {
     let float = params.float_type();
-    let mut tape = Tape::new(float);
+    let mut tape = params.tape();
     let whole = Span { start: 0, len: shape.rows };
     let store = stand_in(&mut tape, config);
     // A cache at places that no parameter has.
@@ -86,7 +85,7 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
         before < PATCHES_PER_PASS
     });
     grids = several.copied().collect();
-    let mut tower = Tape::new(float);
+    let mut tower = params.tape();
     if !grids.is_empty() {
         let (rows, cols) = (grids.iter().map(patches).sum(), config.vision.patch_values());
         let pixels = HostTensor::f32([rows, cols], vec![0.0; rows * cols]);

@@ -3,13 +3,17 @@
 //! differences. For tests; knows no op's arithmetic and nothing of it runs in training.
 
 use crate::base::{DType, Error, HostTensor, Philox, Result, RngDomain, TensorData};
+use crate::device::Device;
 use crate::mem::{Arena, Region};
 use crate::ops::{Case, Emit, Fill, ParamRef, Slot, Stored, TensorType};
 use crate::tape::{Tape, TapePlan};
 use half::bf16;
+use std::sync::Arc;
 
-/// Address space of a check; pages that nobody touches cost nothing.
+/// Address space of a check on the host; pages that nobody touches cost nothing.
 const ARENA_BYTES: usize = 1 << 30;
+/// Device memory of a check, which is taken whether it is used or not.
+const DEVICE_ARENA_BYTES: usize = 64 << 20;
 /// What every byte of the planned region is before a run: a NaN in any float type, so that an
 /// output that is not written in full is seen.
 const POISON: u8 = 0xff;
@@ -107,7 +111,7 @@ impl Check {
     /// # Errors
     /// If the op refuses its inputs.
     pub fn forward(case: &Case, float: DType, seed: u64) -> Result<Self> {
-        Self::build(case, float, float, seed, false)
+        Self::build(Arena::reserve(ARENA_BYTES)?, case, float, float, seed, false)
     }
 
     /// The case's forward and backward pass with random gradients of the outputs.
@@ -115,7 +119,16 @@ impl Check {
     /// # Errors
     /// If the op or its backward rule refuses its inputs.
     pub fn backward(case: &Case, float: DType, seed: u64) -> Result<Self> {
-        Self::build(case, float, float, seed, true)
+        Self::build(Arena::reserve(ARENA_BYTES)?, case, float, float, seed, true)
+    }
+
+    /// [`Check::backward`] on a device.
+    ///
+    /// # Errors
+    /// If the op or its backward rule refuses its inputs, or the device has no memory.
+    pub fn on(device: &Arc<dyn Device>, case: &Case, float: DType, seed: u64) -> Result<Self> {
+        let arena = Arena::on(Some(device), DEVICE_ARENA_BYTES.max(16 * case_bytes(case)))?;
+        Self::build(arena, case, float, float, seed, true)
     }
 
     /// Forward and backward in doubles, on exactly the numbers that [`Check::backward`] has with
@@ -124,19 +137,19 @@ impl Check {
     /// # Errors
     /// If the op or its backward rule refuses its inputs.
     pub fn reference(case: &Case, of: DType, seed: u64) -> Result<Self> {
-        Self::build(case, DType::F64, of, seed, true)
+        Self::build(Arena::reserve(ARENA_BYTES)?, case, DType::F64, of, seed, true)
     }
 
     /// Activations of type `float`, whose numbers `stored` can hold.
     fn build(
+        mut arena: Arena,
         case: &Case,
         float: DType,
         stored: DType,
         seed: u64,
         with_backward: bool,
     ) -> Result<Self> {
-        let mut arena = Arena::reserve(ARENA_BYTES)?;
-        let mut tape = Tape::new(float);
+        let mut tape = Tape::on(float, arena.target());
         let (types, stored) = (case.types(float), case.types(stored));
         let read = inputs_read(case, &types)?;
         let (mut slots, mut params) = (Vec::new(), Vec::new());
@@ -158,7 +171,7 @@ impl Check {
                 } else {
                     None
                 };
-                write(&mut arena, value, &values);
+                write(&mut arena, value, &values)?;
                 param = Some(ParamRef { value, grad });
                 slot = Some(tape.param(ParamRef { value, grad }, shape));
             }
@@ -202,13 +215,13 @@ impl Check {
 
     /// The value of a differentiable input. Panics for others.
     pub fn value(&self, input: usize) -> Vec<f64> {
-        read(&self.arena, self.param(input).value)
+        read(&self.arena, self.param(input).value).expect("a device that works")
     }
 
     /// Overwrites a differentiable input. Panics for others.
     pub fn set_value(&mut self, input: usize, values: &[f64]) {
         let region = self.param(input).value;
-        write(&mut self.arena, region, values);
+        write(&mut self.arena, region, values).expect("a device that works");
     }
 
     fn param(&self, input: usize) -> ParamRef {
@@ -218,7 +231,7 @@ impl Check {
     /// Sets all gradients to zero; a run adds to them.
     pub fn clear_gradients(&mut self) {
         for g in self.params.iter().flatten().filter_map(|p| p.grad) {
-            write(&mut self.arena, g, &vec![0.0; g.elements]);
+            write(&mut self.arena, g, &vec![0.0; g.elements]).expect("a device that works");
         }
     }
 
@@ -230,7 +243,7 @@ impl Check {
     pub fn run(&mut self) -> Result<CheckRun> {
         let base = self.arena.shared_base();
         let shared = Region { offset: base, elements: self.plan.peak, dtype: DType::U8 };
-        self.arena.write(shared, &vec![POISON; self.plan.peak]);
+        self.arena.write(shared, &vec![POISON; self.plan.peak])?;
         let run = self.tape.run(&self.plan, &self.arena, base)?;
         let outputs = self
             .outputs
@@ -238,17 +251,17 @@ impl Check {
             .map(|&s| {
                 let ty = self.tape.ty(s).clone();
                 let values = match ty.dtype {
-                    DType::I32 => run.i32(s).into_iter().map(f64::from).collect(),
-                    _ => run.f64(s),
+                    DType::I32 => run.i32(s)?.into_iter().map(f64::from).collect(),
+                    _ => run.f64(s)?,
                 };
-                Checked { ty, values }
+                Ok(Checked { ty, values })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let grads = self
             .params
             .iter()
-            .map(|p| p.and_then(|p| p.grad).map(|g| read(&self.arena, g)))
-            .collect();
+            .map(|p| p.and_then(|p| p.grad).map(|g| read(&self.arena, g)).transpose())
+            .collect::<Result<_>>()?;
         let (planned, actual) = (base + self.plan.peak, self.arena.actual_peak());
         assert_eq!(planned, actual, "the plan predicts another peak than the run has");
         Ok(CheckRun { outputs, grads })
@@ -286,22 +299,27 @@ impl Check {
     }
 }
 
-fn read(arena: &Arena, r: Region) -> Vec<f64> {
-    match r.dtype {
-        DType::F64 => arena.read::<f64>(r),
-        DType::I32 => arena.read::<i32>(r).into_iter().map(f64::from).collect(),
-        DType::BF16 => arena.read::<bf16>(r).into_iter().map(|x| f64::from(x.load())).collect(),
-        _ => arena.read::<f32>(r).into_iter().map(f64::from).collect(),
-    }
+/// Bytes of a case's inputs.
+fn case_bytes(case: &Case) -> usize {
+    case.inputs.iter().map(|(shape, ..)| 4 * shape.iter().product::<usize>()).sum()
 }
 
-fn write(arena: &mut Arena, r: Region, values: &[f64]) {
+fn read(arena: &Arena, r: Region) -> Result<Vec<f64>> {
+    Ok(match r.dtype {
+        DType::F64 => arena.read::<f64>(r)?,
+        DType::I32 => arena.read::<i32>(r)?.into_iter().map(f64::from).collect(),
+        DType::BF16 => arena.read::<bf16>(r)?.into_iter().map(|x| f64::from(x.load())).collect(),
+        _ => arena.read::<f32>(r)?.into_iter().map(f64::from).collect(),
+    })
+}
+
+fn write(arena: &mut Arena, r: Region, values: &[f64]) -> Result<()> {
     match r.dtype {
         DType::F64 => arena.write(r, values),
         DType::I32 => arena.write(r, &values.iter().map(|&x| x as i32).collect::<Vec<_>>()),
         DType::BF16 => {
             let values: Vec<bf16> = values.iter().map(|&x| bf16::store(x as f32)).collect();
-            arena.write(r, &values);
+            arena.write(r, &values)
         }
         _ => arena.write(r, &values.iter().map(|&x| x as f32).collect::<Vec<_>>()),
     }

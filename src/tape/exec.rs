@@ -1,9 +1,10 @@
 //! Turns a tape into a plan, binds the plan to the arena and runs the nodes in order. Allocates no
 //! tensor: everything lies in the arena.
 
-use crate::base::{DType, HostTensor, Result, TensorData};
-use crate::device::RawView;
-use crate::mem::{Arena, Lifetime, Plan, plan_offsets};
+use crate::base::{DType, Error, HostTensor, Result, TensorData};
+use crate::device::{Command, RawView};
+use crate::mem::{Arena, Lifetime, Plan, Region, plan_offsets};
+use crate::ops::launch::{Bound, Launcher};
 use crate::ops::{Io, Slot, Stored, TensorType};
 use crate::tape::{Node, Place, Tape};
 use half::bf16;
@@ -32,7 +33,7 @@ impl Tape {
     pub fn lifetimes(&self) -> Vec<(Slot, Lifetime)> {
         let mut span: Vec<Option<(u32, u32)>> = vec![None; self.slots.len()];
         for (n, node) in self.nodes.iter().enumerate() {
-            for &s in node.inputs.iter().chain(&node.outputs) {
+            for s in node.slots() {
                 let root = self.root(s).0 as usize;
                 let born = match self.slots[root].place {
                     Place::Input(_) => 0,
@@ -69,21 +70,61 @@ impl Tape {
         TapePlan { offsets: by_slot, peak, recomputed: 0.0 }
     }
 
-    /// Runs all nodes with the plan's region starting at byte `base` of the arena.
+    /// Runs all nodes with the plan's region starting at byte `base` of the arena. On a device they
+    /// are enqueued; reading a slot waits for them.
     ///
     /// # Errors
-    /// Kind device if the plan does not fit the arena.
+    /// Kind device if the plan does not fit the arena, or the device failed.
     pub fn run<'a>(&'a self, plan: &'a TapePlan, arena: &'a Arena, base: usize) -> Result<Run<'a>> {
-        arena.check_fits(base + plan.peak, "one step")?;
-        arena.note_planned(base + plan.peak);
-        let mut run = Run { tape: self, plan, arena, base, by_op: BTreeMap::new() };
-        for (i, info) in self.slots.iter().enumerate() {
-            if let (Place::Input(t), Some(_)) = (&info.place, plan.offsets[i]) {
-                run.upload(Slot(i as u32), t);
-            }
+        let mut run = self.bound(plan, arena, base)?;
+        if let Some(device) = arena.device() {
+            device.submit(&run.commands()?)?;
+            return Ok(run);
         }
         // On a thread of the pool: from outside, every op would be handed over and waited for asleep.
         rayon::scope(|_| self.nodes.iter().for_each(|node| run.node(node)));
+        Ok(run)
+    }
+
+    /// Runs all nodes on a device, one after the other, and measures each command by the device's
+    /// clock: name of the op, command, seconds.
+    ///
+    /// # Errors
+    /// As [`Tape::run`]; kind internal if the arena is not on a device.
+    pub fn time(
+        &self,
+        plan: &TapePlan,
+        arena: &Arena,
+        base: usize,
+    ) -> Result<Vec<(&'static str, Command, f64)>> {
+        let device = arena.device().ok_or_else(|| Error::internal("the CPU has no such clock"))?;
+        let run = self.bound(plan, arena, base)?;
+        let mut timed = Vec::new();
+        for node in &self.nodes {
+            let mut commands = Vec::new();
+            run.enqueue(node, &mut commands)?;
+            let seconds = device.time(&commands)?;
+            let name = node.op.as_ref().map_or("view", |op| op.name());
+            timed.extend(commands.into_iter().zip(seconds).map(|(c, s)| (name, c, s)));
+        }
+        Ok(timed)
+    }
+
+    /// Binds the plan to the arena and uploads the inputs.
+    fn bound<'a>(&'a self, plan: &'a TapePlan, arena: &'a Arena, base: usize) -> Result<Run<'a>> {
+        if self.target != arena.target() {
+            return Err(Error::internal("the tape was built for another kind of device")
+                .expected(format!("{:?}", arena.target()))
+                .found(format!("{:?}", self.target)));
+        }
+        arena.check_fits(base + plan.peak, "one step")?;
+        arena.note_planned(base + plan.peak);
+        let run = Run { tape: self, plan, arena, base, by_op: BTreeMap::new() };
+        for (i, info) in self.slots.iter().enumerate() {
+            if let (Place::Input(t), Some(_)) = (&info.place, plan.offsets[i]) {
+                run.upload(Slot(i as u32), t)?;
+            }
+        }
         Ok(run)
     }
 }
@@ -111,64 +152,94 @@ impl Run<'_> {
         *self.by_op.entry(op.name()).or_default() += start.elapsed();
     }
 
-    fn view(&self, s: Slot) -> RawView {
+    /// What the nodes launch, in order.
+    fn commands(&self) -> Result<Vec<Command>> {
+        let mut commands = Vec::new();
+        self.tape.nodes.iter().try_for_each(|node| self.enqueue(node, &mut commands))?;
+        Ok(commands)
+    }
+
+    fn enqueue(&self, node: &Node, commands: &mut Vec<Command>) -> Result<()> {
+        let Some(op) = &node.op else { return Ok(()) };
+        let bind = |s: &Slot| {
+            let r = self.region(*s);
+            let at = self.arena.address(r.offset, r.elements * r.dtype.size());
+            Bound { at, ty: self.tape.ty(*s) }
+        };
+        let inputs: Vec<Bound> = node.inputs.iter().map(bind).collect();
+        let outputs: Vec<Bound> = node.outputs.iter().map(bind).collect();
+        let (table, work) = (node.table.as_ref().map(bind), node.work.as_ref().map(bind));
+        let mut launcher = Launcher::new(&inputs, &outputs, table, work, commands);
+        if let Some(device) = self.arena.device() {
+            launcher = launcher.on(device.properties());
+        }
+        op.launch(&mut launcher)
+    }
+
+    /// Where a slot lies in the arena.
+    fn region(&self, s: Slot) -> Region {
         let ty = self.tape.ty(s);
         let root = self.tape.root(s);
         match &self.tape.slots()[root.0 as usize].place {
-            Place::Fixed(r) => self.arena.region(*r),
+            Place::Fixed(r) => *r,
             _ => {
                 let offset = self.plan.offset(root).expect("a used slot has an offset");
-                self.arena.bind(self.base + offset, ty.len(), ty.dtype)
+                Region { offset: self.base + offset, elements: ty.len(), dtype: ty.dtype }
             }
         }
     }
 
-    fn upload(&mut self, s: Slot, t: &HostTensor) {
-        let view = self.view(s);
-        // SAFETY: no node is running; the slice ends with the statement.
+    fn view(&self, s: Slot) -> RawView {
+        let r = self.region(s);
+        self.arena.bind(r.offset, r.elements, r.dtype)
+    }
+
+    fn upload(&self, s: Slot, t: &HostTensor) -> Result<()> {
+        let r = self.region(s);
+        // SAFETY: no node is running, and nobody holds a slice.
         unsafe {
             match &t.data {
-                TensorData::F64(v) => view.slice_mut::<f64>().copy_from_slice(v),
-                TensorData::F32(v) => view.slice_mut::<f32>().copy_from_slice(v),
-                TensorData::BF16(v) => view.slice_mut::<bf16>().copy_from_slice(v),
-                TensorData::I32(v) => view.slice_mut::<i32>().copy_from_slice(v),
+                TensorData::F64(v) => self.arena.fill(r, v),
+                TensorData::F32(v) => self.arena.fill(r, v),
+                TensorData::BF16(v) => self.arena.fill(r, v),
+                TensorData::I32(v) => self.arena.fill(r, v),
                 other => panic!("inputs are floats or 32-bit integers, not {other:?}"),
             }
         }
     }
 
     /// Elements of a slot as singles (kept, or fixed). Panics if the slot holds integers.
-    pub fn f32(&self, s: Slot) -> Vec<f32> {
-        let view = self.view(s);
-        // SAFETY: no node is running; the slice ends with the statement.
-        unsafe {
-            match view.dtype() {
-                DType::F32 => view.slice::<f32>().to_vec(),
-                DType::F64 => view.slice::<f64>().iter().map(|&x| x as f32).collect(),
-                DType::BF16 => view.slice::<bf16>().iter().map(|&x| x.load()).collect(),
-                other => panic!("slot holds {other:?}"),
-            }
-        }
+    ///
+    /// # Errors
+    /// Kind device if the device failed.
+    pub fn f32(&self, s: Slot) -> Result<Vec<f32>> {
+        let r = self.region(s);
+        Ok(match r.dtype {
+            DType::F32 => self.arena.read(r)?,
+            DType::F64 => self.arena.read::<f64>(r)?.into_iter().map(|x| x as f32).collect(),
+            DType::BF16 => self.arena.read::<bf16>(r)?.into_iter().map(Stored::load).collect(),
+            other => panic!("slot holds {other:?}"),
+        })
     }
 
     /// Elements of a slot as doubles. Panics if the slot holds integers.
-    pub fn f64(&self, s: Slot) -> Vec<f64> {
-        let view = self.view(s);
-        // SAFETY: no node is running; the slice ends with the statement.
-        unsafe {
-            match view.dtype() {
-                DType::F32 => view.slice::<f32>().iter().map(|&x| f64::from(x)).collect(),
-                DType::F64 => view.slice::<f64>().to_vec(),
-                DType::BF16 => view.slice::<bf16>().iter().map(|&x| f64::from(x.load())).collect(),
-                other => panic!("slot holds {other:?}"),
-            }
+    ///
+    /// # Errors
+    /// Kind device if the device failed.
+    pub fn f64(&self, s: Slot) -> Result<Vec<f64>> {
+        let r = self.region(s);
+        match r.dtype {
+            DType::F64 => self.arena.read(r),
+            _ => Ok(self.f32(s)?.into_iter().map(f64::from).collect()),
         }
     }
 
     /// Elements of a slot of 32-bit integers.
-    pub fn i32(&self, s: Slot) -> Vec<i32> {
-        // SAFETY: no node is running; the slice ends with the statement.
-        unsafe { self.view(s).slice::<i32>().to_vec() }
+    ///
+    /// # Errors
+    /// Kind device if the device failed.
+    pub fn i32(&self, s: Slot) -> Result<Vec<i32>> {
+        self.arena.read(self.region(s))
     }
 
     /// Time spent in each op.

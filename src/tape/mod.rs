@@ -3,13 +3,14 @@
 //! the executor binds the arena and runs. Nothing runs while a tape is built.
 
 pub mod backward; // the reverse walk
-pub mod check; // gradient check by differences
+pub mod check; // one op on a tape of its own, for tests
+pub mod conformance; // a backend against the f64 reference
 pub mod exec; // plan, bind, run
 pub mod recompute; // forward nodes that run again in the reverse walk
 
 pub use exec::{Run, TapePlan};
 
-use crate::base::{DType, Error, HostTensor, Result, TensorData};
+use crate::base::{DType, Error, HostTensor, Result, Target, TensorData};
 use crate::mem::Region;
 use crate::ops::{Emit, Op, ParamRef, Slot, Stored, TensorType};
 use std::collections::HashMap;
@@ -52,16 +53,34 @@ pub struct Node {
     pub inputs: Vec<Slot>,
     /// Slots written (fresh) or updated (accumulated).
     pub outputs: Vec<Slot>,
+    /// The index table that its kernels read, on tapes for devices.
+    pub table: Option<Slot>,
+    /// Scratch of its kernels, on tapes for devices.
+    pub work: Option<Slot>,
 }
+
+impl Node {
+    /// All slots that must have a place while the node runs.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        let own = self.table.iter().chain(&self.work);
+        self.inputs.iter().chain(&self.outputs).chain(own).copied()
+    }
+}
+
+/// Index tables are rounded up to as many words: a decoding pass whose tables grow by little is laid
+/// out, and launched, like the one before it.
+const TABLE_WORDS: usize = 1024;
 
 /// The list.
 #[derive(Debug, Clone)]
 pub struct Tape {
     float: DType,
+    target: Target,
     slots: Vec<SlotInfo>,
     nodes: Vec<Node>,
     fixed: HashMap<(usize, Vec<usize>), Slot>,
     param_grads: HashMap<Slot, Slot>,
+    tables: HashMap<(usize, u32), Slot>,
     segments: Vec<(usize, Option<String>)>,
     forward: Option<usize>,
 }
@@ -69,12 +88,19 @@ pub struct Tape {
 impl Tape {
     /// An empty tape with activations in `float` (F32 or BF16; F64 for gradient checks).
     pub fn new(float: DType) -> Self {
+        Self::on(float, Target::Cpu)
+    }
+
+    /// An empty tape that will run on `target`.
+    pub fn on(float: DType, target: Target) -> Self {
         Tape {
             float,
+            target,
             slots: Vec::new(),
             nodes: Vec::new(),
             fixed: HashMap::new(),
             param_grads: HashMap::new(),
+            tables: HashMap::new(),
             segments: Vec::new(),
             forward: None,
         }
@@ -83,6 +109,10 @@ impl Tape {
     /// The floating-point type of the tape's activations.
     pub fn float_type(&self) -> DType {
         self.float
+    }
+    /// What the tape will run on.
+    pub fn target(&self) -> Target {
+        self.target
     }
     /// All slots, by number.
     pub fn slots(&self) -> &[SlotInfo] {
@@ -199,7 +229,13 @@ impl Tape {
         }
         let needs = info.needs_grad;
         let v = self.push(ty, Place::View(s), needs);
-        self.nodes.push(Node { op: None, inputs: vec![s], outputs: vec![v] });
+        self.nodes.push(Node {
+            op: None,
+            inputs: vec![s],
+            outputs: vec![v],
+            table: None,
+            work: None,
+        });
         Ok(v)
     }
 
@@ -219,6 +255,29 @@ impl Tape {
         self.emit(Arc::new(op), inputs)
     }
 
+    /// The slot of an op's index table, made when it is first asked for.
+    fn table_of(&mut self, op: &dyn Op) -> Option<Slot> {
+        let key = op.table_key()?;
+        if let Some(&slot) = self.tables.get(&key) {
+            return Some(slot);
+        }
+        let mut words = op.table_words();
+        words.resize(words.len().next_multiple_of(TABLE_WORDS).max(TABLE_WORDS), 0);
+        let tensor = HostTensor::i32([words.len()], words);
+        let ty = TensorType { shape: tensor.shape.clone(), dtype: DType::I32 };
+        let slot = self.push(ty, Place::Input(tensor), false);
+        self.tables.insert(key, slot);
+        Some(slot)
+    }
+
+    /// A slot for the scratch of an op's kernels.
+    fn work_of(&mut self, op: &dyn Op, inputs: &[Slot], outputs: &[Slot]) -> Option<Slot> {
+        let types = |slots: &[Slot]| slots.iter().map(|&s| self.ty(s)).collect::<Vec<_>>();
+        let bytes = op.gpu_work(&types(inputs), &types(outputs));
+        let ty = TensorType { shape: vec![bytes], dtype: DType::U8 };
+        (bytes > 0).then(|| self.push(ty, Place::Planned, false))
+    }
+
     /// The slot that owns the bytes of `s`.
     pub fn root(&self, mut s: Slot) -> Slot {
         while let Place::View(of) = self.slots[s.0 as usize].place {
@@ -235,8 +294,13 @@ impl Emit for Tape {
         let needs = inputs.iter().any(|s| self.slots[s.0 as usize].needs_grad);
         let fresh: Vec<Slot> =
             inferred.into_iter().map(|ty| self.push(ty, Place::Planned, needs)).collect();
-        let outputs = fresh.iter().chain(updated).copied().collect();
-        self.nodes.push(Node { op: Some(op), inputs: inputs.to_vec(), outputs });
+        let outputs: Vec<Slot> = fresh.iter().chain(updated).copied().collect();
+        let (mut table, mut work) = (None, None);
+        if self.target == Target::Gpu {
+            table = self.table_of(&*op);
+            work = self.work_of(&*op, inputs, &outputs);
+        }
+        self.nodes.push(Node { op: Some(op), inputs: inputs.to_vec(), outputs, table, work });
         Ok(fresh)
     }
 

@@ -108,7 +108,7 @@ impl Tape {
         for node in &before[forward..] {
             let inputs =
                 node.inputs.iter().map(|&s| copies.of(self, &before, &mut nodes, s)).collect();
-            nodes.push(Node { op: node.op.clone(), inputs, outputs: node.outputs.clone() });
+            nodes.push(Node { inputs, ..node.clone() });
         }
         self.nodes = nodes;
         before
@@ -139,7 +139,8 @@ impl Copies {
                 before[n].inputs.iter().map(|&i| self.of(tape, before, nodes, i)).collect();
             let outputs: Vec<Slot> =
                 before[n].outputs.iter().map(|&o| self.push(tape, o, Place::Planned)).collect();
-            nodes.push(Node { op: before[n].op.clone(), inputs, outputs });
+            let work = before[n].work.map(|w| self.push(tape, w, Place::Planned));
+            nodes.push(Node { inputs, outputs, work, ..before[n].clone() });
         }
         let root = self.made[&root];
         match self.made.get(&s) {

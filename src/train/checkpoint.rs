@@ -221,7 +221,7 @@ pub fn load(dir: &Path, model: &Vlm, arena: &mut Arena) -> Result<RunState> {
                     .found(format!("{shape:?}"))
                     .hint("resume with the options of the run"));
             }
-            arena.write(region, &data);
+            arena.write(region, &data)?;
         }
     }
     Ok(state)

@@ -170,7 +170,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
     let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
     let loaded = load_rows(&s.data)?;
     let training = training_of(&s.model)?;
-    let mut prepared = Prepared::read(&s.model)?;
+    let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     let w = prepared.open(&s.model, &s.machine, &training, s.seed)?;
     let mut out = match &s.out {

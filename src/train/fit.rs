@@ -27,7 +27,7 @@ use crate::train::settings::{
 };
 use crate::train::step::dropout;
 use crate::train::stream::RowOrder;
-use crate::train::workspace::{Prepared, budget, training_of, vision_cache};
+use crate::train::workspace::{Prepared, training_of, vision_cache};
 use std::sync::Arc;
 
 /// Rows that are encoded to know the data, beside the one with the longest text.
@@ -184,11 +184,13 @@ fn places(
     machine: &MachineSettings,
 ) -> Result<(ParamStore, usize)> {
     let (config, float) = (&prepared.config, model.dtype);
-    let mut arena = Arena::reserve(vlm::model_bytes(config, training, float))?;
+    let bytes = vlm::model_bytes(config, training, float);
+    let mut arena = Arena::planned(bytes, prepared.target());
     let params = vlm::place(config, training, float, &mut arena)?;
     let weights = arena.shared_base();
     let row = config.text.hidden_size * float.size();
-    let features = vision_cache(machine, budget(machine).saturating_sub(weights)) / row * row;
+    let features =
+        vision_cache(machine, prepared.budget(machine).saturating_sub(weights)) / row * row;
     Ok((params, weights + aligned(features)))
 }
 
@@ -202,7 +204,7 @@ fn grpo_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
         weights +=
             params.trained().map(|p| aligned(p.len() * p.place.value.dtype.size())).sum::<usize>();
     }
-    let mut need = Need { weights, rollout: 0, update: 0, budget: budget(&s.machine) };
+    let mut need = Need { weights, rollout: 0, update: 0, budget: prepared.budget(&s.machine) };
     let shape = RolloutShape {
         prompt: &known.prompt,
         prompts: s.grpo.prompts_per_generation,
@@ -236,7 +238,7 @@ fn sft_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
     let s = SftSettings::from_options(o)?;
     let training = training_of(&s.model)?;
     let (params, weights) = places(prepared, &training, &s.model, &s.machine)?;
-    let mut need = Need { weights, rollout: 0, update: 0, budget: budget(&s.machine) };
+    let mut need = Need { weights, rollout: 0, update: 0, budget: prepared.budget(&s.machine) };
     let t = &s.training;
     let (head, drop) = (Arc::new(HeadSettings::default()), dropout(&training, t.seed, 0));
     let rows = t.batch_size * t.gradient_accumulation_steps;

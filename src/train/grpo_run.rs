@@ -50,7 +50,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?;
     let training = training_of(&s.model)?;
     let seed = s.training.seed;
-    let mut prepared = Prepared::read(&s.model)?;
+    let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     fit::check_grpo(options, &prepared, &rows)?;
     let mut w = prepared.open(&s.model, &s.machine, &training, seed)?;

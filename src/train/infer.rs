@@ -44,7 +44,7 @@ fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Vec<Image>)> {
 pub fn infer(s: &InferSettings) -> Result<Vec<Answer>> {
     let (messages, images) = read_chat(&s.chat)?;
     let training = training_of(&s.model)?;
-    let mut prepared = Prepared::read(&s.model)?;
+    let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(None, s.sampling.max_completion_length)?;
     let w = prepared.open(&s.model, &s.machine, &training, s.seed)?;
     let prompt = Arc::new(w.encoder.encode(&messages, &images, true)?);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 pub use paths::check_paths;
 
 use crate::base::DType;
+use crate::device::DeviceSpec;
 use crate::mem::Recompute;
 
 /// What `train` needs.
@@ -495,8 +496,10 @@ pub struct LoggingSettings {
 }
 
 /// Threads and memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MachineSettings {
+    /// What computes.
+    pub device: DeviceSpec,
     /// CPU threads; `None` is all cores.
     pub threads: Option<usize>,
     /// Bytes that may be planned with; `None` leaves it to the program.

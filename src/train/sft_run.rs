@@ -33,7 +33,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let rows = loaded.rows;
     let t = &s.training;
     let training = training_of(&s.model)?;
-    let mut prepared = Prepared::read(&s.model)?;
+    let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, 1)?;
     fit::check_sft(options, &prepared, &rows)?;
     let mut w = prepared.open(&s.model, &s.machine, &training, t.seed)?;

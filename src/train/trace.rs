@@ -13,7 +13,6 @@ use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
 use crate::ops::matmul::Matmul;
-use crate::tape::Tape;
 use crate::train::settings::{MachineSettings, TraceSettings};
 use crate::train::workspace::{Workspace, read_messages, training_of};
 use std::sync::Arc;
@@ -32,8 +31,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         let all = vec![Part::Vision, Part::Connector, Part::Language, Part::Head];
         training = Training::Full(all);
     }
-    let machine =
-        MachineSettings { threads: settings.threads, memory_budget: None, vision_cache_size: None };
+    let machine = MachineSettings { threads: settings.threads, ..MachineSettings::default() };
     let mut w = Workspace::open(&settings.model, &machine, &training, 0)?;
     w.encoder.images = w.encoder.images.clone().with_backend(backend);
     let complete = messages.last().is_some_and(|m| m.role == "assistant");
@@ -58,7 +56,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         ),
     ];
     let config = &w.model.config;
-    let mut tape = Tape::new(w.model.params.float_type());
+    let mut tape = w.model.params.tape();
     let mut net = Net::new(&mut tape, &w.model.params);
     let mut stack = ImageStack::default();
     let index = stack.place_prompt(&prompt);
@@ -113,16 +111,16 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
     let plan = tape.plan();
     let run = tape.run(&plan, &w.arena, w.arena.shared_base())?;
     for (name, s) in named {
-        out.push((name, HostTensor::f32(tape.ty(s).shape.clone(), run.f32(s))));
+        out.push((name, HostTensor::f32(tape.ty(s).shape.clone(), run.f32(s)?)));
     }
     if let Some(logp) = loss {
-        let logp = run.f64(logp);
+        let logp = run.f64(logp)?;
         let mean = -logp.iter().sum::<f64>() / logp.len() as f64;
         out.push(("loss".into(), HostTensor::f32(Vec::new(), vec![mean as f32])));
         for p in w.model.params.trained() {
             if let Some(g) = p.place.grad {
                 let name = format!("grad.{}", w.model.file_name(&p.name));
-                out.push((name, HostTensor::f32(p.shape.clone(), w.arena.read(g))));
+                out.push((name, HostTensor::f32(p.shape.clone(), w.arena.read(g)?)));
             }
         }
     }

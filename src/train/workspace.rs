@@ -1,7 +1,8 @@
 //! What every command that runs a model sets up first: memory, weights, adapter, tokenizer, image
 //! processor. Decides nothing about training.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Target};
+use crate::device::{self, Device};
 use crate::grpo::update::Learner;
 use crate::io::dataset::{Message, Part, Row};
 use crate::io::image::{self, Alpha, Image};
@@ -223,11 +224,6 @@ pub fn training_of(settings: &ModelSettings) -> Result<Training> {
     })
 }
 
-/// Bytes that a command may plan with: the user's budget, or nine tenths of the memory.
-pub fn budget(machine: &MachineSettings) -> usize {
-    machine.memory_budget.map_or_else(default_budget, |b| b as usize)
-}
-
 /// Nine tenths of the machine's memory.
 fn default_budget() -> usize {
     const UNKNOWN: usize = 16 << 30;
@@ -253,17 +249,39 @@ pub struct Prepared {
     pub config: VlmConfig,
     /// Rows to prompts.
     pub encoder: PromptEncoder,
+    /// What computes; `None` is the CPU.
+    pub device: Option<Arc<dyn Device>>,
 }
 
 impl Prepared {
-    /// Reads configuration, tokenizer, chat template and image processor of a model folder.
+    /// Opens the device and reads configuration, tokenizer, chat template and image processor of a
+    /// model folder.
     ///
     /// # Errors
-    /// If one of them is missing or broken.
-    pub fn read(settings: &ModelSettings) -> Result<Self> {
+    /// If the device is not there, or a file is missing or broken.
+    pub fn read(settings: &ModelSettings, machine: &MachineSettings) -> Result<Self> {
+        let device = device::open(machine.device)?;
         let config = VlmConfig::from_dir(&settings.path)?;
         let encoder = PromptEncoder::open(settings, &config)?;
-        Ok(Prepared { config, encoder })
+        Ok(Prepared { config, encoder, device })
+    }
+
+    /// What tapes will run on.
+    pub fn target(&self) -> Target {
+        if self.device.is_some() { Target::Gpu } else { Target::Cpu }
+    }
+
+    /// Bytes that the command may plan with: the user's budget, or most of what is free on the device,
+    /// or nine tenths of this machine's memory.
+    pub fn budget(&self, machine: &MachineSettings) -> usize {
+        /// What a driver takes for itself as kernels are loaded.
+        const DRIVER: usize = 512 << 20;
+        let default = || match self.device.as_ref().map(|d| d.properties()) {
+            Some(p) if p.emulated => p.available.min(default_budget() / 4),
+            Some(p) => p.available.saturating_sub(DRIVER),
+            None => default_budget(),
+        };
+        machine.memory_budget.map_or_else(default, |b| b as usize)
     }
 
     /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a
@@ -296,7 +314,7 @@ impl Prepared {
         training: &Training,
         seed: u64,
     ) -> Result<Workspace> {
-        let mut arena = Arena::reserve(budget(machine))?;
+        let mut arena = Arena::on(self.device.as_ref(), self.budget(machine))?;
         let model = Vlm::load(&settings.path, training, settings.dtype, seed, &mut arena)?;
         if let Some(adapter) = &settings.adapter {
             model.load_adapter(adapter, &mut arena)?;
@@ -318,7 +336,7 @@ impl Workspace {
         training: &Training,
         seed: u64,
     ) -> Result<Self> {
-        Prepared::read(settings)?.open(settings, machine, training, seed)
+        Prepared::read(settings, machine)?.open(settings, machine, training, seed)
     }
 
     /// The model as a pass of training number `step` sees it.

@@ -316,6 +316,8 @@ pub static OPTIONS: &[Opt] = &[
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
     Opt { name: "json", kind: Bool, default: "false",
         help: "Print one JSON object instead of text.", ..of(MACHINE, &[Doctor]) },
+    Opt { name: "device", kind: Word, default: "cpu", first: true,
+        help: "What computes: cpu, or a device by the name that `grpo-rt doctor` gives it.", ..of(MACHINE, GENERATES) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, GENERATES) },
     Opt { name: "vision_cache_size", kind: Bytes,

@@ -23,7 +23,7 @@ impl TrainSettings {
             grpo: grpo(o, &training)?,
             output: output(o)?,
             logging: logging(o)?,
-            machine: machine(o),
+            machine: machine(o)?,
             training,
         })
     }
@@ -39,7 +39,7 @@ impl SftSettings {
             training: training(o)?,
             output: output(o)?,
             logging: logging(o)?,
-            machine: machine(o),
+            machine: machine(o)?,
         })
     }
 }
@@ -58,7 +58,7 @@ impl EvalSettings {
             out: o.path("out"),
             seed: seed(o),
             quiet: o.flag("quiet"),
-            machine: machine(o),
+            machine: machine(o)?,
         })
     }
 }
@@ -571,10 +571,11 @@ fn logging(o: &Options) -> Result<LoggingSettings> {
     })
 }
 
-fn machine(o: &Options) -> MachineSettings {
-    MachineSettings {
+fn machine(o: &Options) -> Result<MachineSettings> {
+    Ok(MachineSettings {
+        device: o.text("device").unwrap_or("cpu").parse().map_err(|e: Error| e.key("device"))?,
         threads: o.count("threads"),
         memory_budget: o.count("memory_budget").map(|b| b as u64),
         vision_cache_size: o.count("vision_cache_size").map(|b| b as u64),
-    }
+    })
 }

@@ -13,7 +13,7 @@ impl InferSettings {
             num_samples: num_samples(o)?,
             out: o.path("out"),
             seed: seed(o),
-            machine: machine(o),
+            machine: machine(o)?,
         })
     }
 }

@@ -1,0 +1,247 @@
+// Ops that treat every element alone: sums, copies of columns, activations and dropout, forward and
+// backward. One group of 16 bytes per thread, each tensor read or written once; nothing is reduced
+// here.
+#include "../include/grt_group.h"
+#include "../include/grt_math.h"
+#include "../include/grt_philox.h"
+
+// y = a + b, of n elements.
+struct AddArgs {
+    const void* a;
+    const void* b;
+    void* y;
+    int64_t n;
+};
+static_assert(sizeof(AddArgs) == 32, "mirrored in src/ops/add.rs");
+
+template <class S>
+GRT_DEV void add_fwd(const AddArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_flat_group<S>(a.n);
+    if (g.count == 0) return;
+    float x[N], y[N];
+    grt_load_group((const S*)a.a + g.at, g.count, g.wide, x);
+    grt_load_group((const S*)a.b + g.at, g.count, g.wide, y);
+    GRT_UNROLL for (int i = 0; i < N; i++) x[i] += y[i];
+    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+}
+GRT_KERNEL(add_fwd_f32, AddArgs, 256) { add_fwd<float>(a); }
+GRT_KERNEL(add_fwd_bf16, AddArgs, 256) { add_fwd<grt_bf16>(a); }
+
+// g += x, of n elements; g in singles.
+struct AccumulateArgs {
+    const void* x;
+    float* g;
+    int64_t n;
+};
+static_assert(sizeof(AccumulateArgs) == 24, "mirrored in src/ops/accumulate.rs");
+
+template <class S>
+GRT_DEV void accumulate(const AccumulateArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_flat_group<S>(a.n);
+    if (g.count == 0) return;
+    float x[N], sum[N];
+    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
+    grt_load_group((const float*)a.g + g.at, g.count, g.wide, sum);
+    GRT_UNROLL for (int i = 0; i < N; i++) sum[i] += x[i];
+    grt_store_group(a.g + g.at, g.count, g.wide, sum);
+}
+GRT_KERNEL(accumulate_f32, AccumulateArgs, 256) { accumulate<float>(a); }
+GRT_KERNEL(accumulate_bf16, AccumulateArgs, 256) { accumulate<grt_bf16>(a); }
+
+// A matrix [rows, cols] out of one whose rows are from_stride elements apart into one whose rows are
+// to_stride apart; both strides and the offsets of the first elements are multiples of cols. Without
+// `from`, zeros.
+struct SplitArgs {
+    const void* from;
+    void* to;
+    int from_stride;
+    int to_stride;
+    int rows;
+    int cols;
+};
+static_assert(sizeof(SplitArgs) == 32, "mirrored in src/ops/split.rs");
+
+template <class S>
+GRT_DEV void split_copy(const SplitArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_row_group<S>(a.rows, a.cols);
+    if (g.count == 0) return;
+    S* to = (S*)a.to + (int64_t)g.row * a.to_stride + g.col;
+    if (a.from) {
+        const S* from = (const S*)a.from + (int64_t)g.row * a.from_stride + g.col;
+        grt_copy_group(from, to, g.count, g.wide);
+    } else {
+        float zeros[N] = {};
+        grt_store_group(to, g.count, g.wide, zeros);
+    }
+}
+GRT_KERNEL(split_copy_f32, SplitArgs, 256) { split_copy<float>(a); }
+GRT_KERNEL(split_copy_bf16, SplitArgs, 256) { split_copy<grt_bf16>(a); }
+
+// y = silu(gate) * up, silu(g) = g * sigmoid(g).
+struct SwigluArgs {
+    const void* gate;
+    const void* up;
+    void* y;
+    int64_t n;
+};
+static_assert(sizeof(SwigluArgs) == 32, "mirrored in src/ops/swiglu.rs");
+
+template <class S>
+GRT_DEV void swiglu_fwd(const SwigluArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_flat_group<S>(a.n);
+    if (g.count == 0) return;
+    float x[N], u[N];
+    grt_load_group((const S*)a.gate + g.at, g.count, g.wide, x);
+    grt_load_group((const S*)a.up + g.at, g.count, g.wide, u);
+    GRT_UNROLL for (int i = 0; i < N; i++) x[i] = x[i] * grt_sigmoid(x[i]) * u[i];
+    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+}
+GRT_KERNEL(swiglu_fwd_f32, SwigluArgs, 256) { swiglu_fwd<float>(a); }
+GRT_KERNEL(swiglu_fwd_bf16, SwigluArgs, 256) { swiglu_fwd<grt_bf16>(a); }
+
+// dgate = dy * up * silu'(gate), dup = dy * silu(gate); silu'(g) = s + g s (1 - s).
+struct SwigluBwdArgs {
+    const void* gate;
+    const void* up;
+    const void* dy;
+    void* dgate;
+    void* dup;
+    int64_t n;
+};
+static_assert(sizeof(SwigluBwdArgs) == 48, "mirrored in src/ops/swiglu.rs");
+
+template <class S>
+GRT_DEV void swiglu_bwd(const SwigluBwdArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_flat_group<S>(a.n);
+    if (g.count == 0) return;
+    float x[N], u[N], dy[N];
+    grt_load_group((const S*)a.gate + g.at, g.count, g.wide, x);
+    grt_load_group((const S*)a.up + g.at, g.count, g.wide, u);
+    grt_load_group((const S*)a.dy + g.at, g.count, g.wide, dy);
+    GRT_UNROLL for (int i = 0; i < N; i++) {
+        float s = grt_sigmoid(x[i]);
+        float silu = x[i] * s;
+        x[i] = dy[i] * u[i] * grt_fma(silu, 1.0f - s, s);
+        u[i] = dy[i] * silu;
+    }
+    grt_store_group((S*)a.dgate + g.at, g.count, g.wide, x);
+    grt_store_group((S*)a.dup + g.at, g.count, g.wide, u);
+}
+GRT_KERNEL(swiglu_bwd_f32, SwigluBwdArgs, 256) { swiglu_bwd<float>(a); }
+GRT_KERNEL(swiglu_bwd_bf16, SwigluBwdArgs, 256) { swiglu_bwd<grt_bf16>(a); }
+
+// y = x * gate(x), or y = dy * (gate(x) + x * gate'(x)) where there is a dy. The kind: 0 the normal
+// distribution function, 1 its approximation by tanh, 2 by the logistic function (arXiv 1606.08415).
+struct GeluArgs {
+    const void* x;
+    const void* dy;
+    void* y;
+    int64_t n;
+    int kind;
+    int unused;
+};
+static_assert(sizeof(GeluArgs) == 40, "mirrored in src/ops/gelu.rs");
+
+// The factor of x; sets the slope of the factor.
+template <int KIND>
+GRT_DEV float gelu_gate(float x, float& slope) {
+    if (KIND == 0) {
+        slope = 0.39894228f * grt_exp(-0.5f * x * x); // 1 / sqrt(2 pi)
+        return grt_fma(0.5f, grt_erf(x * 0.70710678f), 0.5f);
+    } else if (KIND == 1) {
+        const float c = 0.79788456f; // sqrt(2 / pi)
+        float s = x * x;
+        float t = grt_tanh(c * grt_fma(x * s, 0.044715f, x));
+        float rise = 0.5f * grt_fma(-t, t, 1.0f);
+        // Far out the other factor overflows while this one is 0.
+        slope = rise == 0.0f ? 0.0f : rise * (c * grt_fma(s, 0.134145f, 1.0f));
+        return grt_fma(0.5f, t, 0.5f);
+    } else {
+        float s = grt_sigmoid(1.702f * x);
+        slope = 1.702f * s * (1.0f - s);
+        return s;
+    }
+}
+
+template <class S, int KIND>
+GRT_DEV void gelu_fwd(const GeluArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_flat_group<S>(a.n);
+    if (g.count == 0) return;
+    float x[N], slope;
+    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
+    GRT_UNROLL for (int i = 0; i < N; i++) x[i] *= gelu_gate<KIND>(x[i], slope);
+    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+}
+template <class S, int KIND>
+GRT_DEV void gelu_bwd(const GeluArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_flat_group<S>(a.n);
+    if (g.count == 0) return;
+    float x[N], dy[N];
+    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
+    grt_load_group((const S*)a.dy + g.at, g.count, g.wide, dy);
+    GRT_UNROLL for (int i = 0; i < N; i++) {
+        float slope, gate = gelu_gate<KIND>(x[i], slope);
+        x[i] = dy[i] * grt_fma(x[i], slope, gate);
+    }
+    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+}
+template <class S>
+GRT_DEV void gelu_fwd_kind(const GeluArgs& a) {
+    if (a.kind == 0) gelu_fwd<S, 0>(a);
+    else if (a.kind == 1) gelu_fwd<S, 1>(a);
+    else gelu_fwd<S, 2>(a);
+}
+template <class S>
+GRT_DEV void gelu_bwd_kind(const GeluArgs& a) {
+    if (a.kind == 0) gelu_bwd<S, 0>(a);
+    else if (a.kind == 1) gelu_bwd<S, 1>(a);
+    else gelu_bwd<S, 2>(a);
+}
+GRT_KERNEL(gelu_fwd_f32, GeluArgs, 256) { gelu_fwd_kind<float>(a); }
+GRT_KERNEL(gelu_fwd_bf16, GeluArgs, 256) { gelu_fwd_kind<grt_bf16>(a); }
+GRT_KERNEL(gelu_bwd_f32, GeluArgs, 256) { gelu_bwd_kind<float>(a); }
+GRT_KERNEL(gelu_bwd_bf16, GeluArgs, 256) { gelu_bwd_kind<grt_bf16>(a); }
+
+// y = x * scale, or 0 where the generator's word is below the threshold. `key` is (sample, token) of
+// every row; `lane` is the generator's lane of the first four columns.
+struct DropoutArgs {
+    const void* x;
+    const int* key;
+    void* y;
+    int rows;
+    int cols;
+    uint32_t key0;
+    uint32_t key1;
+    uint32_t step;
+    uint32_t lane;
+    uint32_t threshold;
+    float scale;
+};
+static_assert(sizeof(DropoutArgs) == 56, "mirrored in src/ops/dropout.rs");
+
+template <class S>
+GRT_DEV void dropout_any(const DropoutArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_row_group<S>(a.rows, a.cols);
+    if (g.count == 0) return;
+    uint32_t sample = (uint32_t)grt_load(a.key + 2 * (int64_t)g.row);
+    uint32_t token = (uint32_t)grt_load(a.key + 2 * (int64_t)g.row + 1);
+    float x[N];
+    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
+    GRT_UNROLL for (int q = 0; q < N; q += 4) {
+        uint32_t lane = a.lane + (uint32_t)(g.col + q) / 4;
+        grt_random r = grt_philox(a.key0, a.key1, a.step, sample, token, lane);
+        GRT_UNROLL for (int i = 0; i < 4; i++)
+            x[q + i] = r.w[i] < a.threshold ? 0.0f : x[q + i] * a.scale;
+    }
+    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+}
+GRT_KERNEL(dropout_f32, DropoutArgs, 256) { dropout_any<float>(a); }
+GRT_KERNEL(dropout_bf16, DropoutArgs, 256) { dropout_any<grt_bf16>(a); }

@@ -1,0 +1,170 @@
+// Rows that move by an index list: gathered, embedded, written into a cache, and added back. What
+// is added to one row comes in ascending order of the list, without atomics: the list is first put in
+// order by counting, then one block owns each row of the result. An index outside of its tensor reads
+// nothing: it gives a row of NaN, or is not written.
+#include "../include/grt_group.h"
+#include "../include/grt_math.h"
+
+// y[t] = x[index[t]] for index >= 0; for index < 0 row -(index + 1) of `vision`.
+struct GatherArgs {
+    const void* x;
+    const void* vision;
+    const int* index;
+    void* y;
+    int rows;
+    int cols;
+    int x_rows;
+    int vision_rows;
+};
+static_assert(sizeof(GatherArgs) == 48, "mirrored in src/ops/gpu/rows.rs");
+
+template <class S>
+GRT_DEV void gather_rows(const GatherArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_group g = grt_row_group<S>(a.rows, a.cols);
+    if (g.count == 0) return;
+    int index = grt_load(a.index + g.row);
+    const S* from = (const S*)(index < 0 ? a.vision : a.x);
+    int row = index < 0 ? ~index : index; // ~i = -(i + 1)
+    S* to = (S*)a.y + g.at;
+    if (row < (index < 0 ? a.vision_rows : a.x_rows)) {
+        grt_copy_group(from + (int64_t)row * a.cols + g.col, to, g.count, g.wide);
+    } else {
+        float missing[N];
+        GRT_UNROLL for (int i = 0; i < N; i++) missing[i] = grt_nan();
+        grt_store_group(to, g.count, g.wide, missing);
+    }
+}
+GRT_KERNEL(gather_rows_f32, GatherArgs, 256) { gather_rows<float>(a); }
+GRT_KERNEL(gather_rows_bf16, GatherArgs, 256) { gather_rows<grt_bf16>(a); }
+
+// cache[row[t]] = x[t]; negative rows are not written.
+struct KvWriteArgs {
+    const void* x;
+    const int* row;
+    void* cache;
+    int rows;
+    int cols;
+    int cache_rows;
+    int unused;
+};
+static_assert(sizeof(KvWriteArgs) == 40, "mirrored in src/ops/kv_write.rs");
+
+template <class S>
+GRT_DEV void kv_write(const KvWriteArgs& a) {
+    grt_group g = grt_row_group<S>(a.rows, a.cols);
+    if (g.count == 0) return;
+    int row = grt_load(a.row + g.row);
+    if (row < 0 || row >= a.cache_rows) return;
+    S* to = (S*)a.cache + (int64_t)row * a.cols + g.col;
+    grt_copy_group((const S*)a.x + g.at, to, g.count, g.wide);
+}
+GRT_KERNEL(kv_write_f32, KvWriteArgs, 256) { kv_write<float>(a); }
+GRT_KERNEL(kv_write_bf16, KvWriteArgs, 256) { kv_write<grt_bf16>(a); }
+
+// The row of the result that an entry of the list means, after all others where it means none: with
+// `vision`, the negative entries are meant.
+#define SCATTER_NONE 0x7fffffff
+GRT_DEV int scatter_row(int index, int vision, int rows) {
+    int row = vision ? (index < 0 ? ~index : SCATTER_NONE) : (index < 0 ? SCATTER_NONE : index);
+    return row < rows ? row : SCATTER_NONE;
+}
+
+// order = the places of the list, sorted by the row that they mean and then by place; those that mean
+// none are left out, so the end of `order` keeps what it held (-1). Counting sort without a table:
+// an entry's rank is the number of entries before it. That is `count` squared comparisons, about as
+// long as reading the rows for lists of 16 thousand.
+struct ScatterOrderArgs {
+    const int* index;
+    int* order;
+    int count;
+    int rows;
+    int vision;
+    int unused;
+};
+static_assert(sizeof(ScatterOrderArgs) == 32, "mirrored in src/ops/gpu/rows.rs");
+
+// Threads that count for one entry together, entries of a block, entries that a block reads at once.
+#define SCATTER_TEAM 8
+#define SCATTER_ENTRIES (256 / SCATTER_TEAM)
+#define SCATTER_TILE 2048
+
+struct scatter_tile {
+    int row[SCATTER_TILE];
+};
+
+GRT_KERNEL(scatter_order, ScatterOrderArgs, 256) {
+    GRT_SHARED(scatter_tile, tile);
+    int place = grt_block_x() * SCATTER_ENTRIES + grt_tid() / SCATTER_TEAM;
+    int mine = SCATTER_NONE;
+    if (place < a.count) mine = scatter_row(grt_load(a.index + place), a.vision, a.rows);
+    int before = 0;
+    for (int start = 0; start < a.count; start += SCATTER_TILE) {
+        for (int i = grt_tid(); i < SCATTER_TILE; i += grt_threads()) {
+            int row = SCATTER_NONE;
+            if (start + i < a.count)
+                row = scatter_row(grt_load(a.index + start + i), a.vision, a.rows);
+            tile.row[i] = row;
+        }
+        grt_sync();
+        for (int i = grt_tid() % SCATTER_TEAM; i < SCATTER_TILE; i += SCATTER_TEAM)
+            before += tile.row[i] < mine || (tile.row[i] == mine && start + i < place);
+        grt_sync();
+    }
+    GRT_UNROLL for (int m = SCATTER_TEAM / 2; m; m >>= 1) before += grt_shfl_xor(before, m);
+    if (grt_tid() % SCATTER_TEAM == 0 && mine != SCATTER_NONE) grt_store(a.order + before, place);
+}
+
+// out[row] = sum of dy[t], or out[row] += it where `add` is not 0, over the places t of the list that
+// mean the row, in ascending order, in singles and stored once. A block per place of `order`; the first
+// one of a row does the row's work.
+struct ScatterAddArgs {
+    const void* dy;
+    const int* index;
+    const int* order;
+    void* out;
+    int count;
+    int cols;
+    int add;
+    int unused;
+};
+static_assert(sizeof(ScatterAddArgs) == 48, "mirrored in src/ops/gpu/rows.rs");
+
+// Rows that a thread has under way.
+#define SCATTER_STEP 4
+
+template <class S, class G>
+GRT_DEV void scatter_add(const ScatterAddArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    int first = grt_block_x();
+    int place = grt_load(a.order + first);
+    if (place < 0) return;
+    int index = grt_load(a.index + place);
+    if (first > 0 && grt_load(a.index + grt_load(a.order + first - 1)) == index) return;
+    int64_t row = index < 0 ? ~index : index;
+    bool wide = a.cols % N == 0;
+    for (int col = grt_tid() * N; col < a.cols; col += grt_threads() * N) {
+        int count = a.cols - col < N ? a.cols - col : N;
+        float sum[N] = {};
+        G* out = (G*)a.out + row * a.cols + col;
+        if (a.add) grt_load_group((const G*)out, count, wide, sum);
+        bool more = true;
+        for (int at = first; more; at += SCATTER_STEP) {
+            float dy[SCATTER_STEP][N];
+            bool here[SCATTER_STEP];
+            GRT_UNROLL for (int k = 0; k < SCATTER_STEP; k++) {
+                int t = more && at + k < a.count ? grt_load(a.order + at + k) : -1;
+                here[k] = more = t >= 0 && grt_load(a.index + t) == index;
+                const S* from = (const S*)a.dy + (here[k] ? t : 0) * (int64_t)a.cols + col;
+                grt_load_group(from, here[k] ? count : 0, wide && here[k], dy[k]);
+            }
+            GRT_UNROLL for (int k = 0; k < SCATTER_STEP; k++) {
+                GRT_UNROLL for (int i = 0; i < N; i++) sum[i] = here[k] ? sum[i] + dy[k][i] : sum[i];
+            }
+        }
+        grt_store_group(out, count, wide, sum);
+    }
+}
+GRT_KERNEL(scatter_add_f32, ScatterAddArgs, 256) { scatter_add<float, float>(a); }
+GRT_KERNEL(scatter_add_bf16, ScatterAddArgs, 256) { scatter_add<grt_bf16, grt_bf16>(a); }
+GRT_KERNEL(scatter_add_bf16_f32, ScatterAddArgs, 256) { scatter_add<grt_bf16, float>(a); }
