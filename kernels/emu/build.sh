@@ -55,7 +55,7 @@ compile() {
     if [ -f "$2" ] && [ "$(cat "$2.of" 2>/dev/null)" = "$hash" ]; then return; fi
     rm -f "$2.of"
     {
-        $cxx $flags -DGRT_WAVE="$3" -I"$root/kernels/common" -x c++ -c "$1" -o "$2.new" \
+        $cxx $flags -DGRT_WAVE="$3" -I"$here" -x c++ -c "$1" -o "$2.new" \
             && mv "$2.new" "$2" && echo "$hash" > "$2.of" || echo "$1" >> "$out/failed"
     } &
     running=$((running + 1))

@@ -172,9 +172,11 @@ GRT_DEV void grt_store_bits(grt_bf16* p, uint16_t bits) { p->bits = bits; }
 
 // gfx942 copies to shared memory 4 bytes at a time only; 16 bytes through registers are faster.
 GRT_DEV void grt_async_copy16(void* shared, const void* global, bool valid) {
-    grt_u128 x = {{0, 0, 0, 0}};
-    if (valid) x = *(const grt_u128*)global;
-    *(grt_u128*)shared = x;
+    // A vector, not a struct: the compiler would choose between two addresses, one on the stack.
+    typedef uint32_t words __attribute__((ext_vector_type(4)));
+    words x = 0;
+    if (valid) x = *(const words*)global;
+    *(words*)shared = x;
 }
 GRT_DEV void grt_async_commit() {}
 template <int PENDING>
@@ -195,7 +197,25 @@ GRT_DEV float grt_widen(float x) { return x; }
 GRT_DEV void grt_store(grt_bf16* p, float x) { grt_store_bits(p, grt_round_bf16(x)); }
 // Two bf16 in a word, the first one low.
 GRT_DEV uint32_t grt_pack_bf16(float low, float high) {
+#if defined(GRT_CUDA)
+    uint32_t pair; // one instruction with the same rounding
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
     return (uint32_t)grt_round_bf16(low) | (uint32_t)grt_round_bf16(high) << 16;
+#endif
+}
+// The product rounded to a single, never fused with an addition that follows.
+GRT_DEV float grt_mul(float x, float y) {
+#if defined(GRT_CUDA)
+    return __fmul_rn(x, y);
+#else
+    float p = x * y;
+#if defined(GRT_HIP)
+    asm("" : "+v"(p));
+#endif
+    return p;
+#endif
 }
 // Rounds a number as a slot of type S would, and widens it again.
 template <class S>

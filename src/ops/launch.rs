@@ -2,7 +2,7 @@
 //! list that it appends commands to. The counterpart of [`super::Io`] for devices; calls no driver.
 
 use crate::base::DType;
-use crate::device::{Command, DevicePtr, Launch};
+use crate::device::{Command, DevicePtr, Launch, Properties};
 use crate::ops::TensorType;
 use bytemuck::Pod;
 
@@ -30,6 +30,8 @@ pub struct Launcher<'a> {
     table: Option<Bound<'a>>,
     work: Option<Bound<'a>>,
     commands: &'a mut Vec<Command>,
+    wave: usize,
+    units: usize,
 }
 
 impl<'a> Launcher<'a> {
@@ -51,7 +53,21 @@ impl<'a> Launcher<'a> {
                 || outputs.iter().take(i).any(|v| meets(v, o));
             assert!(!clash, "output {i} overlaps another slot of its node");
         }
-        Launcher { inputs, outputs, table, work, commands }
+        Launcher { inputs, outputs, table, work, commands, wave: 32, units: 132 }
+    }
+
+    /// Says which device it is for; until then one like an H100.
+    #[must_use]
+    pub fn on(self, device: &Properties) -> Self {
+        Launcher { wave: device.wave, units: device.units.max(1), ..self }
+    }
+    /// Threads that run in step. What a kernel computes must not depend on it.
+    pub fn wave(&self) -> usize {
+        self.wave
+    }
+    /// Multiprocessors or compute units. What a kernel computes must not depend on it.
+    pub fn units(&self) -> usize {
+        self.units
     }
 
     /// Number of inputs.

@@ -9,8 +9,9 @@
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, gemm_real};
 use crate::ops::cpu::vectorised;
+use crate::ops::gpu::matmul::{Lie, MatmulImpl, Out, Pair, Product, column_sum, product};
 use crate::ops::pack_weights::panels;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Slot, Stored, TensorType};
+use crate::ops::{Backward, Case, Cost, Fill, Io, Launcher, Op, OpClass, OpSpec, Slot, Stored, TensorType};
 use half::bf16;
 use std::sync::Arc;
 
@@ -140,6 +141,31 @@ impl Op for Matmul {
             _ => self.fwd_fast::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        if self.panels.is_some() {
+            return Err(Error::internal("panels are the CPU's; a device takes weights as they are"));
+        }
+        let (x, y) = (k.in_type(0), k.out_type(0));
+        let mut second = None;
+        if let Some(l) = self.lora {
+            let at = self.lora_at();
+            let rank = k.in_type(at).rows();
+            let (a, b) = (k.input(at), k.input(at + 1));
+            let low = Pair { a: k.input(self.lora_x(l)), b: a, depth: x.cols() };
+            let s = k.output(1);
+            let low = Product::new(Lie::Forward, low, s, [x.rows(), rank]).scaled(l.scale);
+            product(k, MatmulImpl::Own, &low)?;
+            second = Some(Pair { a: s, b, depth: rank });
+        }
+        let first = Pair { a: k.input(0), b: k.input(1), depth: x.cols() };
+        let p = Product {
+            second,
+            bias: self.bias.then(|| k.input(2)),
+            out: if self.wide { Out::Wide } else { Out::Store },
+            ..Product::new(Lie::Forward, first, k.output(0), [y.rows(), y.cols()])
+        };
+        product(k, MatmulImpl::Own, &p)
+    }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         if self.panels.is_some() || self.wide {
             return Err(Error::internal("a product that only decoding uses has no derivative"));
@@ -231,6 +257,16 @@ impl Op for MatmulDx {
             _ => self.go_fast::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let dx = k.out_type(0);
+        let pair = |k: &Launcher, i: usize| {
+            let depth = k.in_type(i).cols();
+            Pair { a: k.input(i), b: k.input(i + 1), depth }
+        };
+        let p = Product::new(Lie::Dx, pair(k, 0), k.output(0), [dx.rows(), dx.cols()]);
+        let second = (k.num_inputs() > 2).then(|| pair(k, 2));
+        product(k, MatmulImpl::Own, &Product { second, ..p })
+    }
 }
 
 /// `ds = scale · dy B`. Inputs: `dy[T,N]`, `B[N,R]`.
@@ -269,6 +305,12 @@ impl Op for MatmulDs {
             _ => self.go_fast::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (dy, ds) = (k.in_type(0), k.out_type(0));
+        let pair = Pair { a: k.input(0), b: k.input(1), depth: dy.cols() };
+        let p = Product::new(Lie::Dx, pair, k.output(0), [ds.rows(), ds.cols()]);
+        product(k, MatmulImpl::Own, &p.scaled(self.scale))
+    }
 }
 
 fn dw_fast<S: Element>(io: &Io) {
@@ -301,6 +343,12 @@ impl Op for MatmulDw {
             DType::BF16 => dw_fast::<bf16>(io),
             _ => dw_fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let (dy, x) = (k.in_type(0), k.in_type(1));
+        let pair = Pair { a: k.input(0), b: k.input(1), depth: dy.rows() };
+        let p = Product::new(Lie::Dw, pair, k.output(0), [dy.cols(), x.cols()]);
+        product(k, MatmulImpl::Own, &Product { out: Out::Add, ..p })
     }
 }
 
@@ -343,6 +391,10 @@ impl Op for ColumnSum {
             _ => Self::go_fast::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        column_sum(k);
+        Ok(())
+    }
 }
 
 fn cases() -> Vec<Case> {
@@ -384,6 +436,16 @@ fn cases() -> Vec<Case> {
             Matmul { bias: true, lora: lora(false), ..Matmul::default() },
             8,
         ),
+        // Rows that are multiples of 16 bytes, in several tiles of a device.
+        case(
+            "aligned rows",
+            150,
+            72,
+            272,
+            Matmul { bias: true, lora: lora(true), ..Matmul::default() },
+            16,
+        ),
+        case("aligned rows, decode", 9, 128, 48, Matmul::default(), 0),
     ]
 }
 

@@ -6,7 +6,7 @@
 //! size, V vocabulary, R rank.
 
 pub mod cpu; // vector arithmetic, matrix multiplication
-pub mod gpu; // launches that ops share
+pub mod gpu; // launches that ops share, and those that are long
 pub mod io; // what a running op sees
 pub mod launch; // what a node sees that is turned into kernel launches
 pub mod real; // the number types of the ops

@@ -169,7 +169,11 @@ impl Run<'_> {
         let inputs: Vec<Bound> = node.inputs.iter().map(bind).collect();
         let outputs: Vec<Bound> = node.outputs.iter().map(bind).collect();
         let (table, work) = (node.table.as_ref().map(bind), node.work.as_ref().map(bind));
-        op.launch(&mut Launcher::new(&inputs, &outputs, table, work, commands))
+        let mut launcher = Launcher::new(&inputs, &outputs, table, work, commands);
+        if let Some(device) = self.arena.device() {
+            launcher = launcher.on(device.properties());
+        }
+        op.launch(&mut launcher)
     }
 
     /// Where a slot lies in the arena.

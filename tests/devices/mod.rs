@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 /// Builds the emulator, or says why that failed.
-fn build_emulator() {
+pub fn build_emulator() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/emu/build.sh");
@@ -22,6 +22,7 @@ fn build_emulator() {
 }
 
 /// The emulated device of a vendor; one for the whole process.
+#[allow(dead_code)] // not every test file asks for every kind
 pub fn emulated(vendor: Vendor) -> Arc<dyn Device> {
     static DEVICES: [OnceLock<Arc<dyn Device>>; 2] = [const { OnceLock::new() }; 2];
     let device = &DEVICES[usize::from(vendor == Vendor::Hip)];
@@ -35,7 +36,7 @@ pub fn emulated(vendor: Vendor) -> Arc<dyn Device> {
 }
 
 /// Devices of this machine that the tests are asked to use: `GRPO_RT_TEST_DEVICES=cuda:0,hip:0`.
-#[allow(dead_code)] // not every test file has a part for them
+#[allow(dead_code)] // not every test file asks for every kind
 pub fn present() -> Vec<Arc<dyn Device>> {
     let names = std::env::var("GRPO_RT_TEST_DEVICES").unwrap_or_default();
     names

@@ -2,6 +2,7 @@
 //! more than one op uses. An op's own arguments are in its own file; no arithmetic is here.
 
 pub mod fold; // sums over rows
+pub mod matmul; // products of the linear layers
 pub mod rows; // rows by index, and back
 
 use crate::base::DType;
