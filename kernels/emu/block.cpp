@@ -335,7 +335,8 @@ void* shared_object(const void* key, size_t size, size_t align, Place place) {
     b->static_size += (size + 15) & ~(size_t)15;
     if (b->static_size > MAX_STATIC_SHARED || b->static_size + b->dynamic_size > MAX_SHARED)
         fail(FailureKind::BAD_LAUNCH, place,
-             "%zu bytes of static and %zu of dynamic shared memory are more than the %zu and %zu in all that a block has",
+             "%zu bytes of static and %zu of dynamic shared memory are more than the %zu and %zu in "
+             "all that a block has",
              b->static_size, b->dynamic_size, MAX_STATIC_SHARED, MAX_SHARED);
     unsigned char* data = (unsigned char*)at;
     memset(b->shared_top, POISON, (size_t)(data + size + FENCE - b->shared_top));
@@ -431,7 +432,8 @@ void block_run(Block* b, const Launch& launch, uint64_t index) {
     fiber_switch(b->scheduler, first->fiber);
     if (b->failure.kind == FailureKind::NONE && !fences_hold(b))
         b->failure = {FailureKind::ADDRESS,
-                      text("kernel %s, block (%u,%u,%u): shared memory was written beyond the end of an object",
+                      text("kernel %s, block (%u,%u,%u): shared memory was written beyond the end of "
+                           "an object",
                            launch.kernel->name, b->index[0], b->index[1], b->index[2])};
     // A fiber that was abandoned in the middle keeps its stack for the next block.
     for (int i = 0; i < b->num_threads; i++) {
