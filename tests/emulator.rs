@@ -342,3 +342,74 @@ fn mistakes_in_products_are_caught() {
     ];
     expect_caught("matmul", &kernels, &mistakes);
 }
+
+#[test]
+fn mistakes_in_attention_are_caught() {
+    let kernels = ["attention_fwd_m64_d64_bf16", "attention_fwd_m16_d64_bf16"];
+    let mistakes = [
+        Mistake {
+            what: "no wait for the keys that come in the background",
+            file: "include/grt_attention.h",
+            from: "            grt_async_wait<0>();\n            grt_sync();\n            if (is_block",
+            to: "            grt_sync();\n            if (is_block",
+            waves: &[32],
+        },
+        Mistake {
+            what: "no barrier after that wait",
+            file: "include/grt_attention.h",
+            from: "            grt_async_wait<0>();\n            grt_sync();\n            if (is_block",
+            to: "            grt_async_wait<0>();\n            if (is_block",
+            waves: &[32],
+        },
+        Mistake {
+            what: "keys are copied over those that are still read",
+            file: "include/grt_attention.h",
+            from: "            grt_sync();\n            copy(b);",
+            to: "            copy(b);",
+            waves: &[64],
+        },
+        Mistake {
+            what: "keys are used before they have come",
+            file: "include/grt_attention.h",
+            from: "            grt_async_wait<0>();\n            grt_sync();\n        }",
+            to: "            grt_sync();\n        }",
+            waves: &[64],
+        },
+        Mistake {
+            what: "the list of rows is read without a barrier",
+            file: "include/grt_attention.h",
+            from: "    grt_sync();\n    return true;",
+            to: "    return true;",
+            waves: BOTH,
+        },
+        Mistake {
+            what: "short tiles: waves' maxima are read without a barrier",
+            file: "common/attention.cu",
+            from: "rest.top[w][grt_slot_row(j)] = top[j];\n        }\n        grt_sync();",
+            to: "rest.top[w][grt_slot_row(j)] = top[j];\n        }",
+            waves: BOTH,
+        },
+        Mistake {
+            what: "short tiles: weights are read without a barrier",
+            file: "common/attention.cu",
+            from: "rest.part[w][j][lane] = part[j];\n        grt_sync();",
+            to: "rest.part[w][j][lane] = part[j];",
+            waves: BOTH,
+        },
+        Mistake {
+            what: "keys beyond the last one are looked up",
+            file: "include/grt_attention.h",
+            from: "        if (position < rows.most)\n",
+            to: "",
+            waves: BOTH,
+        },
+        Mistake {
+            what: "rows that are not there are stored",
+            file: "include/grt_attention.h",
+            from: "if (row < 0 || col >= head_dim) continue;",
+            to: "if (col >= head_dim) continue;",
+            waves: BOTH,
+        },
+    ];
+    expect_caught("attention", &kernels, &mistakes);
+}

@@ -21,6 +21,29 @@ static const size_t FENCE = 128;
 static const size_t SHARED_SPACE = MAX_SHARED + (64 << 10);
 static const int ORDERS = 16;
 
+static uint32_t random(Block* b) {
+    uint32_t x = b->rng;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    return b->rng = x;
+}
+
+// The orders of lanes that the blocks of a launch draw from. Orders are read from their end; with seed
+// 0 the lanes come in order.
+static void shuffle_orders(Block* b, uint32_t seed) {
+    if (b->orders_seed == seed) return;
+    b->orders_seed = seed;
+    b->rng = seed;
+    for (int o = 0; o < ORDERS; o++) {
+        uint8_t* order = &b->orders[(size_t)o * WAVE];
+        for (int i = 0; i < WAVE; i++) order[i] = (uint8_t)(WAVE - 1 - i);
+        if (seed == 0) continue;
+        for (int i = WAVE - 1; i > 0; i--)
+            std::swap(order[i], order[random(b) % (uint32_t)(i + 1)]);
+    }
+}
+
 Block* block_new() {
     Block* b = new Block();
     void* p = mmap(nullptr, SHARED_SPACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -32,35 +55,24 @@ Block* block_new() {
         t.tid = i;
         t.lane = i % WAVE;
         t.wave = &b->waves[i / WAVE];
+        if (t.lane == 0) t.wave->threads = &t;
     }
     b->orders.resize((size_t)ORDERS * WAVE);
+    b->orders_seed = 1;
+    shuffle_orders(b, 0);
     return b;
 }
 
-static uint32_t random(Block* b) {
-    uint32_t x = b->rng;
-    x ^= x << 13;
-    x ^= x >> 17;
-    x ^= x << 5;
-    return b->rng = x;
-}
-
-// Makes the lanes in `from` ready, in a new order. The last one in the list runs first.
-static void make_ready(Block* b, Wave* w, State from, const Thread* but) {
-    Thread* first = &b->threads[(w - b->waves) * WAVE];
-    const uint8_t* order = nullptr;
-    int flip = WAVE - 1;
-    if (b->shuffled) {
-        uint32_t r = random(b);
-        order = &b->orders[(r >> 8) % ORDERS * WAVE];
-        flip = (int)(r % WAVE);
-    }
-    for (int i = 0; i < WAVE; i++) {
-        Thread* t = first + ((order ? order[i] : i) ^ flip);
-        if (t->state != from || t == but) continue;
-        t->state = State::READY;
-        w->ready[w->num_ready++] = t;
-    }
+// Makes lanes ready, in a new order. No other lane of the wave may be ready.
+static inline void make_ready(Block* b, Wave* w, Lanes lanes) {
+    w->ready = lanes;
+    w->left = WAVE;
+    w->order = &b->orders[0];
+    w->flip = 0;
+    if (!b->shuffled) return;
+    uint32_t r = random(b);
+    w->order += (r >> 8) % ORDERS * WAVE;
+    w->flip = (int)(r % WAVE);
 }
 
 static int num_waves(const Block* b) { return b->num_threads / WAVE; }
@@ -77,11 +89,18 @@ static void all_runnable(Block* b) {
 }
 
 static Thread* pick(Block* b) {
-    while (!b->wave->num_ready) {
+    while (!b->wave->ready) {
         if (!b->num_runnable) return nullptr;
         b->wave = b->runnable[--b->num_runnable];
     }
-    return b->wave->ready[--b->wave->num_ready];
+    Wave* w = b->wave;
+    for (;;) {
+        int lane = w->order[--w->left] ^ w->flip;
+        Lanes bit = (Lanes)1 << lane;
+        if (!(w->ready & bit)) continue;
+        w->ready ^= bit;
+        return &w->threads[lane];
+    }
 }
 
 [[noreturn]] static void leave(Block* b) {
@@ -134,37 +153,37 @@ static const char* meeting_name(Meeting m) {
     return "?";
 }
 
+static int count(Lanes lanes) { return __builtin_popcountll(lanes); }
+static int lowest(Lanes lanes) { return __builtin_ctzll(lanes); }
+
 // No thread can go on: says who waits where and who is missing.
 [[noreturn]] static void fail_stuck(Block* b) {
-    std::string message = text("kernel %s, block (%u,%u,%u) is stuck:", b->launch->kernel->name,
-                               b->index[0], b->index[1], b->index[2]);
-    int shown = 0, barrier = 0;
-    for (int i = 0; i < b->num_threads; i++) barrier += b->threads[i].state == State::AT_BARRIER;
-    message += text(" %d of %d threads wait in grt_sync, %d have returned;", barrier, b->num_threads,
-                    b->done);
+    std::string message =
+        text("kernel %s, block (%u,%u,%u) is stuck: %d of %d threads wait in grt_sync, %d have returned;",
+             b->launch->kernel->name, b->index[0], b->index[1], b->index[2], b->at_barrier,
+             b->num_threads, b->done);
+    int shown = 0;
     for (int i = 0; i < num_waves(b) && shown < 4; i++) {
-        Wave& w = b->waves[i];
-        if (!w.arrived) continue;
+        const Wave& w = b->waves[i];
+        if (!w.in_meeting) continue;
         shown++;
         message += text(" in wave %d %d of %d lanes wait in %s at %s:%d (thread %d first);", i,
-                        w.arrived, WAVE, meeting_name(w.meeting), base_name(w.place.file),
-                        w.place.line, w.first->tid);
-        for (int l = 0; l < WAVE; l++) {
-            Thread& t = b->threads[i * WAVE + l];
-            if (t.state == State::IN_MEETING) continue;
-            message += t.state == State::DONE
-                           ? text(" thread %d has returned;", t.tid)
-                           : text(" thread %d waits in grt_sync at %s:%d;", t.tid,
-                                  base_name(t.place.file), t.place.line);
-            break;
-        }
+                        count(w.in_meeting), WAVE, meeting_name(w.meeting),
+                        base_name(w.place.file), w.place.line, w.first->tid);
+        if (w.done) message += text(" thread %d has returned;", w.threads[lowest(w.done)].tid);
+        if (!w.at_barrier) continue;
+        const Thread& t = w.threads[lowest(w.at_barrier)];
+        message += text(" thread %d waits in grt_sync at %s:%d;", t.tid, base_name(t.place.file),
+                        t.place.line);
     }
-    for (int i = 0; i < b->num_threads; i++)
-        if (b->threads[i].state == State::AT_BARRIER) {
-            message += text(" thread %d is at grt_sync, %s:%d", i,
-                            base_name(b->threads[i].place.file), b->threads[i].place.line);
-            break;
-        }
+    for (int i = 0; i < num_waves(b); i++) {
+        const Wave& w = b->waves[i];
+        if (!w.at_barrier) continue;
+        const Thread& t = w.threads[lowest(w.at_barrier)];
+        message += text(" thread %d is at grt_sync, %s:%d", t.tid, base_name(t.place.file),
+                        t.place.line);
+        break;
+    }
     b->failure = {FailureKind::STUCK, message};
     leave(b);
 }
@@ -174,20 +193,18 @@ static const char* meeting_name(Meeting m) {
 static void release_barrier(Block* b) {
     for (int i = 0; i < num_waves(b); i++) {
         Wave& w = b->waves[i];
-        const Thread* seen = nullptr;
-        for (int l = 0; l < WAVE; l++) {
-            const Thread* t = &b->threads[i * WAVE + l];
-            if (t->state != State::AT_BARRIER) continue;
-            if (seen && seen->place.line != t->place.line) {
-                b->failure = {FailureKind::STUCK,
-                              where(b, t->tid, t->place) +
-                                  text(": a different grt_sync than thread %d's at line %d",
-                                       seen->tid, seen->place.line)};
-                leave(b);
-            }
-            seen = t;
+        const Thread* first = w.at_barrier ? &w.threads[lowest(w.at_barrier)] : nullptr;
+        for (Lanes rest = w.at_barrier; rest; rest &= rest - 1) {
+            const Thread* t = &w.threads[lowest(rest)];
+            if (t->place.line == first->place.line) continue;
+            b->failure = {FailureKind::STUCK,
+                          where(b, t->tid, t->place) +
+                              text(": a different grt_sync than thread %d's at line %d", first->tid,
+                                   first->place.line)};
+            leave(b);
         }
-        make_ready(b, &w, State::AT_BARRIER, nullptr);
+        make_ready(b, &w, w.at_barrier);
+        w.at_barrier = 0;
     }
     b->at_barrier = 0;
     all_runnable(b);
@@ -217,8 +234,7 @@ static void thread_main() {
         Thread* t = self;
         b->launch->kernel->entry(b->launch->args);
         if (!fiber_intact(t->fiber)) fail(FailureKind::BAD_LAUNCH, {"", 0}, "stack overflow");
-        t->state = State::DONE;
-        t->wave->done++;
+        t->wave->done |= (Lanes)1 << t->lane;
         b->done++;
         if (b->at_barrier && b->at_barrier + b->done == b->num_threads) release_barrier(b);
         Fiber mine = t->fiber;
@@ -243,7 +259,7 @@ void meet(Meeting meeting, void* arg, Place place) {
     Thread* t = self;
     Wave* w = t->wave;
     Block* b = block;
-    if (w->arrived == 0) {
+    if (w->in_meeting == 0) {
         w->meeting = meeting;
         w->place = place;
         w->first = t;
@@ -253,25 +269,25 @@ void meet(Meeting meeting, void* arg, Place place) {
              base_name(w->place.file), w->place.line);
     }
     w->args[t->lane] = arg;
-    if (++w->arrived < WAVE) {
-        t->state = State::IN_MEETING;
-        t->place = place;
+    Lanes bit = (Lanes)1 << t->lane;
+    w->in_meeting |= bit;
+    if (w->in_meeting != ALL_LANES) {
         switch_away(b, t);
         return;
     }
-    w->arrived = 0;
+    w->in_meeting = 0;
     if (meeting == Meeting::SHUFFLE) {
         for (int i = 0; i < WAVE; i++) w->result[i] = w->value[w->source[i]];
     } else if (meeting != Meeting::SYNC_WAVE) {
         work_of_matrices(*w, place);
     }
-    make_ready(b, w, State::IN_MEETING, t);
+    make_ready(b, w, ALL_LANES ^ bit);
 }
 
 void sync_block(Place place) {
     Thread* t = self;
     Block* b = block;
-    t->state = State::AT_BARRIER;
+    t->wave->at_barrier |= (Lanes)1 << t->lane;
     t->place = place;
     if (++b->at_barrier + b->done == b->num_threads) release_barrier(b);
     switch_away(b, t);
@@ -320,7 +336,8 @@ void* shared_object(const void* key, size_t size, size_t align, Place place) {
     b->static_size += (size + 15) & ~(size_t)15;
     if (b->static_size > MAX_STATIC_SHARED || b->static_size + b->dynamic_size > MAX_SHARED)
         fail(FailureKind::BAD_LAUNCH, place,
-             "%zu bytes of static and %zu of dynamic shared memory are more than the %zu and %zu in all that a block has",
+             "%zu bytes of static and %zu of dynamic shared memory are more than the %zu and %zu in "
+             "all that a block has",
              b->static_size, b->dynamic_size, MAX_STATIC_SHARED, MAX_SHARED);
     unsigned char* data = (unsigned char*)at;
     memset(b->shared_top, POISON, (size_t)(data + size + FENCE - b->shared_top));
@@ -368,19 +385,6 @@ static bool fences_hold(const Block* b) {
     return true;
 }
 
-// The orders of lanes that the blocks of a launch draw from.
-static void shuffle_orders(Block* b, uint32_t seed) {
-    if (b->orders_seed == seed) return;
-    b->orders_seed = seed;
-    b->rng = seed;
-    for (int o = 0; o < ORDERS; o++) {
-        uint8_t* order = &b->orders[(size_t)o * WAVE];
-        for (int i = 0; i < WAVE; i++) order[i] = (uint8_t)i;
-        for (int i = WAVE - 1; i > 0; i--)
-            std::swap(order[i], order[random(b) % (uint32_t)(i + 1)]);
-    }
-}
-
 static void prepare(Block* b, const Launch& launch, uint64_t index) {
     b->launch = &launch;
     b->index[0] = (uint32_t)(index % launch.grid.x);
@@ -400,11 +404,10 @@ static void prepare(Block* b, const Launch& launch, uint64_t index) {
     b->shared_top = b->shared_begin + b->dynamic_size;
     memset(b->shared_begin, POISON, b->dynamic_size + FENCE);
     b->shuffled = launch.seed != 0;
-    if (b->shuffled) shuffle_orders(b, launch.seed);
+    shuffle_orders(b, launch.seed);
     b->rng = (uint32_t)((launch.seed + index * 0x9e3779b9u) * 2654435761u) | 1;
     for (int i = 0; i < b->num_threads; i++) {
         Thread& t = b->threads[i];
-        t.state = State::FRESH;
         t.copies.clear();
         t.groups.clear();
         if (t.fiber.stack) b->spare.push_back(t.fiber);
@@ -412,8 +415,8 @@ static void prepare(Block* b, const Launch& launch, uint64_t index) {
     }
     for (int i = 0; i < num_waves(b); i++) {
         Wave& w = b->waves[i];
-        w.num_ready = w.arrived = w.done = 0;
-        make_ready(b, &w, State::FRESH, nullptr);
+        w.in_meeting = w.at_barrier = w.done = 0;
+        make_ready(b, &w, ALL_LANES);
     }
     all_runnable(b);
 }
@@ -430,7 +433,8 @@ void block_run(Block* b, const Launch& launch, uint64_t index) {
     fiber_switch(b->scheduler, first->fiber);
     if (b->failure.kind == FailureKind::NONE && !fences_hold(b))
         b->failure = {FailureKind::ADDRESS,
-                      text("kernel %s, block (%u,%u,%u): shared memory was written beyond the end of an object",
+                      text("kernel %s, block (%u,%u,%u): shared memory was written beyond the end of "
+                           "an object",
                            launch.kernel->name, b->index[0], b->index[1], b->index[2])};
     // A fiber that was abandoned in the middle keeps its stack for the next block.
     for (int i = 0; i < b->num_threads; i++) {

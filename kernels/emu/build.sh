@@ -32,6 +32,12 @@ done
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
+# Two builds in one folder take turns.
+if command -v flock > /dev/null; then
+    exec 9> "$out/lock"
+    flock 9
+fi
+
 cxx=${CXX:-c++}
 flags="-std=c++17 -O2 -fPIC -pthread -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off"
 flags="$flags -Wall -Wno-unknown-pragmas -DGRT_EMU"

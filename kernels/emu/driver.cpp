@@ -157,8 +157,9 @@ int memory_release(uint64_t address) {
     return SUCCESS;
 }
 
-// The range lies in one allocation.
+// The range lies in one allocation, or is empty.
 static bool is_device(uint64_t address, size_t bytes) {
+    if (bytes == 0) return true;
     Driver& d = driver();
     auto after = d.allocations.upper_bound(address);
     if (after == d.allocations.begin()) return false;

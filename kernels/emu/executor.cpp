@@ -143,6 +143,7 @@ Failure run(Launch launch) {
     std::lock_guard<std::mutex> one(p.one_launch);
     if (!p.own) p.own = block_new();
     uint64_t blocks = (uint64_t)launch.grid.x * launch.grid.y * launch.grid.z;
+    bool many;
     {
         std::lock_guard<std::mutex> lock(p.mutex);
         p.launch = &launch;
@@ -152,11 +153,13 @@ Failure run(Launch launch) {
         p.stop = false;
         p.failure = Failure();
         p.generation++;
+        // Waking another thread takes as long as a few thousand threads of a short kernel.
+        many = blocks > 1 && blocks * launch.threads >= 4096;
         int wanted = (int)number("GRT_EMU_THREADS", std::thread::hardware_concurrency()) - 1;
-        for (; blocks > 1 && p.helpers < wanted; p.helpers++)
+        for (; many && p.helpers < wanted; p.helpers++)
             std::thread([&p] { helper(p); }).detach();
     }
-    if (blocks > 1) p.begin.notify_all();
+    if (many) p.begin.notify_all();
     take_blocks(p, p.own);
     std::unique_lock<std::mutex> lock(p.mutex);
     p.launch = nullptr;

@@ -6,7 +6,16 @@
 #include <sys/mman.h>
 
 #include <new>
-#if !defined(__x86_64__)
+
+// 0 asks for the portable form.
+#if !defined(GRT_EMU_ASM)
+#if defined(__x86_64__)
+#define GRT_EMU_ASM 1
+#else
+#define GRT_EMU_ASM 0
+#endif
+#endif
+#if !GRT_EMU_ASM
 #include <ucontext.h>
 #endif
 
@@ -21,7 +30,7 @@ Fiber fiber_new(int) {
     for (int i = 0; i < 8; i++) ((uint64_t*)p)[i] = CANARY;
     Fiber f;
     f.stack = p;
-#if !defined(__x86_64__)
+#if !GRT_EMU_ASM
     f.pointer = new ucontext_t;
 #endif
     return f;
@@ -36,10 +45,11 @@ bool fiber_intact(const Fiber& fiber) {
 // Bytes at the top that are left free, so that stacks of one size do not share lines of the cache.
 static size_t skip(int colour) { return (size_t)(colour % 64) * 192; }
 
-#if defined(__x86_64__)
+#if GRT_EMU_ASM
 
 extern "C" void grt_emu_switch(void** save, void* to) __attribute__((visibility("hidden")));
-// Saves what a callee must keep, changes the stack, restores. The return address is the other side's.
+// Saves what a callee must keep, changes the stack, restores. It leaves by a jump: the processor would
+// foretell a `ret` to the caller on the old stack, and be wrong every time.
 asm(R"(.text
 .globl grt_emu_switch
 .hidden grt_emu_switch
@@ -59,7 +69,8 @@ grt_emu_switch:
     popq %r12
     popq %rbx
     popq %rbp
-    ret
+    popq %rcx
+    jmp *%rcx
 .size grt_emu_switch,.-grt_emu_switch
 )");
 

@@ -26,8 +26,6 @@ struct Place {
 // What the threads of a wave do together.
 enum class Meeting : uint8_t { SHUFFLE, SYNC_WAVE, LDMATRIX, LDMATRIX_TRANS, MMA, MFMA };
 
-enum class State : uint8_t { FRESH, READY, IN_MEETING, AT_BARRIER, DONE };
-
 // A copy to shared memory that has not arrived; `from` is null for zeros.
 struct Copy {
     void* to;
@@ -40,20 +38,25 @@ struct Wave;
 struct Thread {
     int tid, lane;
     Wave* wave;
-    State state;
-    Fiber fiber;
-    Place place;               // where it waits
+    Fiber fiber;  // without a stack: it has not begun, or has returned
+    Place place;  // of the barrier where it waits
     std::vector<Copy> copies;  // issued and not arrived, oldest first
     std::vector<uint32_t> groups;  // ends of the committed groups in `copies`
 };
 
+// Lanes as bits.
+using Lanes = uint64_t;
+constexpr Lanes ALL_LANES = ~(Lanes)0 >> (64 - WAVE);
+
 struct Wave {
-    Thread* ready[WAVE];
-    int num_ready;
-    int arrived;  // threads in the meeting
-    int done;     // threads that returned
+    Thread* threads;  // its lanes
+    Lanes ready;      // may run; the next one is found by `order`, from its end
+    Lanes in_meeting, at_barrier, done;
+    const uint8_t* order;
+    int flip;  // exchanges lanes of the order, by exclusive or
+    int left;  // of the order
     Meeting meeting;
-    Place place;
+    Place place;    // of the meeting
     Thread* first;  // who came first to the meeting
     uint32_t value[WAVE], result[WAVE];
     uint8_t source[WAVE];
@@ -97,7 +100,7 @@ struct Block {
     Fiber scheduler;
     std::vector<Fiber> spare;  // fibers without a thread
     std::vector<uint8_t> orders;  // a few orders of the lanes
-    uint32_t orders_seed;         // the seed that they are of; 0: none
+    uint32_t orders_seed;         // the seed that they are of
     Thread threads[MAX_THREADS];
     Wave waves[MAX_WAVES];
 };
