@@ -57,6 +57,12 @@ impl KnownDevice {
         KNOWN_DEVICES.iter().find(|d| d.name == name)
     }
 
+    /// The device that a driver's name is of: `NVIDIA H100 80GB HBM3`.
+    pub fn recognised(name: &str) -> Option<&'static KnownDevice> {
+        let name = name.to_lowercase();
+        KNOWN_DEVICES.iter().find(|d| name.contains(d.name))
+    }
+
     /// Bytes that can be planned with.
     pub fn usable(&self) -> usize {
         self.memory - RESERVED

@@ -98,8 +98,27 @@ pub fn needs_frozen_copy(s: &TrainSettings, training: &Training) -> bool {
 /// Bytes by region, for the metrics.
 pub fn memory_metrics(w: &Workspace) -> [(String, f64); 3] {
     [
+
+/// Bytes by region, and what the device says about itself if there is one, for the metrics.
+pub fn memory_metrics(w: &Workspace) -> Vec<(String, f64)> {
+    let mut figures = vec![
         ("memory/weights_and_optimizer".into(), w.arena.shared_base() as f64),
         ("memory/planned_peak".into(), w.arena.planned_peak() as f64),
         ("memory/actual_peak".into(), w.arena.actual_peak() as f64),
-    ]
+    ];
+    if let (Some(device), Some(telemetry)) = (w.arena.device(), &w.telemetry) {
+        let said = telemetry.read();
+        // The driver itself knows the memory, whoever else is silent.
+        let used = said.memory_used.ok().or_else(|| {
+            let (free, total) = device.memory().ok()?;
+            Some(total.saturating_sub(free) as f64)
+        });
+        let known = [
+            ("device/memory_used", used),
+            ("device/power", said.power.ok()),
+            ("device/utilization", said.utilization.ok()),
+        ];
+        figures.extend(known.into_iter().filter_map(|(n, v)| Some((n.to_string(), v?))));
+    }
+    figures
 }

@@ -2,6 +2,7 @@
 //! processor. Decides nothing about training.
 
 use crate::base::{Error, Result, Target};
+use crate::device::telemetry::Telemetry;
 use crate::device::{self, Device};
 use crate::grpo::update::Learner;
 use crate::io::dataset::{Message, Part, Row};
@@ -188,6 +189,8 @@ pub struct Workspace {
     pub encoder: PromptEncoder,
     /// Features of images.
     pub vision: VisionStore,
+    /// What the device says about itself; `None` on the CPU.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// What the settings train, as the model understands it.
@@ -325,7 +328,8 @@ impl Prepared {
         }
         let bytes = vision_cache(machine, arena.capacity() - arena.shared_base());
         let vision = VisionStore::place(&model.config, &model.params, bytes, &mut arena)?;
-        Ok(Workspace { arena, model, encoder: self.encoder, vision })
+        let telemetry = self.device.as_ref().map(|d| Telemetry::of(d.properties()));
+        Ok(Workspace { arena, model, encoder: self.encoder, vision, telemetry })
     }
 }
 

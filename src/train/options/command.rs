@@ -24,6 +24,8 @@ pub enum Command {
     MakeShapes,
     /// Intermediate values of one forward (and backward) pass.
     Trace,
+    /// Which ops a device computes as defined, and how fast.
+    Ops,
     /// What this machine can do.
     Doctor,
 }
@@ -40,6 +42,7 @@ impl Command {
         Command::Init,
         Command::MakeShapes,
         Command::Trace,
+        Command::Ops,
         Command::Doctor,
     ];
 
@@ -55,6 +58,7 @@ impl Command {
             Command::Init => "init",
             Command::MakeShapes => "data make-shapes",
             Command::Trace => "trace",
+            Command::Ops => "ops",
             Command::Doctor => "doctor",
         }
     }
@@ -71,6 +75,7 @@ impl Command {
             Command::Init => "makes a new model with random weights and its tokenizer",
             Command::MakeShapes => "draws a data set of shapes with questions and answers",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",
+            Command::Ops => "checks or measures every op on a device",
             Command::Doctor => "says what this machine has and can do",
         }
     }
