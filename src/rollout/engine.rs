@@ -17,6 +17,7 @@ use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::KvPool;
 use crate::rollout::layout::{Layout, Wanted, parts};
+use crate::rollout::need::DrawShape;
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::{Counts, GroupSize, Piece, Scheduler};
 use crate::rollout::sequence::{Completion, Drawn, Finish, Request};
@@ -224,6 +225,7 @@ impl<'a> Engine<'a> {
             max_num_seqs: s.max_num_seqs,
             max_num_batched_tokens: s.max_num_batched_tokens,
             max_pages: s.max_pages,
+            draw: &self.draw_shape(requests, sizes),
         };
         let (capacity, base) = (self.arena.capacity(), self.arena.shared_base());
         let free = self.arena.shared_room();
@@ -240,6 +242,26 @@ impl<'a> Engine<'a> {
             ))
             .found(format!("{capacity} bytes"))
             .hint("raise --memory_budget, or lower --max_completion_length, --max_pixels or --max_num_batched_tokens"))
+    }
+
+    /// How tokens are drawn at the most expensive.
+    fn draw_shape(&self, requests: &[Request], sizes: &[GroupSize]) -> DrawShape {
+        let truncates = |s: &SamplingSettings| s.top_k > 0 || s.top_p < 1.0 || s.min_p > 0.0;
+        let all = requests.iter().map(|r| &r.sampling);
+        let mut sampling = SamplingSettings::default();
+        for s in all {
+            if truncates(s) {
+                (sampling.top_k, sampling.top_p, sampling.min_p) = (s.top_k, s.top_p, s.min_p);
+            }
+            if s.repetition_penalty != 1.0 {
+                sampling.repetition_penalty = s.repetition_penalty;
+            }
+        }
+        DrawShape {
+            head: Arc::new(head_settings(&sampling, &self.settings.forbidden)),
+            sampling: Arc::new(sampling),
+            seen: sizes.iter().map(|g| g.prompt + g.max_tokens).max().unwrap_or(0),
+        }
     }
 
     fn tape(&self) -> Tape {

@@ -10,7 +10,9 @@ use crate::model::params::ParamStore;
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::{encoding_bytes, passes};
 use crate::ops::attention::{Segment, Span};
-use crate::rollout::need::{PassShape, decoder_bytes, most_rows, page_bytes, pass_bytes};
+use crate::rollout::need::{
+    DrawShape, PassShape, decoder_bytes, most_rows, page_bytes, pass_bytes,
+};
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -26,6 +28,8 @@ pub struct Wanted<'a> {
     pub max_num_batched_tokens: usize,
     /// Most pages of the KV cache; as many as are useful and fit if `None`.
     pub max_pages: Option<usize>,
+    /// How tokens are drawn.
+    pub draw: &'a DrawShape,
 }
 
 /// How the space above the weights is divided, from the bottom: packed weights, KV cache, a pass.
@@ -73,7 +77,8 @@ impl Layout {
         let distinct: BTreeMap<u128, [usize; 3]> =
             images.map(|i| (i.content, i.grid_thw)).collect();
         let grids = distinct.into_values().collect();
-        let shape = PassShape { rows, draws: sequences, pages: least, grids };
+        let draw = wanted.draw.clone();
+        let shape = PassShape { rows, draws: sequences, pages: least, grids, draw };
         let pass = pass_bytes(config, params, &shape)?;
         let fit = free.saturating_sub(pass) / page;
         let pages = useful.max(least).min(fit).max(least);
@@ -199,7 +204,7 @@ pub fn rehearse(
     params: &ParamStore,
     groups: &[(&Prompt, GroupSize)],
     limits: Limits,
-    store: usize,
+    (store, draw): (usize, &DrawShape),
 ) -> Result<Rehearsal> {
     let sizes: Vec<GroupSize> = groups.iter().map(|(_, size)| *size).collect();
     let owner: Vec<usize> = sizes
@@ -232,7 +237,8 @@ pub fn rehearse(
     let cache = limits.pages * PAGE_ROWS;
     let most = |passes: Vec<Largest>| {
         passes.into_iter().try_fold(0, |most: usize, pass| {
-            let bytes = decoder_bytes(config, params, (pass.segments, cache), pass.size[1])?;
+            let bytes =
+                decoder_bytes(config, params, (pass.segments, cache), (pass.size[1], draw))?;
             Ok(most.max(bytes))
         })
     };

@@ -22,6 +22,30 @@ pub fn page_bytes(config: &VlmConfig, params: &ParamStore) -> usize {
     kv_bytes(&config.text, params.float_type(), PAGE_ROWS)
 }
 
+/// How tokens are drawn, as far as it takes memory on a device.
+#[derive(Debug, Clone, Default)]
+pub struct DrawShape {
+    /// Tokens that are never drawn.
+    pub head: Arc<HeadSettings>,
+    /// Truncation and penalty.
+    pub sampling: Arc<SamplingSettings>,
+    /// Most distinct tokens that a row has seen, where there is a penalty.
+    pub seen: usize,
+}
+
+impl DrawShape {
+    fn sample(&self, rows: usize) -> Sample {
+        let penalises = self.sampling.repetition_penalty != 1.0;
+        let seen = if penalises { (0..self.seen as u32).collect() } else { Vec::new() };
+        Sample {
+            head: self.head.clone(),
+            settings: self.sampling.clone(),
+            rows: Arc::new(vec![SampleRow { seen, ..SampleRow::default() }; rows]),
+            seed: 0,
+        }
+    }
+}
+
 /// The largest pass of a call.
 #[derive(Debug, Clone)]
 pub struct PassShape {
@@ -33,6 +57,8 @@ pub struct PassShape {
     pub pages: usize,
     /// The distinct images: patches in time, height and width of each.
     pub grids: Vec<[usize; 3]>,
+    /// How they are drawn.
+    pub draw: DrawShape,
 }
 
 /// Rows of the largest pass: what is allowed, but never more than all prompts together have, nor fewer
@@ -65,7 +91,7 @@ pub fn decoder_bytes(
     config: &VlmConfig,
     params: &ParamStore,
     (segments, cache): (Vec<Segment>, usize),
-    draws: usize,
+    (draws, draw): (usize, &DrawShape),
 ) -> Result<usize> {
     let float = params.float_type();
     let mut tape = params.tape();
@@ -86,13 +112,7 @@ pub fn decoder_bytes(
         let last = tape.indices(vec![0; draws]);
         let hidden = tape.op(GatherRows, &[hidden, last])?;
         let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
-        let sample = Sample {
-            head: Arc::new(HeadSettings::default()),
-            settings: Arc::new(SamplingSettings::default()),
-            rows: Arc::new(vec![SampleRow::default(); draws]),
-            seed: 0,
-        };
-        for slot in tape.ops(sample, &[logits])? {
+        for slot in tape.ops(draw.sample(draws), &[logits])? {
             tape.keep(slot);
         }
     }
@@ -116,7 +136,7 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
     });
     grids = several.copied().collect();
     let segments = (shape.segments(), PAGE_ROWS);
-    let decoder = decoder_bytes(config, params, segments, shape.draws)?;
+    let decoder = decoder_bytes(config, params, segments, (shape.draws, &shape.draw))?;
     Ok(decoder.max(encoding_bytes(config, params, &grids)?))
 }
 
@@ -135,6 +155,8 @@ pub struct RolloutShape<'a> {
     pub max_num_seqs: usize,
     /// Rows of a pass.
     pub max_num_batched_tokens: usize,
+    /// How tokens are drawn.
+    pub draw: &'a DrawShape,
 }
 
 /// Least bytes above the weights with which the engine can do it: one completion after the other. With
@@ -151,6 +173,7 @@ pub fn least_bytes(config: &VlmConfig, params: &ParamStore, s: &RolloutShape) ->
         draws,
         pages: group.least_pages(),
         grids: s.prompt.images.iter().map(|i| i.grid_thw).collect::<Vec<_>>().repeat(s.prompts),
+        draw: s.draw.clone(),
     };
     Ok(group.least_pages() * page_bytes(config, params) + pass_bytes(config, params, &shape)?)
 }

@@ -20,7 +20,9 @@ use crate::model::processor::qwen_image::ProcessedImage;
 use crate::model::prompt::Prompt;
 use crate::model::vlm;
 use crate::ops::linear_logprob::HeadSettings;
-use crate::rollout::need::{RolloutShape, least_bytes};
+use crate::rollout::head_settings;
+use crate::rollout::need::{DrawShape, RolloutShape, least_bytes};
+use crate::train::generation::drawn;
 use crate::train::options::Options;
 use crate::train::settings::{
     DataSettings, MachineSettings, ModelSettings, SftSettings, TrainSettings,
@@ -223,6 +225,20 @@ pub(super) fn places(
     Ok((params, weights + aligned(features)))
 }
 
+/// How a run draws its tokens. Of those that are never drawn, what the tokenizer adds is left out:
+/// device tables are rounded up by more.
+pub(super) fn draw_shape(config: &VlmConfig, s: &TrainSettings, prompt: usize) -> DrawShape {
+    let (t, sampling) = (&config.tokens, drawn(&s.sampling));
+    let mut forbidden = vec![t.image, t.video, t.vision_start, t.vision_end];
+    forbidden.sort_unstable();
+    forbidden.dedup();
+    DrawShape {
+        head: Arc::new(head_settings(&sampling, &forbidden)),
+        sampling: Arc::new(sampling),
+        seen: prompt + s.sampling.max_completion_length,
+    }
+}
+
 /// Bytes of a copy of what is trained, the reference of the KL penalty.
 pub(super) fn frozen_bytes(params: &ParamStore) -> usize {
     params.trained().map(|p| aligned(p.len() * p.place.value.dtype.size())).sum()
@@ -238,6 +254,7 @@ pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Ne
         weights += frozen_bytes(&params);
     }
     let mut need = Need { weights, rollout: 0, update: 0, budget: ground.budget(&s.machine) };
+    let draw = draw_shape(ground.config, &s, known.prompt.len());
     let shape = RolloutShape {
         prompt: &known.prompt,
         prompts: s.grpo.prompts_per_generation,
@@ -245,6 +262,7 @@ pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Ne
         completion_length: s.sampling.max_completion_length,
         max_num_seqs: s.sampling.max_num_seqs,
         max_num_batched_tokens: s.sampling.max_num_batched_tokens,
+        draw: &draw,
     };
     need.rollout = least_bytes(ground.config, &params, &shape)?;
     let update =

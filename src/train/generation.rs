@@ -46,16 +46,21 @@ impl RolloutSettings {
     }
 }
 
+/// How tokens are drawn, from the command's settings.
+pub fn drawn(s: &SamplingSettings) -> Draw {
+    Draw {
+        temperature: if s.greedy { 0.0 } else { s.temperature as f32 },
+        top_p: s.top_p as f32,
+        top_k: s.top_k,
+        min_p: s.min_p.unwrap_or(0.0) as f32,
+        repetition_penalty: s.repetition_penalty as f32,
+    }
+}
+
 /// Rollout settings from the command's.
 pub fn rollout_settings(w: &Workspace, s: &SamplingSettings, seed: u64) -> RolloutSettings {
     RolloutSettings {
-        sampling: Arc::new(Draw {
-            temperature: if s.greedy { 0.0 } else { s.temperature as f32 },
-            top_p: s.top_p as f32,
-            top_k: s.top_k,
-            min_p: s.min_p.unwrap_or(0.0) as f32,
-            repetition_penalty: s.repetition_penalty as f32,
-        }),
+        sampling: Arc::new(drawn(s)),
         max_completion_length: s.max_completion_length,
         stop: s.stop.clone(),
         engine: EngineSettings {

@@ -425,15 +425,19 @@ impl Drawing<'_> {
         let prompts: Vec<Prompt> =
             (0..s.grpo.prompts_per_generation).map(|i| fit::with_other_images(prompt, i)).collect();
         let groups: Vec<(&Prompt, GroupSize)> = prompts.iter().map(|p| (p, size)).collect();
+        let draw = fit::draw_shape(self.config, s, prompt.len());
         let wanted = Wanted {
             groups: &groups,
             max_num_seqs: s.sampling.max_num_seqs,
             max_num_batched_tokens: s.sampling.max_num_batched_tokens,
             max_pages: None,
+            draw: &draw,
         };
         let layout = Layout::of(self.config, self.params, &wanted, self.room)?;
         let rehearsal = match layout.fits() {
-            true => Some(rehearse(self.config, self.params, &groups, layout.limits, store)?),
+            true => {
+                Some(rehearse(self.config, self.params, &groups, layout.limits, (store, &draw))?)
+            }
             false => None,
         };
         Ok((layout, rehearsal))

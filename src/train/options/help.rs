@@ -6,7 +6,7 @@ use super::{Command, ENV_PREFIX, GROUPS, Kind, OPTIONS, Opt};
 /// Column of the explanations in `--help`.
 const COLUMN: usize = 34;
 /// Options that fit on one page.
-const FEW: usize = 36;
+const FEW: usize = 40;
 /// Width of `--help`.
 const WIDTH: usize = 100;
 

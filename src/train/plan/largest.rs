@@ -67,7 +67,7 @@ impl Largest {
         let own = Pages::needed(length - 1);
         let group = Pages::needed(prompt.len()) + n * own;
         let rest = (layout.fit % group).saturating_sub(Pages::needed(prompt.len()));
-        let rest = if own == 0 { 0 } else { (rest / own).min(n) };
+        let rest = rest.checked_div(own).map_or(0, |more| more.min(n));
         Ok(Largest {
             kept,
             recomputed,
