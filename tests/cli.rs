@@ -166,7 +166,7 @@ fn the_demo_leaves_folders_with_content_alone() {
 #[test]
 fn doctor_measures_the_machine() {
     let out = said(&std::env::temp_dir(), "doctor");
-    for part in ["processor", "GFLOP/s", "GB/s", "cpu only in this version", "instructions"] {
+    for part in ["processor", "GFLOP/s", "GB/s", "proven by emulation", "instructions"] {
         assert!(out.contains(part), "{part}: {out}");
     }
     let out = said(&std::env::temp_dir(), "doctor --json --threads 1");

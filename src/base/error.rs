@@ -150,6 +150,19 @@ impl Error {
             ErrorKind::Interrupted => 130,
         }
     }
+    /// The parts that are there, by name: `what`, `where`, `expected`, `found`, `hint`.
+    pub fn parts(&self) -> Vec<(&'static str, String)> {
+        let e = &self.0;
+        let place = (!e.place.is_empty()).then(|| e.place.join(", "));
+        let all = [
+            ("what", Some(e.what.clone())),
+            ("where", place),
+            ("expected", e.expected.clone()),
+            ("found", e.found.clone()),
+            ("hint", e.hint.clone()),
+        ];
+        all.into_iter().filter_map(|(name, part)| Some((name, part?))).collect()
+    }
     /// The whole error on one line, for logs and tables.
     pub fn one_line(&self) -> String {
         let e = &self.0;
@@ -204,6 +217,9 @@ mod tests {
             e.to_string(),
             "cannot read\n  where:    a.jsonl, row 3, key `image`\n  expected: x\n  found:    y\n  hint:     z"
         );
+        let names: Vec<&str> = e.parts().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["what", "where", "expected", "found", "hint"]);
+        assert_eq!(Error::device("x").parts(), [("what", "x".to_string())]);
         assert_eq!(
             e.one_line(),
             "cannot read (a.jsonl, row 3, key `image`); expected: x; found: y; hint: z"

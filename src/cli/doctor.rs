@@ -1,18 +1,16 @@
 //! `grpo-rt doctor`: what this machine has, what of it the program uses, and what is missing. Changes
-//! nothing, and takes about a second, which two measurements need.
+//! nothing, and takes about a second, which its measurements need.
 
 use serde_json::{Value, json};
 
 use super::Outcome;
 use super::bench::{copy_bandwidth, matmul_flops};
+use super::doctor_devices::{self, Devices};
 use super::machine::Machine;
 use super::output::print;
 use crate::base::Result;
 use crate::ops::cpu::Isa;
 use crate::train::options::Options;
-
-/// Devices that this version computes on.
-const DEVICES: &str = "cpu only in this version";
 
 /// Memory below which even the demo may not fit, in bytes.
 const SMALL_MEMORY: u64 = 2 << 30;
@@ -26,6 +24,7 @@ struct Findings {
     kernels: &'static str,
     flops: f64,
     bytes_per_second: f64,
+    devices: Devices,
     missing: Vec<String>,
 }
 
@@ -40,8 +39,12 @@ pub fn doctor(options: &Options) -> Result<Outcome> {
         Isa::Avx2 => "AVX2",
         Isa::Baseline => "baseline",
     };
+    let devices = doctor_devices::look();
+    let mut missing = missing(&machine, Isa::best());
+    missing.extend(devices.missing());
     let findings = Findings {
-        missing: missing(&machine, Isa::best()),
+        missing,
+        devices,
         machine,
         threads: rayon::current_num_threads(),
         kernels,
@@ -107,11 +110,12 @@ impl Findings {
             ("threads", format!("{} used (--threads)", self.threads)),
             ("instructions", format!("{instructions}; kernels use {}", self.kernels)),
             ("memory", memory),
-            ("devices", DEVICES.to_string()),
             ("matmul", format!("{:.1} GFLOP/s in float32, measured now", self.flops / 1e9)),
             ("memory copy", format!("{:.1} GB/s, measured now", self.bytes_per_second / 1e9)),
+            ("devices", format!("{} (--device)", self.devices.names().join(", "))),
         ];
-        let mut out: String = lines.iter().map(|(k, v)| format!("{k:<14}{v}\n")).collect();
+        let lines = lines.into_iter().map(|(k, v)| (k.to_string(), v)).chain(self.devices.lines());
+        let mut out: String = lines.map(|(k, v)| format!("{k:<14}{v}\n")).collect();
         out += "\n";
         if self.missing.is_empty() {
             out += "Nothing is missing. New here? grpo-rt demo\n";
@@ -132,7 +136,8 @@ impl Findings {
             "kernels": self.kernels,
             "memory_total_bytes": m.memory_total,
             "memory_available_bytes": m.memory_available,
-            "devices": ["cpu"],
+            "devices": self.devices.names(),
+            "accelerators": self.devices.to_json(),
             "matmul_f32_flops_per_second": self.flops,
             "memory_copy_bytes_per_second": self.bytes_per_second,
             "missing": self.missing,
@@ -164,10 +169,12 @@ mod tests {
             kernels: "baseline",
             flops: 1.5e9,
             bytes_per_second: 2e9,
+            devices: doctor_devices::look(),
             missing,
         };
         let text = findings.to_text();
-        for part in ["unknown", "cpu only in this version", "1.5 GFLOP/s", "2.0 GB/s", "missing: "]
+        for part in
+            ["unknown", "(--device)", "proven by emulation", "1.5 GFLOP/s", "2.0 GB/s", "missing: "]
         {
             assert!(text.contains(part), "{part}: {text}");
         }

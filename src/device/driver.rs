@@ -88,6 +88,8 @@ pub struct Driver {
     pub graph_launch: unsafe extern "C" fn(Handle, Handle) -> Code,
     pub graph_destroy: unsafe extern "C" fn(Handle) -> Code,
     pub graph_exec_destroy: unsafe extern "C" fn(Handle) -> Code,
+    /// Where the device is, for the tools that tell of it.
+    pub device_bus: Option<unsafe extern "C" fn(*mut c_char, i32, i32) -> Code>,
     /// `hipGetDevicePropertiesR0600`: the struct of ROCm 6 and later.
     pub properties: Option<unsafe extern "C" fn(*mut c_void, i32) -> Code>,
     /// Emulator only: the address ranges that the next launch may touch.
@@ -109,6 +111,11 @@ pub fn library_names(vendor: Vendor) -> &'static [&'static str] {
         Vendor::Cuda => &["libcuda.so.1", "libcuda.so"],
         Vendor::Hip => &["libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so"],
     }
+}
+
+/// What the system's loader says.
+pub(super) fn why(e: &libloading::Error) -> String {
+    std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }
 
 /// An open library whose symbols are looked up under one of two names.
@@ -141,6 +148,12 @@ impl Symbols<'_> {
 }
 
 impl Driver {
+    /// Whether a library of a vendor's driver is there, fit for use or not.
+    pub fn is_there(vendor: Vendor) -> bool {
+        // SAFETY: as in `installed`.
+        library_names(vendor).iter().any(|name| unsafe { Library::new(*name) }.is_ok())
+    }
+
     /// Opens the installed driver of a vendor.
     ///
     /// # Errors
@@ -151,7 +164,7 @@ impl Driver {
             // SAFETY: loading a vendor's driver runs its initialisers, which is what it is for.
             match unsafe { Library::new(*name) } {
                 Ok(library) => return Self::bind(vendor, library, name),
-                Err(e) if reason.is_empty() => reason = e.to_string(),
+                Err(e) if reason.is_empty() => reason = why(&e),
                 Err(_) => {}
             }
         }
@@ -168,7 +181,11 @@ impl Driver {
     pub fn at(vendor: Vendor, path: &Path) -> Result<Self> {
         // SAFETY: as in `installed`.
         let library = unsafe { Library::new(path) }.map_err(|e| {
-            Error::device("cannot open a driver library").file(path).found(e.to_string())
+            Error::device("cannot open a driver library")
+                .file(path)
+                .expected(format!("a library with the functions of {}", library_names(vendor)[0]))
+                .found(why(&e))
+                .hint("build the emulator anew with kernels/emu/build.sh")
         })?;
         Self::bind(vendor, library, &path.display().to_string())
     }
@@ -221,6 +238,10 @@ impl Driver {
             graph_launch: s.get("cuGraphLaunch", "hipGraphLaunch")?,
             graph_destroy: s.get("cuGraphDestroy", "hipGraphDestroy")?,
             graph_exec_destroy: s.get("cuGraphExecDestroy", "hipGraphExecDestroy")?,
+            device_bus: s.optional(match vendor {
+                Vendor::Cuda => "cuDeviceGetPCIBusId",
+                Vendor::Hip => "hipDeviceGetPCIBusId",
+            }),
             properties: s.optional("hipGetDevicePropertiesR0600"),
             emulator_allow: s.optional("grt_emu_allow"),
             emulator_error: s.optional("grt_emu_last_error"),

@@ -28,6 +28,11 @@ pub static FAULTS: &[Fault] = &[
         hint: "load the kernel driver, or in a container pass the device through; `grpo-rt doctor` looks",
     },
     Fault {
+        code: 34,
+        what: "the driver library is a stub, which only serves to link programs",
+        hint: "in a container, mount the host's driver library over the stub",
+    },
+    Fault {
         code: 46,
         what: "the device is in use exclusively, or is being reset",
         hint: "wait, or take another device",
@@ -45,12 +50,12 @@ pub static FAULTS: &[Fault] = &[
     Fault {
         code: 200,
         what: "the driver does not understand the kernel image",
-        hint: "update the driver, or build with a compiler that is not newer than it (GRPO_RT_NVCC, GRPO_RT_HIP_CLANG)",
+        hint: "update the driver, or build with a compiler that is not newer than it (GRPO_RT_BUILD_NVCC, GRPO_RT_BUILD_HIP_CLANG)",
     },
     Fault {
         code: 209,
         what: "no kernel image is for this device",
-        hint: "rebuild with its architecture in GRPO_RT_CUDA_ARCHS or GRPO_RT_HIP_ARCHS",
+        hint: "rebuild with its architecture in GRPO_RT_BUILD_CUDA_ARCHS or GRPO_RT_BUILD_HIP_ARCHS",
     },
     Fault {
         code: 214,
@@ -60,7 +65,7 @@ pub static FAULTS: &[Fault] = &[
     Fault {
         code: 222,
         what: "the driver is older than the compiler that built the kernels",
-        hint: "update the driver, or rebuild with an older compiler (GRPO_RT_NVCC)",
+        hint: "update the driver, or rebuild with an older compiler (GRPO_RT_BUILD_NVCC)",
     },
     Fault {
         code: 500,
@@ -76,6 +81,16 @@ pub static FAULTS: &[Fault] = &[
         code: 719,
         what: "a kernel failed",
         hint: "the device's state is lost; start again with --resume_from_checkpoint true, and report it if it repeats",
+    },
+    Fault {
+        code: 802,
+        what: "the devices are not ready yet",
+        hint: "on a machine with NVSwitch, start nvidia-fabricmanager and wait for it",
+    },
+    Fault {
+        code: 803,
+        what: "the driver's library and its part in the kernel are of two versions",
+        hint: "restart the machine after an update of the driver; in a container, use the host's library",
     },
     Fault {
         code: 999,

@@ -47,11 +47,11 @@ impl Attribute {
 /// Static shared memory that a kernel may always have; more must be asked for.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES` and its twin.
-const MAX_DYNAMIC_SHARED: i32 = 8;
+pub const MAX_DYNAMIC_SHARED: i32 = 8;
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL` and its twin: other threads may go on calling the driver.
-const CAPTURE_OF_THREAD: i32 = 1;
+pub const CAPTURE_OF_THREAD: i32 = 1;
 /// `CU_STREAM_NON_BLOCKING` and its twin.
-const NON_BLOCKING: u32 = 1;
+pub const NON_BLOCKING: u32 = 1;
 /// Where `gcnArchName` lies in the properties struct of ROCm 6 and later.
 const ARCH_NAME_AT: usize = 1160;
 
@@ -337,6 +337,7 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         arch,
         vendor: driver.vendor,
         driver: version,
+        bus: bus(driver, device),
         wave: attribute(Attribute::Wave)? as usize,
         units: attribute(Attribute::Units)? as usize,
         memory,
@@ -344,6 +345,16 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         shared: attribute(Attribute::Shared)? as usize,
         emulated: driver.emulator_allow.is_some(),
     })
+}
+
+/// The PCI address of a device, if the driver says it.
+fn bus(driver: &Driver, device: i32) -> Option<String> {
+    let mut text = [0 as std::ffi::c_char; 32];
+    // SAFETY: the length given is that of the array.
+    let code = unsafe { driver.device_bus?(text.as_mut_ptr(), 32, device) };
+    text[31] = 0;
+    // SAFETY: ends in zero.
+    (code == 0).then(|| unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
 }
 
 /// `gfx942` of `gfx942:sramecc+:xnack-`.
@@ -367,6 +378,11 @@ fn arch_name(driver: &Driver, device: i32, spec: &str) -> Result<String> {
 impl Device for Gpu {
     fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    fn load(&self, module: &'static str) -> Result<()> {
+        self.enter()?;
+        self.module(&mut locked(&self.loaded), module).map(|_| ())
     }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePtr> {

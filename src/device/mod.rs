@@ -9,11 +9,15 @@ pub mod fault; // what the codes of a driver mean, and what to do
 pub mod gpu; // a device behind such a table
 mod graph; // launches that repeat are replayed
 pub mod images; // kernels that the program carries
+pub mod known; // accelerators by name, for plans without a device
 pub mod probe; // what is on this machine
+pub mod survey; // all of it, for people
+pub mod telemetry; // what a device says about itself
 
 pub use command::{Command, DevicePtr, Launch};
 pub use cpu::{HostArena, RawView};
 pub use gpu::Gpu;
+pub use known::KnownDevice;
 pub use probe::{DeviceSpec, open};
 
 use crate::base::Result;
@@ -30,6 +34,16 @@ pub enum Vendor {
 }
 
 impl Vendor {
+    /// Both, in the order in which people are told of them.
+    pub const ALL: [Vendor; 2] = [Vendor::Cuda, Vendor::Hip];
+
+    /// Name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Vendor::Cuda => "NVIDIA",
+            Vendor::Hip => "AMD",
+        }
+    }
     /// Name as in `--device`.
     pub fn name(self) -> &'static str {
         match self {
@@ -52,6 +66,8 @@ pub struct Properties {
     pub vendor: Vendor,
     /// Driver version as the driver says it (13000 is 13.0).
     pub driver: i32,
+    /// PCI address, such as `0000:1b:00.0`, if the driver says it.
+    pub bus: Option<String>,
     /// Threads that run in step: 32 or 64.
     pub wave: usize,
     /// Streaming multiprocessors or compute units.
@@ -71,6 +87,11 @@ pub struct Properties {
 pub trait Device: Send + Sync + Debug {
     /// What it is.
     fn properties(&self) -> &Properties;
+    /// Loads a module of kernels now, which otherwise happens when one of them is first launched.
+    ///
+    /// # Errors
+    /// Kind device if the program has no image for the device, or the driver does not take it.
+    fn load(&self, module: &'static str) -> Result<()>;
     /// Takes a block of device memory, aligned to 256 bytes; its content is undefined.
     ///
     /// # Errors

@@ -40,8 +40,7 @@ impl FromStr for DeviceSpec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let vendor =
-            |name: &str| [Vendor::Cuda, Vendor::Hip].into_iter().find(|v| v.name() == name);
+        let vendor = |name: &str| Vendor::ALL.into_iter().find(|v| v.name() == name);
         let (name, number) = text.split_once(':').unwrap_or((text, "0"));
         let spec = match (name.strip_prefix("emu-"), number.parse()) {
             _ if text == "cpu" => Some(DeviceSpec::Cpu),
@@ -116,11 +115,11 @@ pub fn version_text(vendor: Vendor, version: i32) -> String {
     }
 }
 
-/// The emulator's library: in the folder that `GRPO_RT_EMULATOR` names, or where its script puts it,
+/// The emulator's library: in the folder that `GRPO_RT_TEST_EMULATOR` names, or where its script puts it,
 /// `target/emu` of the checkout.
 fn emulator(vendor: Vendor) -> Result<PathBuf> {
     let file = format!("libgrt_emu_{}.so", vendor.name());
-    let folders = match std::env::var_os("GRPO_RT_EMULATOR") {
+    let folders = match std::env::var_os("GRPO_RT_TEST_EMULATOR") {
         Some(folder) => vec![PathBuf::from(folder)],
         None => {
             let exe = std::env::current_exe().unwrap_or_default();
@@ -136,6 +135,6 @@ fn emulator(vendor: Vendor) -> Result<PathBuf> {
                 "none in {}",
                 folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
             ))
-            .hint("run kernels/emu/build.sh, or name its folder in GRPO_RT_EMULATOR")
+            .hint("run kernels/emu/build.sh, or name its folder in GRPO_RT_TEST_EMULATOR")
     })
 }

@@ -11,7 +11,9 @@ use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, gemm_real}
 use crate::ops::cpu::vectorised;
 use crate::ops::gpu::matmul::{Lie, MatmulImpl, Out, Pair, Product, column_sum, product};
 use crate::ops::pack_weights::panels;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Launcher, Op, OpClass, OpSpec, Slot, Stored, TensorType};
+use crate::ops::{
+    Backward, Case, Cost, Fill, Io, Launcher, Op, OpClass, OpSpec, Slot, Stored, TensorType,
+};
 use half::bf16;
 use std::sync::Arc;
 
@@ -143,7 +145,9 @@ impl Op for Matmul {
     }
     fn launch(&self, k: &mut Launcher) -> Result<()> {
         if self.panels.is_some() {
-            return Err(Error::internal("panels are the CPU's; a device takes weights as they are"));
+            return Err(Error::internal(
+                "panels are the CPU's; a device takes weights as they are",
+            ));
         }
         let (x, y) = (k.in_type(0), k.out_type(0));
         let mut second = None;

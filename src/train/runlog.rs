@@ -240,7 +240,7 @@ fn summary(name: &str, values: &[f64]) -> f64 {
     if matches!(name, "num_tokens" | "learning_rate") || name.starts_with("data/") {
         return last;
     }
-    if name.ends_with("_max") || name.starts_with("memory/") {
+    if name.ends_with("_max") || name.starts_with("memory/") || name == "device/memory_used" {
         return known.iter().copied().fold(last, f64::max);
     }
     known.iter().sum::<f64>() / known.len() as f64

@@ -2,6 +2,7 @@
 //! processor. Decides nothing about training.
 
 use crate::base::{Error, Result, Target};
+use crate::device::telemetry::Telemetry;
 use crate::device::{self, Device};
 use crate::grpo::update::Learner;
 use crate::io::dataset::{Message, Part, Row};
@@ -188,6 +189,8 @@ pub struct Workspace {
     pub encoder: PromptEncoder,
     /// Features of images.
     pub vision: VisionStore,
+    /// What the device says about itself; `None` on the CPU.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// What the settings train, as the model understands it.
@@ -222,6 +225,18 @@ pub fn training_of(settings: &ModelSettings) -> Result<Training> {
             Training::Full(parts)
         }
     })
+}
+
+/// Bytes that a command may plan with: most of what is free on the device, or nine tenths of this
+/// machine's memory.
+pub fn free_bytes(device: Option<&Arc<dyn Device>>) -> usize {
+    /// What a driver takes for itself as kernels are loaded.
+    const DRIVER: usize = 512 << 20;
+    match device.map(|d| d.properties()) {
+        Some(p) if p.emulated => p.available.min(default_budget() / 4),
+        Some(p) => p.available.saturating_sub(DRIVER),
+        None => default_budget(),
+    }
 }
 
 /// Nine tenths of the machine's memory.
@@ -271,17 +286,9 @@ impl Prepared {
         if self.device.is_some() { Target::Gpu } else { Target::Cpu }
     }
 
-    /// Bytes that the command may plan with: the user's budget, or most of what is free on the device,
-    /// or nine tenths of this machine's memory.
+    /// Bytes that the command may plan with: the user's budget, or those of [`free_bytes`].
     pub fn budget(&self, machine: &MachineSettings) -> usize {
-        /// What a driver takes for itself as kernels are loaded.
-        const DRIVER: usize = 512 << 20;
-        let default = || match self.device.as_ref().map(|d| d.properties()) {
-            Some(p) if p.emulated => p.available.min(default_budget() / 4),
-            Some(p) => p.available.saturating_sub(DRIVER),
-            None => default_budget(),
-        };
-        machine.memory_budget.map_or_else(default, |b| b as usize)
+        machine.memory_budget.map_or_else(|| free_bytes(self.device.as_ref()), |b| b as usize)
     }
 
     /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a
@@ -321,7 +328,8 @@ impl Prepared {
         }
         let bytes = vision_cache(machine, arena.capacity() - arena.shared_base());
         let vision = VisionStore::place(&model.config, &model.params, bytes, &mut arena)?;
-        Ok(Workspace { arena, model, encoder: self.encoder, vision })
+        let telemetry = self.device.as_ref().map(|d| Telemetry::of(d.properties()));
+        Ok(Workspace { arena, model, encoder: self.encoder, vision, telemetry })
     }
 }
 

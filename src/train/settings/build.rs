@@ -2,6 +2,7 @@
 //! its value came from, and a value that would work. Opens no file.
 
 mod infer; // one chat
+mod plan; // a run that is planned
 
 use std::path::PathBuf;
 
