@@ -223,12 +223,8 @@ fn expect_caught(module: &str, kernels: &[&str], mistakes: &[Mistake]) {
 
 #[test]
 fn mistakes_in_norms_are_caught() {
-    let kernels = [
-        "rms_norm_fwd_f32",
-        "layer_norm_fwd_f32",
-        "layer_norm_bwd_input_f32",
-        "fold_rows_f32",
-    ];
+    let kernels =
+        ["rms_norm_fwd_f32", "layer_norm_fwd_f32", "layer_norm_bwd_input_f32", "fold_rows_f32"];
     let mistakes = [
         Mistake {
             what: "a block's sum reads the waves' sums without a barrier",
