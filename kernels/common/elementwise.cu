@@ -17,13 +17,13 @@ static_assert(sizeof(AddArgs) == 32, "mirrored in src/ops/add.rs");
 template <class S>
 GRT_DEV void add_fwd(const AddArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_flat_group<S>(a.n);
-    if (g.count == 0) return;
-    float x[N], y[N];
-    grt_load_group((const S*)a.a + g.at, g.count, g.wide, x);
-    grt_load_group((const S*)a.b + g.at, g.count, g.wide, y);
-    GRT_UNROLL for (int i = 0; i < N; i++) x[i] += y[i];
-    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], y[N];
+        grt_load_group((const S*)a.a + g.at, g, x);
+        grt_load_group((const S*)a.b + g.at, g, y);
+        GRT_UNROLL for (int i = 0; i < N; i++) x[i] += y[i];
+        grt_store_group((S*)a.y + g.at, g, x);
+    });
 }
 GRT_KERNEL(add_fwd_f32, AddArgs, 256) { add_fwd<float>(a); }
 GRT_KERNEL(add_fwd_bf16, AddArgs, 256) { add_fwd<grt_bf16>(a); }
@@ -39,13 +39,13 @@ static_assert(sizeof(AccumulateArgs) == 24, "mirrored in src/ops/accumulate.rs")
 template <class S>
 GRT_DEV void accumulate(const AccumulateArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_flat_group<S>(a.n);
-    if (g.count == 0) return;
-    float x[N], sum[N];
-    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
-    grt_load_group((const float*)a.g + g.at, g.count, g.wide, sum);
-    GRT_UNROLL for (int i = 0; i < N; i++) sum[i] += x[i];
-    grt_store_group(a.g + g.at, g.count, g.wide, sum);
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], sum[N];
+        grt_load_group((const S*)a.x + g.at, g, x);
+        grt_load_group((const float*)a.g + g.at, g, sum);
+        GRT_UNROLL for (int i = 0; i < N; i++) sum[i] += x[i];
+        grt_store_group(a.g + g.at, g, sum);
+    });
 }
 GRT_KERNEL(accumulate_f32, AccumulateArgs, 256) { accumulate<float>(a); }
 GRT_KERNEL(accumulate_bf16, AccumulateArgs, 256) { accumulate<grt_bf16>(a); }
@@ -66,16 +66,16 @@ static_assert(sizeof(SplitArgs) == 32, "mirrored in src/ops/split.rs");
 template <class S>
 GRT_DEV void split_copy(const SplitArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_row_group<S>(a.rows, a.cols);
-    if (g.count == 0) return;
-    S* to = (S*)a.to + (int64_t)g.row * a.to_stride + g.col;
-    if (a.from) {
-        const S* from = (const S*)a.from + (int64_t)g.row * a.from_stride + g.col;
-        grt_copy_group(from, to, g.count, g.wide);
-    } else {
-        float zeros[N] = {};
-        grt_store_group(to, g.count, g.wide, zeros);
-    }
+    grt_rows<S>(a.rows, a.cols, [&](auto g) {
+        S* to = (S*)a.to + (int64_t)g.row * a.to_stride + g.col;
+        if (a.from) {
+            const S* from = (const S*)a.from + (int64_t)g.row * a.from_stride + g.col;
+            grt_copy_group(from, to, g);
+        } else {
+            float zeros[N] = {};
+            grt_store_group(to, g, zeros);
+        }
+    });
 }
 GRT_KERNEL(split_copy_f32, SplitArgs, 256) { split_copy<float>(a); }
 GRT_KERNEL(split_copy_bf16, SplitArgs, 256) { split_copy<grt_bf16>(a); }
@@ -92,13 +92,13 @@ static_assert(sizeof(SwigluArgs) == 32, "mirrored in src/ops/swiglu.rs");
 template <class S>
 GRT_DEV void swiglu_fwd(const SwigluArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_flat_group<S>(a.n);
-    if (g.count == 0) return;
-    float x[N], u[N];
-    grt_load_group((const S*)a.gate + g.at, g.count, g.wide, x);
-    grt_load_group((const S*)a.up + g.at, g.count, g.wide, u);
-    GRT_UNROLL for (int i = 0; i < N; i++) x[i] = x[i] * grt_sigmoid(x[i]) * u[i];
-    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], u[N];
+        grt_load_group((const S*)a.gate + g.at, g, x);
+        grt_load_group((const S*)a.up + g.at, g, u);
+        GRT_UNROLL for (int i = 0; i < N; i++) x[i] = x[i] * grt_sigmoid(x[i]) * u[i];
+        grt_store_group((S*)a.y + g.at, g, x);
+    });
 }
 GRT_KERNEL(swiglu_fwd_f32, SwigluArgs, 256) { swiglu_fwd<float>(a); }
 GRT_KERNEL(swiglu_fwd_bf16, SwigluArgs, 256) { swiglu_fwd<grt_bf16>(a); }
@@ -117,20 +117,20 @@ static_assert(sizeof(SwigluBwdArgs) == 48, "mirrored in src/ops/swiglu.rs");
 template <class S>
 GRT_DEV void swiglu_bwd(const SwigluBwdArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_flat_group<S>(a.n);
-    if (g.count == 0) return;
-    float x[N], u[N], dy[N];
-    grt_load_group((const S*)a.gate + g.at, g.count, g.wide, x);
-    grt_load_group((const S*)a.up + g.at, g.count, g.wide, u);
-    grt_load_group((const S*)a.dy + g.at, g.count, g.wide, dy);
-    GRT_UNROLL for (int i = 0; i < N; i++) {
-        float s = grt_sigmoid(x[i]);
-        float silu = x[i] * s;
-        x[i] = dy[i] * u[i] * grt_fma(silu, 1.0f - s, s);
-        u[i] = dy[i] * silu;
-    }
-    grt_store_group((S*)a.dgate + g.at, g.count, g.wide, x);
-    grt_store_group((S*)a.dup + g.at, g.count, g.wide, u);
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], u[N], dy[N];
+        grt_load_group((const S*)a.gate + g.at, g, x);
+        grt_load_group((const S*)a.up + g.at, g, u);
+        grt_load_group((const S*)a.dy + g.at, g, dy);
+        GRT_UNROLL for (int i = 0; i < N; i++) {
+            float s = grt_sigmoid(x[i]);
+            float silu = x[i] * s;
+            x[i] = dy[i] * u[i] * grt_fma(silu, 1.0f - s, s);
+            u[i] = dy[i] * silu;
+        }
+        grt_store_group((S*)a.dgate + g.at, g, x);
+        grt_store_group((S*)a.dup + g.at, g, u);
+    });
 }
 GRT_KERNEL(swiglu_bwd_f32, SwigluBwdArgs, 256) { swiglu_bwd<float>(a); }
 GRT_KERNEL(swiglu_bwd_bf16, SwigluBwdArgs, 256) { swiglu_bwd<grt_bf16>(a); }
@@ -171,26 +171,26 @@ GRT_DEV float gelu_gate(float x, float& slope) {
 template <class S, int KIND>
 GRT_DEV void gelu_fwd(const GeluArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_flat_group<S>(a.n);
-    if (g.count == 0) return;
-    float x[N], slope;
-    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
-    GRT_UNROLL for (int i = 0; i < N; i++) x[i] *= gelu_gate<KIND>(x[i], slope);
-    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], slope;
+        grt_load_group((const S*)a.x + g.at, g, x);
+        GRT_UNROLL for (int i = 0; i < N; i++) x[i] *= gelu_gate<KIND>(x[i], slope);
+        grt_store_group((S*)a.y + g.at, g, x);
+    });
 }
 template <class S, int KIND>
 GRT_DEV void gelu_bwd(const GeluArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_flat_group<S>(a.n);
-    if (g.count == 0) return;
-    float x[N], dy[N];
-    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
-    grt_load_group((const S*)a.dy + g.at, g.count, g.wide, dy);
-    GRT_UNROLL for (int i = 0; i < N; i++) {
-        float slope, gate = gelu_gate<KIND>(x[i], slope);
-        x[i] = dy[i] * grt_fma(x[i], slope, gate);
-    }
-    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], dy[N];
+        grt_load_group((const S*)a.x + g.at, g, x);
+        grt_load_group((const S*)a.dy + g.at, g, dy);
+        GRT_UNROLL for (int i = 0; i < N; i++) {
+            float slope, gate = gelu_gate<KIND>(x[i], slope);
+            x[i] = dy[i] * grt_fma(x[i], slope, gate);
+        }
+        grt_store_group((S*)a.y + g.at, g, x);
+    });
 }
 template <class S>
 GRT_DEV void gelu_fwd_kind(const GeluArgs& a) {
@@ -229,19 +229,19 @@ static_assert(sizeof(DropoutArgs) == 56, "mirrored in src/ops/dropout.rs");
 template <class S>
 GRT_DEV void dropout_any(const DropoutArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_row_group<S>(a.rows, a.cols);
-    if (g.count == 0) return;
-    uint32_t sample = (uint32_t)grt_load(a.key + 2 * (int64_t)g.row);
-    uint32_t token = (uint32_t)grt_load(a.key + 2 * (int64_t)g.row + 1);
-    float x[N];
-    grt_load_group((const S*)a.x + g.at, g.count, g.wide, x);
-    GRT_UNROLL for (int q = 0; q < N; q += 4) {
-        uint32_t lane = a.lane + (uint32_t)(g.col + q) / 4;
-        grt_random r = grt_philox(a.key0, a.key1, a.step, sample, token, lane);
-        GRT_UNROLL for (int i = 0; i < 4; i++)
-            x[q + i] = r.w[i] < a.threshold ? 0.0f : x[q + i] * a.scale;
-    }
-    grt_store_group((S*)a.y + g.at, g.count, g.wide, x);
+    grt_rows<S>(a.rows, a.cols, [&](auto g) {
+        uint32_t sample = (uint32_t)grt_load(a.key + 2 * (int64_t)g.row);
+        uint32_t token = (uint32_t)grt_load(a.key + 2 * (int64_t)g.row + 1);
+        float x[N];
+        grt_load_group((const S*)a.x + g.at, g, x);
+        GRT_UNROLL for (int q = 0; q < N; q += 4) {
+            uint32_t lane = a.lane + (uint32_t)(g.col + q) / 4;
+            grt_random r = grt_philox(a.key0, a.key1, a.step, sample, token, lane);
+            GRT_UNROLL for (int i = 0; i < 4; i++)
+                x[q + i] = r.w[i] < a.threshold ? 0.0f : x[q + i] * a.scale;
+        }
+        grt_store_group((S*)a.y + g.at, g, x);
+    });
 }
 GRT_KERNEL(dropout_f32, DropoutArgs, 256) { dropout_any<float>(a); }
 GRT_KERNEL(dropout_bf16, DropoutArgs, 256) { dropout_any<grt_bf16>(a); }

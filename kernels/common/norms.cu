@@ -8,28 +8,27 @@
 #define NORM_HELD 4
 
 // The groups tid, tid + threads, ... of ROWS rows of one length, walked any number of times. They are
-// kept in registers if they are few and aligned, else read again on every walk.
+// kept in registers if they are few and aligned; else they are read again on every walk, element by
+// element.
 template <class S, int ROWS>
 struct norm_rows {
     static constexpr int N = grt_vec<S>::N;
     const S* row[ROWS];
     int cols;
-    bool wide;
     bool held;
     grt_u128 kept[ROWS][NORM_HELD];
 
     GRT_DEV_MEMBER void start(int length) {
         cols = length;
-        wide = length % N == 0;
-        held = wide && length <= NORM_HELD * N * grt_threads();
+        held = length % N == 0 && length <= NORM_HELD * N * grt_threads();
         if (!held) return;
         GRT_UNROLL for (int k = 0; k < NORM_HELD; k++) {
             int col = (grt_tid() + k * grt_threads()) * N;
-            if (col >= cols) break;
-            GRT_UNROLL for (int r = 0; r < ROWS; r++) kept[r][k] = grt_load16(row[r] + col);
+            GRT_UNROLL for (int r = 0; r < ROWS; r++)
+                if (col < cols) kept[r][k] = grt_load16(row[r] + col);
         }
     }
-    // Calls f(column, how many, elements of every row) for each group.
+    // Calls f(group, elements of every row) for each group.
     template <class F>
     GRT_DEV_MEMBER void each(F f) const {
         float x[ROWS][N];
@@ -38,14 +37,13 @@ struct norm_rows {
                 int col = (grt_tid() + k * grt_threads()) * N;
                 if (col >= cols) break;
                 GRT_UNROLL for (int r = 0; r < ROWS; r++) grt_unpack(kept[r][k], x[r]);
-                f(col, N, x);
+                f(grt_group<true>{col, 0, col, N}, x);
             }
         } else {
             for (int col = grt_tid() * N; col < cols; col += grt_threads() * N) {
-                int count = cols - col < N ? cols - col : N;
-                GRT_UNROLL for (int r = 0; r < ROWS; r++)
-                    grt_load_group(row[r] + col, count, wide, x[r]);
-                f(col, count, x);
+                grt_group<false> g = {col, 0, col, cols - col < N ? cols - col : N};
+                GRT_UNROLL for (int r = 0; r < ROWS; r++) grt_load_group(row[r] + col, g, x[r]);
+                f(g, x);
             }
         }
     }
@@ -91,16 +89,16 @@ GRT_DEV void rms_norm_fwd(const RmsNormArgs& a) {
     rows.row[0] = (const S*)a.x + at;
     rows.start(a.cols);
     float sum = 0;
-    rows.each([&](int, int, const float (&x)[1][N]) {
+    rows.each([&](auto, const auto& x) {
         GRT_UNROLL for (int i = 0; i < N; i++) sum = grt_fma(x[0][i], x[0][i], sum);
     });
     sum = grt_block_sum(sum, scratch);
     float r = 1.0f / grt_sqrt(sum / (float)a.cols + a.eps);
-    rows.each([&](int col, int count, const float (&x)[1][N]) {
+    rows.each([&](auto g, const auto& x) {
         float w[N], y[N];
-        grt_load_group(a.w + col, count, rows.wide, w);
+        grt_load_group(a.w + g.col, g, w);
         GRT_UNROLL for (int i = 0; i < N; i++) y[i] = w[i] * (x[0][i] * r);
-        grt_store_group((S*)a.y + at + col, count, rows.wide, y);
+        grt_store_group((S*)a.y + at + g.col, g, y);
     });
     if (grt_tid() == 0) grt_store(a.rstd + grt_block_x(), r);
 }
@@ -129,20 +127,20 @@ GRT_DEV void rms_norm_bwd_input(const RmsNormBwdInputArgs& a) {
     rows.row[1] = (const S*)a.dy + at;
     rows.start(a.cols);
     float sum = 0;
-    rows.each([&](int col, int count, const float (&x)[2][N]) {
+    rows.each([&](auto g, const auto& x) {
         float w[N];
-        grt_load_group(a.w + col, count, rows.wide, w);
+        grt_load_group(a.w + g.col, g, w);
         GRT_UNROLL for (int i = 0; i < N; i++) sum = grt_fma(x[0][i] * w[i], x[1][i], sum);
     });
     sum = grt_block_sum(sum, scratch);
     float r = grt_load(a.rstd + grt_block_x());
     float c = sum * r * r / (float)a.cols;
-    rows.each([&](int col, int count, const float (&x)[2][N]) {
+    rows.each([&](auto g, const auto& x) {
         float w[N], dx[N];
-        grt_load_group(a.w + col, count, rows.wide, w);
+        grt_load_group(a.w + g.col, g, w);
         GRT_UNROLL for (int i = 0; i < N; i++)
             dx[i] = r * grt_fma(w[i], x[1][i], -(x[0][i] * c));
-        grt_store_group((S*)a.dx + at + col, count, rows.wide, dx);
+        grt_store_group((S*)a.dx + at + g.col, g, dx);
     });
 }
 GRT_KERNEL(rms_norm_bwd_input_f32, RmsNormBwdInputArgs, 512) { rms_norm_bwd_input<float>(a); }
@@ -170,25 +168,25 @@ GRT_DEV void layer_norm_fwd(const LayerNormArgs& a) {
     rows.row[0] = (const S*)a.x + at;
     rows.start(a.cols);
     float sum = 0;
-    rows.each([&](int, int, const float (&x)[1][N]) {
+    rows.each([&](auto, const auto& x) {
         GRT_UNROLL for (int i = 0; i < N; i++) sum += x[0][i];
     });
     float m = grt_block_sum(sum, scratch) / (float)a.cols;
     float squares = 0;
-    rows.each([&](int, int count, const float (&x)[1][N]) {
+    rows.each([&](auto g, const auto& x) {
         GRT_UNROLL for (int i = 0; i < N; i++) {
-            float d = i < count ? x[0][i] - m : 0.0f;
+            float d = i < g.count ? x[0][i] - m : 0.0f;
             squares = grt_fma(d, d, squares);
         }
     });
     float variance = grt_block_sum(squares, scratch) / (float)a.cols;
     float r = 1.0f / grt_sqrt(variance + a.eps);
-    rows.each([&](int col, int count, const float (&x)[1][N]) {
+    rows.each([&](auto g, const auto& x) {
         float w[N], b[N], y[N];
-        grt_load_group(a.w + col, count, rows.wide, w);
-        grt_load_group(a.b + col, count, rows.wide, b);
+        grt_load_group(a.w + g.col, g, w);
+        grt_load_group(a.b + g.col, g, b);
         GRT_UNROLL for (int i = 0; i < N; i++) y[i] = grt_fma((x[0][i] - m) * r, w[i], b[i]);
-        grt_store_group((S*)a.y + at + col, count, rows.wide, y);
+        grt_store_group((S*)a.y + at + g.col, g, y);
     });
     if (grt_tid() == 0) {
         grt_store(a.mean + grt_block_x(), m);
@@ -222,9 +220,9 @@ GRT_DEV void layer_norm_bwd_input(const LayerNormBwdInputArgs& a) {
     rows.row[1] = (const S*)a.dy + at;
     rows.start(a.cols);
     float mean_g = 0, mean_gx = 0;
-    rows.each([&](int col, int count, const float (&x)[2][N]) {
+    rows.each([&](auto g, const auto& x) {
         float w[N];
-        grt_load_group(a.w + col, count, rows.wide, w);
+        grt_load_group(a.w + g.col, g, w);
         // Beyond the row w is 0.
         GRT_UNROLL for (int i = 0; i < N; i++) {
             float g = w[i] * x[1][i];
@@ -235,14 +233,14 @@ GRT_DEV void layer_norm_bwd_input(const LayerNormBwdInputArgs& a) {
     norm_pair_sum(mean_g, mean_gx, scratch);
     mean_g /= (float)a.cols;
     mean_gx /= (float)a.cols;
-    rows.each([&](int col, int count, const float (&x)[2][N]) {
+    rows.each([&](auto g, const auto& x) {
         float w[N], dx[N];
-        grt_load_group(a.w + col, count, rows.wide, w);
+        grt_load_group(a.w + g.col, g, w);
         GRT_UNROLL for (int i = 0; i < N; i++) {
             float normalised = (x[0][i] - m) * r;
             dx[i] = r * grt_fma(-normalised, mean_gx, grt_fma(w[i], x[1][i], -mean_g));
         }
-        grt_store_group((S*)a.dx + at + col, count, rows.wide, dx);
+        grt_store_group((S*)a.dx + at + g.col, g, dx);
     });
 }
 GRT_KERNEL(layer_norm_bwd_input_f32, LayerNormBwdInputArgs, 512) {
@@ -280,6 +278,31 @@ struct fold_sums {
     float of[FOLD_TEAMS][COLS];
 };
 
+// Adds the rows start + team, start + team + FOLD_TEAMS, ... before `end` of a group of columns.
+template <class S, int N, bool WIDE>
+GRT_DEV void fold_group(const FoldRowsArgs& a, const grt_group<WIDE>& g, int start, int end,
+                        float (&sum)[N]) {
+    for (int row = start + grt_tid() / FOLD_LANES; row < end; row += FOLD_STEP * FOLD_TEAMS) {
+        float x[FOLD_STEP][N], dy[FOLD_STEP][N], m[FOLD_STEP], r[FOLD_STEP];
+        GRT_UNROLL for (int k = 0; k < FOLD_STEP; k++) {
+            // Beyond the end the first row is read again, so that no branch parts the loads.
+            int t = row + k * FOLD_TEAMS < end ? row + k * FOLD_TEAMS : row;
+            int64_t at = (int64_t)t * a.cols + g.col;
+            grt_load_group((const S*)a.dy + at, g, dy[k]);
+            if (!a.x) continue;
+            grt_load_group((const S*)a.x + at, g, x[k]);
+            r[k] = grt_load(a.rstd + t);
+            m[k] = a.mean ? grt_load(a.mean + t) : 0.0f;
+        }
+        GRT_UNROLL for (int k = 0; k < FOLD_STEP; k++) {
+            if (row + k * FOLD_TEAMS >= end) break;
+            GRT_UNROLL for (int i = 0; i < N; i++)
+                sum[i] = a.x ? grt_fma((x[k][i] - m[k]) * r[k], dy[k][i], sum[i])
+                             : sum[i] + dy[k][i];
+        }
+    }
+}
+
 template <class S>
 GRT_DEV void fold_rows(const FoldRowsArgs& a) {
     constexpr int N = grt_vec<S>::N;
@@ -287,30 +310,13 @@ GRT_DEV void fold_rows(const FoldRowsArgs& a) {
     int lane = grt_tid() % FOLD_LANES, team = grt_tid() / FOLD_LANES;
     int first = grt_block_x() * FOLD_LANES * N, col = first + lane * N;
     int left = a.cols - col;
-    int count = left < 0 ? 0 : left < N ? left : N;
-    bool wide = a.cols % N == 0 && count == N;
     int start = grt_block_y() * FOLD_ROWS;
     int end = start + FOLD_ROWS < a.rows ? start + FOLD_ROWS : a.rows;
     float sum[N] = {};
-    for (int row = start + team; row < end; row += FOLD_STEP * FOLD_TEAMS) {
-        float x[FOLD_STEP][N], dy[FOLD_STEP][N], m[FOLD_STEP], r[FOLD_STEP];
-        GRT_UNROLL for (int k = 0; k < FOLD_STEP; k++) {
-            int t = row + k * FOLD_TEAMS;
-            bool here = t < end;
-            int64_t at = (int64_t)t * a.cols + col;
-            grt_load_group((const S*)a.dy + at, here ? count : 0, wide && here, dy[k]);
-            if (!a.x) continue;
-            grt_load_group((const S*)a.x + at, here ? count : 0, wide && here, x[k]);
-            r[k] = here ? grt_load(a.rstd + t) : 0.0f;
-            m[k] = here && a.mean ? grt_load(a.mean + t) : 0.0f;
-        }
-        // A row that is not there adds 0, which changes nothing.
-        GRT_UNROLL for (int k = 0; k < FOLD_STEP; k++) {
-            GRT_UNROLL for (int i = 0; i < N; i++)
-                sum[i] = a.x ? grt_fma((x[k][i] - m[k]) * r[k], dy[k][i], sum[i])
-                             : sum[i] + dy[k][i];
-        }
-    }
+    if (left > 0 && a.cols % N == 0)
+        fold_group<S>(a, grt_group<true>{col, 0, col, N}, start, end, sum);
+    else if (left > 0)
+        fold_group<S>(a, grt_group<false>{col, 0, col, left < N ? left : N}, start, end, sum);
     GRT_UNROLL for (int i = 0; i < N; i++) sums.of[team][lane * N + i] = sum[i];
     grt_sync();
     int c = grt_tid();

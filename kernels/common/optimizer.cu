@@ -31,24 +31,31 @@ struct GradSquaresArgs {
 };
 static_assert(sizeof(GradSquaresArgs) == 24, "mirrored in src/ops/grad_norm.rs");
 
-GRT_KERNEL(grad_squares_f32, GradSquaresArgs, NORM_THREADS) {
-    GRT_SHARED(norm_sums, tree);
-    int64_t start = (int64_t)grt_block_x() * NORM_CHUNK;
+// The squares of this thread's elements of a chunk, a whole one or not, four loads under way.
+template <bool WHOLE>
+GRT_DEV double squares_of_chunk(const float* p, int count) {
     double sum = 0;
-    // Four loads under way at a time.
-    for (int i = grt_tid() * 4; i < NORM_CHUNK; i += 4 * NORM_THREADS * 4) {
+    for (int at = grt_tid() * 4; at < count; at += 4 * NORM_THREADS * 4) {
         float x[4][4];
         GRT_UNROLL for (int k = 0; k < 4; k++) {
-            int64_t at = start + i + k * NORM_THREADS * 4;
-            int64_t left = a.n - at;
-            int count = left >= 4 ? 4 : left > 0 ? (int)left : 0;
-            grt_load_group(a.x + at, count, count == 4, x[k]);
+            int first = at + k * NORM_THREADS * 4;
+            int left = count - first;
+            grt_load_group(p + first, grt_group<WHOLE>{first, 0, 0, left < 4 ? left : 4}, x[k]);
         }
         GRT_UNROLL for (int k = 0; k < 4; k++) {
             GRT_UNROLL for (int j = 0; j < 4; j++)
                 sum = grt_fma64((double)x[k][j], (double)x[k][j], sum);
         }
     }
+    return sum;
+}
+
+GRT_KERNEL(grad_squares_f32, GradSquaresArgs, NORM_THREADS) {
+    GRT_SHARED(norm_sums, tree);
+    int64_t start = (int64_t)grt_block_x() * NORM_CHUNK;
+    int64_t left = a.n - start;
+    double sum = left >= NORM_CHUNK ? squares_of_chunk<true>(a.x + start, NORM_CHUNK)
+                                    : squares_of_chunk<false>(a.x + start, (int)left);
     sum = norm_tree(sum, tree);
     if (grt_tid() == 0) grt_store(a.sums + grt_block_x(), sum);
 }
@@ -101,23 +108,23 @@ static_assert(sizeof(AdamWArgs) == 88, "mirrored in src/ops/adamw.rs");
 
 GRT_KERNEL(adamw_f32, AdamWArgs, 256) {
     // Groups of 8, so that those of the bf16 copy are 16 bytes.
-    grt_group g = grt_flat_group<grt_bf16>(a.n);
-    if (g.count == 0) return;
-    float clip = grt_load(a.clip + 1);
-    float grad[8], p[8], m[8], v[8];
-    grt_load_group(a.grad + g.at, g.count, g.wide, grad);
-    grt_load_group((const float*)a.param + g.at, g.count, g.wide, p);
-    grt_load_group((const float*)a.m + g.at, g.count, g.wide, m);
-    grt_load_group((const float*)a.v + g.at, g.count, g.wide, v);
-    GRT_UNROLL for (int i = 0; i < 8; i++) {
-        float x = grad[i] * clip;
-        m[i] = grt_fma(a.rate1, x - m[i], m[i]); // torch's lerp
-        v[i] = grt_fma(v[i], a.beta2, a.rate2 * x * x);
-        float denominator = grt_sqrt(v[i]) / a.root + a.eps;
-        p[i] = grt_fma(p[i], a.decay, -(a.step_size * m[i] / denominator));
-    }
-    grt_store_group(a.param + g.at, g.count, g.wide, p);
-    grt_store_group(a.m + g.at, g.count, g.wide, m);
-    grt_store_group(a.v + g.at, g.count, g.wide, v);
-    if (a.copy) grt_store_group(a.copy + g.at, g.count, g.wide, p);
+    grt_flat<grt_bf16>(a.n, [&](auto g) {
+        float clip = grt_load(a.clip + 1);
+        float grad[8], p[8], m[8], v[8];
+        grt_load_group(a.grad + g.at, g, grad);
+        grt_load_group((const float*)a.param + g.at, g, p);
+        grt_load_group((const float*)a.m + g.at, g, m);
+        grt_load_group((const float*)a.v + g.at, g, v);
+        GRT_UNROLL for (int i = 0; i < 8; i++) {
+            float x = grad[i] * clip;
+            m[i] = grt_fma(a.rate1, x - m[i], m[i]); // torch's lerp
+            v[i] = grt_fma(v[i], a.beta2, a.rate2 * x * x);
+            float denominator = grt_sqrt(v[i]) / a.root + a.eps;
+            p[i] = grt_fma(p[i], a.decay, -(a.step_size * m[i] / denominator));
+        }
+        grt_store_group(a.param + g.at, g, p);
+        grt_store_group(a.m + g.at, g, m);
+        grt_store_group(a.v + g.at, g, v);
+        if (a.copy) grt_store_group(a.copy + g.at, g, p);
+    });
 }

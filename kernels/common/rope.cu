@@ -21,22 +21,22 @@ template <class S>
 GRT_DEV void rope_turn(const RopeArgs& a) {
     constexpr int N = grt_vec<S>::N;
     // Rows are the heads of all tokens, columns the first half of a head.
-    grt_group g = grt_row_group<S>(a.rows * a.heads, a.half);
-    if (g.count == 0) return;
-    int64_t angle = (int64_t)((uint32_t)g.row / (uint32_t)a.heads) * a.half + g.col;
-    int64_t at = (int64_t)g.row * a.half * 2 + g.col;
-    float c[N], s[N], x1[N], x2[N], y1[N], y2[N];
-    grt_load_group((const S*)a.x + at, g.count, g.wide, x1);
-    grt_load_group((const S*)a.x + at + a.half, g.count, g.wide, x2);
-    grt_load_group(a.cos + angle, g.count, g.wide, c);
-    grt_load_group(a.sin + angle, g.count, g.wide, s);
-    GRT_UNROLL for (int i = 0; i < N; i++) {
-        float turn = a.sign * s[i];
-        y1[i] = grt_fma(x1[i], c[i], -(x2[i] * turn));
-        y2[i] = grt_fma(x2[i], c[i], x1[i] * turn);
-    }
-    grt_store_group((S*)a.y + at, g.count, g.wide, y1);
-    grt_store_group((S*)a.y + at + a.half, g.count, g.wide, y2);
+    grt_rows<S>(a.rows * a.heads, a.half, [&](auto g) {
+        int64_t angle = (int64_t)((uint32_t)g.row / (uint32_t)a.heads) * a.half + g.col;
+        int64_t at = (int64_t)g.row * a.half * 2 + g.col;
+        float c[N], s[N], x1[N], x2[N], y1[N], y2[N];
+        grt_load_group((const S*)a.x + at, g, x1);
+        grt_load_group((const S*)a.x + at + a.half, g, x2);
+        grt_load_group(a.cos + angle, g, c);
+        grt_load_group(a.sin + angle, g, s);
+        GRT_UNROLL for (int i = 0; i < N; i++) {
+            float turn = a.sign * s[i];
+            y1[i] = grt_fma(x1[i], c[i], -(x2[i] * turn));
+            y2[i] = grt_fma(x2[i], c[i], x1[i] * turn);
+        }
+        grt_store_group((S*)a.y + at, g, y1);
+        grt_store_group((S*)a.y + at + a.half, g, y2);
+    });
 }
 GRT_KERNEL(rope_f32, RopeArgs, 256) { rope_turn<float>(a); }
 GRT_KERNEL(rope_bf16, RopeArgs, 256) { rope_turn<grt_bf16>(a); }

@@ -21,19 +21,19 @@ static_assert(sizeof(GatherArgs) == 48, "mirrored in src/ops/gpu/rows.rs");
 template <class S>
 GRT_DEV void gather_rows(const GatherArgs& a) {
     constexpr int N = grt_vec<S>::N;
-    grt_group g = grt_row_group<S>(a.rows, a.cols);
-    if (g.count == 0) return;
-    int index = grt_load(a.index + g.row);
-    const S* from = (const S*)(index < 0 ? a.vision : a.x);
-    int row = index < 0 ? ~index : index; // ~i = -(i + 1)
-    S* to = (S*)a.y + g.at;
-    if (row < (index < 0 ? a.vision_rows : a.x_rows)) {
-        grt_copy_group(from + (int64_t)row * a.cols + g.col, to, g.count, g.wide);
-    } else {
-        float missing[N];
-        GRT_UNROLL for (int i = 0; i < N; i++) missing[i] = grt_nan();
-        grt_store_group(to, g.count, g.wide, missing);
-    }
+    grt_rows<S>(a.rows, a.cols, [&](auto g) {
+        int index = grt_load(a.index + g.row);
+        const S* from = (const S*)(index < 0 ? a.vision : a.x);
+        int row = index < 0 ? ~index : index; // ~i = -(i + 1)
+        S* to = (S*)a.y + g.at;
+        if (row < (index < 0 ? a.vision_rows : a.x_rows)) {
+            grt_copy_group(from + (int64_t)row * a.cols + g.col, to, g);
+        } else {
+            float missing[N];
+            GRT_UNROLL for (int i = 0; i < N; i++) missing[i] = grt_nan();
+            grt_store_group(to, g, missing);
+        }
+    });
 }
 GRT_KERNEL(gather_rows_f32, GatherArgs, 256) { gather_rows<float>(a); }
 GRT_KERNEL(gather_rows_bf16, GatherArgs, 256) { gather_rows<grt_bf16>(a); }
@@ -52,12 +52,12 @@ static_assert(sizeof(KvWriteArgs) == 40, "mirrored in src/ops/kv_write.rs");
 
 template <class S>
 GRT_DEV void kv_write(const KvWriteArgs& a) {
-    grt_group g = grt_row_group<S>(a.rows, a.cols);
-    if (g.count == 0) return;
-    int row = grt_load(a.row + g.row);
-    if (row < 0 || row >= a.cache_rows) return;
-    S* to = (S*)a.cache + (int64_t)row * a.cols + g.col;
-    grt_copy_group((const S*)a.x + g.at, to, g.count, g.wide);
+    grt_rows<S>(a.rows, a.cols, [&](auto g) {
+        int row = grt_load(a.row + g.row);
+        if (row < 0 || row >= a.cache_rows) return;
+        S* to = (S*)a.cache + (int64_t)row * a.cols + g.col;
+        grt_copy_group((const S*)a.x + g.at, to, g);
+    });
 }
 GRT_KERNEL(kv_write_f32, KvWriteArgs, 256) { kv_write<float>(a); }
 GRT_KERNEL(kv_write_bf16, KvWriteArgs, 256) { kv_write<grt_bf16>(a); }
@@ -133,6 +133,33 @@ static_assert(sizeof(ScatterAddArgs) == 48, "mirrored in src/ops/gpu/rows.rs");
 // Rows that a thread has under way.
 #define SCATTER_STEP 4
 
+// A group of the columns of the row that the entry at `first` of the order means.
+template <class S, class G, bool WIDE>
+GRT_DEV void scatter_group(const ScatterAddArgs& a, const grt_group<WIDE>& g, int first, int place,
+                           int index) {
+    constexpr int N = grt_vec<S>::N;
+    G* out = (G*)a.out + (int64_t)(index < 0 ? ~index : index) * a.cols + g.col;
+    float sum[N] = {};
+    if (a.add) grt_load_group((const G*)out, g, sum);
+    bool more = true;
+    for (int at = first; more; at += SCATTER_STEP) {
+        float dy[SCATTER_STEP][N];
+        bool here[SCATTER_STEP];
+        GRT_UNROLL for (int k = 0; k < SCATTER_STEP; k++) {
+            int t = at + k < a.count ? grt_load(a.order + at + k) : -1;
+            more = more && t >= 0 && grt_load(a.index + t) == index;
+            here[k] = more;
+            // After the last one the first row is read again, so that no branch parts the loads.
+            int64_t row = more ? t : place;
+            grt_load_group((const S*)a.dy + row * a.cols + g.col, g, dy[k]);
+        }
+        GRT_UNROLL for (int k = 0; k < SCATTER_STEP; k++) {
+            GRT_UNROLL for (int i = 0; i < N; i++) sum[i] = here[k] ? sum[i] + dy[k][i] : sum[i];
+        }
+    }
+    grt_store_group(out, g, sum);
+}
+
 template <class S, class G>
 GRT_DEV void scatter_add(const ScatterAddArgs& a) {
     constexpr int N = grt_vec<S>::N;
@@ -141,28 +168,13 @@ GRT_DEV void scatter_add(const ScatterAddArgs& a) {
     if (place < 0) return;
     int index = grt_load(a.index + place);
     if (first > 0 && grt_load(a.index + grt_load(a.order + first - 1)) == index) return;
-    int64_t row = index < 0 ? ~index : index;
-    bool wide = a.cols % N == 0;
     for (int col = grt_tid() * N; col < a.cols; col += grt_threads() * N) {
-        int count = a.cols - col < N ? a.cols - col : N;
-        float sum[N] = {};
-        G* out = (G*)a.out + row * a.cols + col;
-        if (a.add) grt_load_group((const G*)out, count, wide, sum);
-        bool more = true;
-        for (int at = first; more; at += SCATTER_STEP) {
-            float dy[SCATTER_STEP][N];
-            bool here[SCATTER_STEP];
-            GRT_UNROLL for (int k = 0; k < SCATTER_STEP; k++) {
-                int t = more && at + k < a.count ? grt_load(a.order + at + k) : -1;
-                here[k] = more = t >= 0 && grt_load(a.index + t) == index;
-                const S* from = (const S*)a.dy + (here[k] ? t : 0) * (int64_t)a.cols + col;
-                grt_load_group(from, here[k] ? count : 0, wide && here[k], dy[k]);
-            }
-            GRT_UNROLL for (int k = 0; k < SCATTER_STEP; k++) {
-                GRT_UNROLL for (int i = 0; i < N; i++) sum[i] = here[k] ? sum[i] + dy[k][i] : sum[i];
-            }
-        }
-        grt_store_group(out, count, wide, sum);
+        int left = a.cols - col;
+        if (a.cols % N == 0)
+            scatter_group<S, G>(a, grt_group<true>{col, 0, col, N}, first, place, index);
+        else
+            scatter_group<S, G>(a, grt_group<false>{col, 0, col, left < N ? left : N}, first, place,
+                                index);
     }
 }
 GRT_KERNEL(scatter_add_f32, ScatterAddArgs, 256) { scatter_add<float, float>(a); }

@@ -90,7 +90,12 @@ GRT_DEV void grt_store(float* p, float x) { *p = x; }
 GRT_DEV void grt_store(double* p, double x) { *p = x; }
 GRT_DEV void grt_store(int* p, int x) { *p = x; }
 GRT_DEV void grt_store(uint32_t* p, uint32_t x) { *p = x; }
-GRT_DEV void grt_store16(void* p, grt_u128 x) { *(grt_u128*)p = x; }
+// An assignment of the struct may be taken apart into four stores.
+GRT_DEV void grt_store16(void* p, grt_u128 x) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+                 "r"(x.w[0]), "r"(x.w[1]), "r"(x.w[2]), "r"(x.w[3])
+                 : "memory");
+}
 GRT_DEV void grt_store_bits(grt_bf16* p, uint16_t bits) { p->bits = bits; }
 
 // Copies 16 bytes from global to shared memory in the background, or writes zeros if not valid.
@@ -179,7 +184,11 @@ GRT_DEV void grt_store(float* p, float x) { *p = x; }
 GRT_DEV void grt_store(double* p, double x) { *p = x; }
 GRT_DEV void grt_store(int* p, int x) { *p = x; }
 GRT_DEV void grt_store(uint32_t* p, uint32_t x) { *p = x; }
-GRT_DEV void grt_store16(void* p, grt_u128 x) { *(grt_u128*)p = x; }
+// An assignment of the struct may be taken apart into four stores.
+typedef uint32_t grt_words4 __attribute__((ext_vector_type(4)));
+GRT_DEV void grt_store16(void* p, grt_u128 x) {
+    *(grt_words4*)p = grt_words4{x.w[0], x.w[1], x.w[2], x.w[3]};
+}
 GRT_DEV void grt_store_bits(grt_bf16* p, uint16_t bits) { p->bits = bits; }
 
 // gfx942 copies to shared memory 4 bytes at a time only; 16 bytes through registers are faster.

@@ -1,63 +1,67 @@
 // Tensors as groups of N neighbours, N what 16 bytes hold. A thread owns a group: it moves in one
 // access where it is whole and aligned, element by element elsewhere (the end of a tensor, rows whose
-// length is not a multiple of N). The numbers do not depend on how they were moved.
+// length is not a multiple of N). The code for a group is compiled once for either sort, so that whole
+// groups meet no branch between their loads. The numbers do not depend on how they were moved.
 #pragma once
 #include "grt.h"
 
-// A group of a matrix: `count` columns of `row` from `col` on; none if the thread has nothing to do.
+// A group: `count` neighbours of a tensor; of a matrix, columns of `row` from `col` on.
+template <bool WIDE>
 struct grt_group {
-    int64_t at; // first element, counted from the tensor's start
+    static constexpr bool wide = WIDE; // whole and aligned
+    int64_t at;                        // first element, counted from the tensor's start
     int row;
     int col;
     int count;
-    bool wide; // moves in one access
 };
 
-// This thread's group of a tensor of n elements that has no rows.
-template <class S>
-GRT_DEV grt_group grt_flat_group(int64_t n) {
+// Calls f(group) for this thread's group of a tensor of n elements that has no rows.
+template <class S, class F>
+GRT_DEV void grt_flat(int64_t n, F f) {
     constexpr int N = grt_vec<S>::N;
     int64_t at = ((int64_t)grt_block_x() * grt_threads() + grt_tid()) * N;
     int64_t left = n - at;
-    int count = left >= N ? N : left > 0 ? (int)left : 0;
-    return {at, 0, 0, count, count == N};
+    if (left >= N) f(grt_group<true>{at, 0, 0, N});
+    else if (left > 0) f(grt_group<false>{at, 0, 0, (int)left});
 }
 
-// This thread's group of a matrix. There must be fewer than 2^31 groups.
-template <class S>
-GRT_DEV grt_group grt_row_group(int rows, int cols) {
+// Calls f(group) for this thread's group of a matrix. There must be fewer than 2^31 groups.
+template <class S, class F>
+GRT_DEV void grt_rows(int rows, int cols, F f) {
     constexpr int N = grt_vec<S>::N;
     uint32_t groups = (uint32_t)(cols + N - 1) / N;
     uint32_t item = (uint32_t)grt_block_x() * grt_threads() + grt_tid();
     uint32_t row = item / groups;
+    if (row >= (uint32_t)rows) return;
     int col = (int)(item - row * groups) * N;
     int left = cols - col;
-    int count = row >= (uint32_t)rows ? 0 : left < N ? left : N;
-    return {(int64_t)row * cols + col, (int)row, col, count, cols % N == 0};
+    int64_t at = (int64_t)row * cols + col;
+    if (cols % N == 0) f(grt_group<true>{at, (int)row, col, N});
+    else f(grt_group<false>{at, (int)row, col, left < N ? left : N});
 }
 
-// Loads `count` of N elements as singles; the rest are 0. `wide`: all N, aligned.
-template <class S, int N>
-GRT_DEV void grt_load_group(const S* p, int count, bool wide, float (&x)[N]) {
+// Loads a group as singles; what is missing of N is 0.
+template <class S, int N, bool WIDE>
+GRT_DEV void grt_load_group(const S* p, const grt_group<WIDE>& g, float (&x)[N]) {
     constexpr int V = grt_vec<S>::N;
     static_assert(N % V == 0, "a group is whole vectors");
-    if (wide) {
+    if (WIDE) {
         GRT_UNROLL for (int k = 0; k < N; k += V) {
             float v[V];
             grt_load_vec(p + k, v);
             GRT_UNROLL for (int i = 0; i < V; i++) x[k + i] = v[i];
         }
     } else {
-        GRT_UNROLL for (int i = 0; i < N; i++) x[i] = i < count ? grt_load(p + i) : 0.0f;
+        GRT_UNROLL for (int i = 0; i < N; i++) x[i] = i < g.count ? grt_load(p + i) : 0.0f;
     }
 }
 
-// Stores `count` of N elements, each rounded once.
-template <class S, int N>
-GRT_DEV void grt_store_group(S* p, int count, bool wide, const float (&x)[N]) {
+// Stores a group, each element rounded once.
+template <class S, int N, bool WIDE>
+GRT_DEV void grt_store_group(S* p, const grt_group<WIDE>& g, const float (&x)[N]) {
     constexpr int V = grt_vec<S>::N;
     static_assert(N % V == 0, "a group is whole vectors");
-    if (wide) {
+    if (WIDE) {
         GRT_UNROLL for (int k = 0; k < N; k += V) {
             float v[V];
             GRT_UNROLL for (int i = 0; i < V; i++) v[i] = x[k + i];
@@ -65,17 +69,17 @@ GRT_DEV void grt_store_group(S* p, int count, bool wide, const float (&x)[N]) {
         }
     } else {
         GRT_UNROLL for (int i = 0; i < N; i++)
-            if (i < count) grt_store(p + i, x[i]);
+            if (i < g.count) grt_store(p + i, x[i]);
     }
 }
 
 // Copies a group as it is.
-template <class S>
-GRT_DEV void grt_copy_group(const S* from, S* to, int count, bool wide) {
-    if (wide) {
+template <class S, bool WIDE>
+GRT_DEV void grt_copy_group(const S* from, S* to, const grt_group<WIDE>& g) {
+    if (WIDE) {
         grt_store16(to, grt_load16(from));
     } else {
-        for (int i = 0; i < count; i++) grt_store(to + i, grt_load(from + i));
+        for (int i = 0; i < g.count; i++) grt_store(to + i, grt_load(from + i));
     }
 }
 

@@ -183,6 +183,7 @@ fn cases() -> Vec<Case> {
         case("nothing dropped", 0.0, 3, 16),
         case("nearly all dropped", 0.95, 2, 130),
         case("several tasks", 0.1, 60, 611),
+        case("whole vectors", 0.2, 7, 512),
     ]
 }
 

@@ -209,6 +209,7 @@ fn cases() -> Vec<Case> {
         case("repeated and unused rows", 6, 33, vec![5, 0, 3, 3, 5, 5, 1]),
         case("one row", 3, 1, vec![2]),
         case("reversed", 70, 300, (0..70).rev().collect()),
+        case("a long list", 1300, 8, (0..2500).map(|i| i * 7 % 1250).collect()),
     ]
 }
 

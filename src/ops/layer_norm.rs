@@ -372,6 +372,8 @@ fn cases() -> Vec<Case> {
         case("one row", 1, 129, 2.0),
         case("small numbers", 4, 66, 1e-2),
         case("several tasks", 65, 300, 1.0),
+        case("several chunks of rows", 260, 136, 1.0),
+        case("longer than registers hold", 2, 16_392, 1.0),
     ]
 }
 

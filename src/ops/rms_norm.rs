@@ -326,6 +326,8 @@ fn cases() -> Vec<Case> {
         case("one row", 1, 130, 3.0),
         case("small numbers", 5, 64, 1e-2),
         case("several tasks", 70, 301, 1.0),
+        case("several chunks of rows", 260, 136, 1.0),
+        case("longer than registers hold", 2, 16_392, 1.0),
     ]
 }
 

@@ -59,9 +59,9 @@ struct FoldChunksArgs {
 }
 const _: () = assert!(size_of::<FoldChunksArgs>() == 32);
 
-/// Bytes of scratch for the sums over the rows of a matrix like `dy`.
+/// Bytes of scratch, never 0, for the sums over the rows of a matrix like `dy`.
 pub fn work(dy: &TensorType) -> usize {
-    dy.rows().div_ceil(ROWS) * dy.cols() * size_of::<f32>()
+    (dy.rows().div_ceil(ROWS) * dy.cols() * size_of::<f32>()).max(1)
 }
 
 /// The node's output 0, a row of singles, becomes the sum over the rows of its input `dy`, or, not

@@ -71,9 +71,9 @@ pub fn gather(k: &mut Launcher) {
     by_rows(k, "rows", ["gather_rows_f32", "gather_rows_bf16"], [rows, cols], &args);
 }
 
-/// Bytes of scratch for [`scatter`] with this index list: its places in order.
+/// Bytes of scratch, never 0, for [`scatter`] with this index list: its places in order.
 pub fn scatter_work(index: &TensorType) -> usize {
-    index.rows() * size_of::<i32>()
+    (index.rows() * size_of::<i32>()).max(1)
 }
 
 /// The node's input 0 is added, row by row, to the rows of its output 0 (of `rows` rows) that its input
