@@ -6,12 +6,13 @@
 //
 // B rows, V vocabulary; `tiles` of GRT_VOCAB_TILE columns each.
 #include "../include/grt.h"
+#include "../include/grt_cut.h"
 #include "../include/grt_logsumexp.h"
 #include "../include/grt_philox.h"
 #include "../include/grt_reduce.h"
 
 // Tiles of the largest vocabulary: 2^20 tokens.
-#define SAMPLE_TILES 1024
+#define SAMPLE_TILES CUT_TILES
 // Threads of sample_tiles: 8 for each strip.
 #define SAMPLE_THREADS 64
 // Words of the table per row: step, sample, token, and where its seen tokens begin and end.
@@ -317,296 +318,56 @@ GRT_DEV void sample_pick(const SampleArgs& a) {
 GRT_KERNEL(sample_pick_f32, SampleArgs, PICK_THREADS) { sample_pick<float>(a); }
 GRT_KERNEL(sample_pick_bf16, SampleArgs, PICK_THREADS) { sample_pick<grt_bf16>(a); }
 
-#define CUT_THREADS 512
-#define CUT_WAVES (CUT_THREADS / GRT_WAVE)
-// Tokens that a block can have at hand.
-#define CUT_LIST 4096
-
-// Number and weight of some tokens.
-struct SampleMass {
-    int count;
-    double mass;
-};
-
 struct SampleCutShared {
+    grt_cut_shared cut;
     union {
         SampleStatsShared stats;
-        float list[CUT_LIST]; // logits, in order of position
+        double weight[SAMPLE_TILES];
     };
-    float tops[SAMPLE_TILES];
-    int counts[SAMPLE_TILES];
-    int part_count[CUT_WAVES];
-    double part_mass[CUT_WAVES];
     grt_block_scratch scratch;
-    int chosen;
 };
-
-// The unsigned number that orders as x does.
-GRT_DEV uint32_t sample_key(float x) {
-    uint32_t u = grt_bits(x);
-    return u >> 31 ? ~u : u | 0x80000000u;
-}
-GRT_DEV float sample_unkey(uint32_t key) {
-    return grt_float(key >> 31 ? key & 0x7fffffffu : ~key);
-}
-
-GRT_DEV double sample_shfl_xor(double x, int mask) {
-    int half[2];
-    __builtin_memcpy(half, &x, 8);
-    half[0] = grt_shfl_xor(half[0], mask);
-    half[1] = grt_shfl_xor(half[1], mask);
-    __builtin_memcpy(&x, half, 8);
-    return x;
-}
-
-// A row whose tokens are chosen from in the order of falling logit, then position. The state is the
-// same in every thread of the block.
-struct SampleRow {
-    const float* z; // [tiles * GRT_VOCAB_TILE], prepared, penalties applied
-    int tiles;
-    float top;
-    // What is left to choose from: tokens above `key`, and the first `ties` at it; and all of those.
-    uint32_t key;
-    int ties;
-    // Tokens from list_key on (up to list_end) are at hand; how many, and what is above list_end.
-    bool listed;
-    uint32_t list_key, list_end;
-    int list_count;
-    SampleMass list_above;
-};
-
-GRT_DEV SampleMass sample_block_mass(SampleMass x, SampleCutShared& s) {
-    GRT_UNROLL for (int m = GRT_WAVE / 2; m; m >>= 1) {
-        x.count += grt_shfl_xor(x.count, m);
-        x.mass += sample_shfl_xor(x.mass, m);
-    }
-    if (grt_lane() == 0) {
-        s.part_count[grt_wave()] = x.count;
-        s.part_mass[grt_wave()] = x.mass;
-    }
-    grt_sync();
-    SampleMass sum = {0, 0};
-    for (int i = 0; i < CUT_WAVES; i++) {
-        sum.count += s.part_count[i];
-        sum.mass += s.part_mass[i];
-    }
-    grt_sync();
-    return sum;
-}
-
-GRT_DEV void sample_take(SampleMass& x, float z, float top) {
-    x.count++;
-    x.mass += grt_exp_weight(z - top);
-}
-
-// All tokens at or above a key, whatever is left to choose from.
-GRT_DEV SampleMass sample_above(const SampleRow& r, uint32_t key, SampleCutShared& s) {
-    SampleMass x = {0, 0};
-    if (r.listed) {
-        for (int i = grt_tid(); i < r.list_count; i += CUT_THREADS)
-            if (sample_key(s.list[i]) >= key) sample_take(x, s.list[i], r.top);
-        x = sample_block_mass(x, s);
-        return {x.count + r.list_above.count, x.mass + r.list_above.mass};
-    }
-    // A wave per tile, and only tiles that have such a token.
-    for (int tile = grt_wave(); tile < r.tiles; tile += CUT_WAVES) {
-        if (sample_key(s.tops[tile]) < key) continue;
-        const float* from = r.z + (int64_t)tile * GRT_VOCAB_TILE + 4 * grt_lane();
-        for (int c = 0; c < GRT_VOCAB_TILE; c += 4 * GRT_WAVE) {
-            float z[4];
-            grt_load_vec(from + c, z);
-            GRT_UNROLL for (int i = 0; i < 4; i++)
-                if (sample_key(z[i]) >= key) sample_take(x, z[i], r.top);
-        }
-    }
-    return sample_block_mass(x, s);
-}
-
-// The sum over the lanes before this one, and in `all` that over all lanes.
-GRT_DEV int sample_before(int x, int& all) {
-    int sum = x;
-    GRT_UNROLL for (int d = 1; d < GRT_WAVE; d <<= 1) {
-        int other = grt_shfl(sum, grt_lane() - d);
-        if (grt_lane() >= d) sum += other;
-    }
-    all = grt_shfl(sum, GRT_WAVE - 1);
-    return sum - x;
-}
-
-// Counts the tokens of a tile whose keys are in from..=to, and, if `list` is not null, writes their
-// logits there in order of position. For a wave.
-GRT_DEV int sample_collect(const SampleRow& r, int tile, uint32_t from, uint32_t to, float* list) {
-    int count = 0;
-    const float* p = r.z + (int64_t)tile * GRT_VOCAB_TILE + 4 * grt_lane();
-    for (int c = 0; c < GRT_VOCAB_TILE; c += 4 * GRT_WAVE) {
-        float z[4];
-        grt_load_vec(p + c, z);
-        int own = 0, all = 0;
-        GRT_UNROLL for (int i = 0; i < 4; i++)
-            own += sample_key(z[i]) >= from && sample_key(z[i]) <= to;
-        int at = count + sample_before(own, all);
-        count += all;
-        if (!list) continue;
-        GRT_UNROLL for (int i = 0; i < 4; i++)
-            if (sample_key(z[i]) >= from && sample_key(z[i]) <= to) list[at++] = z[i];
-    }
-    return count;
-}
-
-// Brings the tokens with keys from..=to to hand, of which there must be at most CUT_LIST; `above` is
-// what lies above them.
-GRT_DEV void sample_gather(SampleRow& r, uint32_t from, uint32_t to, SampleMass above,
-                           SampleCutShared& s) {
-    for (int tile = grt_wave(); tile < r.tiles; tile += CUT_WAVES) {
-        bool some = sample_key(s.tops[tile]) >= from;
-        int count = some ? sample_collect(r, tile, from, to, nullptr) : 0;
-        if (grt_lane() == 0) s.counts[tile] = count;
-    }
-    grt_sync();
-    int count = 0;
-    for (int tile = 0; tile < r.tiles; tile++) {
-        // Every wave writes its own tiles; each needs the places of all before them.
-        if (tile % CUT_WAVES == grt_wave() && s.counts[tile] > 0)
-            sample_collect(r, tile, from, to, s.list + count);
-        count += s.counts[tile];
-    }
-    grt_sync();
-    r.listed = true;
-    r.list_key = from;
-    r.list_end = to;
-    r.list_count = count;
-    r.list_above = above;
-}
-
-// Cuts what is left to the shortest beginning of the order that is `enough(count, mass)`; if none is,
-// to all of it. Returns what is left without its last ties, and the number of them in `r.ties`.
-template <class Enough>
-GRT_DEV SampleMass sample_cut(SampleRow& r, const Enough& enough, SampleCutShared& s) {
-    bool was_listed = r.listed;
-    uint32_t lo = r.key, hi = sample_key(r.top);
-    SampleMass beyond = {0, 0}, at_lo = sample_above(r, lo, s);
-    // at_lo is what lies at or above lo, beyond what lies above hi.
-    while (lo < hi) {
-        if (!r.listed && at_lo.count - beyond.count <= CUT_LIST) sample_gather(r, lo, hi, beyond, s);
-        uint32_t mid = hi - (hi - lo) / 2;
-        SampleMass x = sample_above(r, mid, s);
-        if (enough(x.count, x.mass)) {
-            lo = mid;
-            at_lo = x;
-        } else {
-            hi = mid - 1;
-            beyond = x;
-        }
-    }
-    int same = at_lo.count - beyond.count;
-    if (lo == r.key && r.ties < same) same = r.ties;
-    double weight = grt_exp_weight(sample_unkey(lo) - r.top);
-    int few = 1, many = same;
-    while (few < many) {
-        int some = few + (many - few) / 2;
-        if (enough(beyond.count + some, beyond.mass + some * weight)) many = some;
-        else few = some + 1;
-    }
-    r.listed = was_listed;
-    r.key = lo;
-    r.ties = many;
-    return beyond;
-}
-
-// All that is left.
-GRT_DEV SampleMass sample_left(const SampleRow& r, SampleCutShared& s) {
-    SampleMass x = sample_above(r, r.key, s), beyond = sample_above(r, r.key + 1, s);
-    int same = x.count - beyond.count;
-    if (r.ties >= same) return x;
-    double weight = grt_exp_weight(sample_unkey(r.key) - r.top);
-    return {beyond.count + r.ties, beyond.mass + r.ties * weight};
-}
-
-// Position of the nth (from 1) of the tokens with this key.
-GRT_DEV int sample_place(const SampleRow& r, uint32_t key, int nth, SampleCutShared& s) {
-    for (int tile = grt_wave(); tile < r.tiles; tile += CUT_WAVES) {
-        bool some = sample_key(s.tops[tile]) >= key;
-        int count = some ? sample_collect(r, tile, key, key, nullptr) : 0;
-        if (grt_lane() == 0) s.counts[tile] = count;
-    }
-    if (grt_tid() == 0) s.chosen = 0;
-    grt_sync();
-    int tile = 0;
-    while (tile < r.tiles - 1 && s.counts[tile] < nth) nth -= s.counts[tile++];
-    const float* z = r.z + (int64_t)tile * GRT_VOCAB_TILE;
-    for (int c = grt_tid(); c < GRT_VOCAB_TILE; c += CUT_THREADS) {
-        if (sample_key(grt_load(z + c)) != key) continue;
-        int before = 0;
-        for (int i = 0; i < c; i++) before += sample_key(grt_load(z + i)) == key;
-        if (before == nth - 1) s.chosen = tile * GRT_VOCAB_TILE + c;
-    }
-    grt_sync();
-    return s.chosen;
-}
-
-// Key of the k-th largest top of the tiles: at least k tokens reach it.
-GRT_DEV uint32_t sample_kth_top(int tiles, int k, SampleCutShared& s) {
-    for (int i = grt_tid(); i < tiles; i += CUT_THREADS) {
-        int before = 0;
-        for (int j = 0; j < tiles; j++)
-            before += s.tops[j] > s.tops[i] || (s.tops[j] == s.tops[i] && j < i);
-        if (before == k - 1) s.chosen = i;
-    }
-    grt_sync();
-    uint32_t key = sample_key(s.tops[s.chosen]);
-    grt_sync();
-    return key;
-}
 
 // The weight of all tokens together.
-GRT_DEV double sample_total(const SampleArgs& a, int row, float top) {
-    const float* tops = sample_part(a, row, CHOICE_TOP);
+GRT_DEV double sample_total(const SampleArgs& a, int row, float top, SampleCutShared& s) {
     const float* sums = sample_part(a, row, CHOICE_SUM);
+    for (int i = grt_tid(); i < a.tiles; i += CUT_THREADS)
+        s.weight[i] = (double)grt_load(sums + i) * grt_exp_weight(s.cut.tops[i] - top);
+    grt_sync();
     double total = 0;
-    for (int i = 0; i < a.tiles; i++)
-        total += (double)grt_load(sums + i) * grt_exp_weight(grt_load(tops + i) - top);
+    for (int i = 0; i < a.tiles; i++) total += s.weight[i];
+    grt_sync();
     return total;
 }
 
 // Begins at a key below which nothing can be chosen, near what can, and takes the rest to hand if it
 // is not too much.
-GRT_DEV void sample_begin(const SampleArgs& a, SampleRow& r, double wanted, SampleCutShared& s) {
-    const uint32_t least = sample_key(GRT_FORBIDDEN) + 1;
+GRT_DEV void sample_begin(const SampleArgs& a, grt_cut& r, double wanted, grt_cut_shared& s) {
+    const uint32_t least = grt_key(GRT_FORBIDDEN) + 1;
     r.key = least;
     r.ties = 0x7fffffff;
     r.listed = false;
     auto down = [&](float depth) {
-        uint32_t key = sample_key(r.top - depth);
+        uint32_t key = grt_key(r.top - depth);
         r.key = key > least ? key : least;
     };
-    SampleMass x;
+    grt_mass x;
     if (a.top_k > 0) {
-        uint32_t key = a.top_k <= r.tiles ? sample_kth_top(r.tiles, a.top_k, s) : least;
+        uint32_t key = a.top_k <= r.tiles ? grt_cut_kth_top(r.tiles, a.top_k, s) : least;
         r.key = key > least ? key : least;
-        x = sample_above(r, r.key, s);
+        x = grt_cut_above(r, r.key, s);
     } else if (a.top_p < 1) {
         float depth = 4;
         for (;;) {
             down(depth);
-            x = sample_above(r, r.key, s);
+            x = grt_cut_above(r, r.key, s);
             if (x.mass >= wanted || r.key == least || depth > 128.0f) break;
             depth *= 2;
         }
     } else {
         down(0.1f - (float)a.log_min_p);
-        x = sample_above(r, r.key, s);
+        x = grt_cut_above(r, r.key, s);
     }
-    if (x.count <= CUT_LIST) sample_gather(r, r.key, 0xffffffffu, {0, 0}, s);
-}
-
-// Drops what is less than min_p as likely as the most likely.
-GRT_DEV void sample_cut_below(const SampleArgs& a, SampleRow& r) {
-    double limit = (double)r.top + a.log_min_p;
-    float at = (float)limit;
-    uint32_t key = sample_key(at) + ((double)at < limit), top = sample_key(r.top);
-    if (key <= r.key) return;
-    r.key = key < top ? key : top;
-    r.ties = 0x7fffffff;
+    if (x.count <= CUT_LIST) grt_cut_gather(r, r.key, 0xffffffffu, {0, 0}, s);
 }
 
 template <class S>
@@ -615,23 +376,23 @@ GRT_DEV void sample_truncate(const SampleArgs& a) {
     int row = grt_block_x();
     sample_statistics(a, row, s.stats, s.scratch);
     const float* tops = sample_part(a, row, CHOICE_TOP);
-    SampleRow r;
+    grt_cut r;
     r.z = a.z + (int64_t)row * a.tiles * GRT_VOCAB_TILE;
     r.tiles = a.tiles;
     r.top = sample_top(tops, a.tiles, s.scratch);
-    for (int i = grt_tid(); i < a.tiles; i += CUT_THREADS) s.tops[i] = grt_load(tops + i);
+    for (int i = grt_tid(); i < a.tiles; i += CUT_THREADS) s.cut.tops[i] = grt_load(tops + i);
     grt_sync();
-    double target = a.top_k == 0 && a.top_p < 1 ? a.top_p * sample_total(a, row, r.top) : 0;
-    sample_begin(a, r, target, s);
+    double target = a.top_k == 0 && a.top_p < 1 ? a.top_p * sample_total(a, row, r.top, s) : 0;
+    sample_begin(a, r, target, s.cut);
     if (a.top_k > 0) {
-        sample_cut(r, [&](int count, double) { return count >= a.top_k; }, s);
-        if (a.top_p < 1) target = a.top_p * sample_left(r, s).mass;
+        grt_cut_to(r, [&](int count, double) { return count >= a.top_k; }, s.cut);
+        if (a.top_p < 1) target = a.top_p * grt_cut_left(r, s.cut).mass;
     }
-    if (a.top_p < 1) sample_cut(r, [&](int, double mass) { return mass >= target; }, s);
-    if (a.log_min_p > -1e300) sample_cut_below(a, r);
-    target = sample_uniform(a, row) * sample_left(r, s).mass;
-    sample_cut(r, [&](int, double mass) { return mass > target; }, s);
-    int token = sample_place(r, r.key, r.ties, s);
+    if (a.top_p < 1) grt_cut_to(r, [&](int, double mass) { return mass >= target; }, s.cut);
+    if (a.log_min_p > -1e300) grt_cut_below(r, a.log_min_p);
+    target = sample_uniform(a, row) * grt_cut_left(r, s.cut).mass;
+    grt_cut_to(r, [&](int, double mass) { return mass > target; }, s.cut);
+    int token = grt_cut_place(r, r.key, r.ties, s.cut);
     if (grt_tid() == 0) sample_answer<S>(a, row, token);
 }
 
