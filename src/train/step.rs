@@ -1,6 +1,7 @@
 //! What an optimizer step is made of in either kind of run, from the settings: the optimizer's
 //! constants, the learning rate's course, dropout, and the memory figures that go into the metrics.
 
+use crate::device::MatmulImpl;
 use crate::grpo::optim::OptimizerSettings;
 use crate::grpo::schedule::{Schedule, ScheduleKind};
 use crate::grpo::update::DropoutSettings;
@@ -54,7 +55,9 @@ pub fn memory_metrics(w: &Workspace) -> Vec<(String, f64)> {
             let (free, total) = device.memory().ok()?;
             Some(total.saturating_sub(free) as f64)
         });
+        let vendor = device.properties().matmul == MatmulImpl::Vendor;
         let known = [
+            ("device/matmul_vendor", Some(f64::from(u8::from(vendor)))),
             ("device/memory_used", used),
             ("device/power", said.power.ok()),
             ("device/utilization", said.utilization.ok()),
