@@ -206,9 +206,10 @@ impl Job<'_> {
                 let name = &self.compiler.name;
                 return Err(format!("{name} failed on {source} ({})\n{said}", self.arch));
             }
-            for line in said.lines().filter(|l| !l.trim().is_empty()) {
-                println!("cargo:warning={}: {line}", self.file());
-            }
+            // Every pass over the source says the same.
+            let warns = |l: &&str| l.contains("warning") && !l.starts_with("Remark");
+            let warnings: BTreeSet<&str> = said.lines().filter(warns).collect();
+            warnings.iter().for_each(|line| println!("cargo:warning={line}"));
             fs::rename(&part, &image).map_err(|e| format!("{}: {e}", image.display()))?;
         }
         let to = out.join(format!("{}.image", self.file()));

@@ -156,8 +156,7 @@ fn sample_plainly(
     (token, z[token] - lse, lse)
 }
 
-#[test]
-fn sampling_agrees_with_its_plain_statement() {
+fn sampling_agrees(device: Option<&Arc<dyn Device>>) {
     let d = SamplingSettings::default;
     let settings = [
         d(),
@@ -193,7 +192,11 @@ fn sampling_agrees_with_its_plain_statement() {
         let kind = Fill::Normal(2.5);
         let logits = fill(&kind, rows as usize * vocab, SEED, 0);
         let case = Case { label: "sampling", op: Arc::new(op), inputs: vec![(shape, kind, false)] };
-        let out = Check::forward(&case, DType::F32, SEED).unwrap().run().unwrap().outputs;
+        let mut check = match device {
+            None => Check::forward(&case, DType::F32, SEED).unwrap(),
+            Some(device) => Check::on(device, &case, DType::F32, SEED).unwrap(),
+        };
+        let out = check.run().unwrap().outputs;
         let rng = Philox::new(seed, RngDomain::Sample);
         for (i, row) in keys.iter().enumerate() {
             let u = f64::from(rng.uniform(row.step, row.sample, row.token));
@@ -206,4 +209,12 @@ fn sampling_agrees_with_its_plain_statement() {
         }
     }
     assert!(different.len() > 100, "the rows drew only {} different tokens", different.len());
+}
+
+#[test]
+fn sampling_agrees_with_its_plain_statement() {
+    sampling_agrees(None);
+    sampling_agrees(Some(&devices::emulated(Vendor::Cuda)));
+    sampling_agrees(Some(&devices::emulated(Vendor::Hip)));
+    devices::present().iter().for_each(|d| sampling_agrees(Some(d)));
 }

@@ -8,6 +8,7 @@
 // columns. What is rounded where (the weights to bf16 for the second product, their sum not) is as in
 // src/ops/cpu/attention. Online softmax: Milakov and Gimelshein 2018; tiles: Dao 2023.
 #include "../include/grt_attention.h"
+#include "../include/grt_attention_f32.h"
 
 struct AttnFwdArgs {
     const void* q;
@@ -25,89 +26,6 @@ struct AttnFwdArgs {
 };
 static_assert(sizeof(AttnFwdArgs) == 72, "mirrored in src/ops/gpu/attention.rs");
 
-// The rows of a block of threads: which head rows, and how many keys each sees. Rows beyond the item
-// see one key of a query of zeros.
-template <int ROWS>
-struct attn_rows {
-    int head[ROWS];
-    int visible[ROWS];
-};
-
-template <int ROWS>
-GRT_DEV void attn_find_rows(attn_rows<ROWS>& rows, const AttnFwdArgs& a, const attn_item& item,
-                            int kv) {
-    int group = a.heads / a.kv_heads;
-    for (int i = grt_tid(); i < ROWS; i += ATTN_THREADS) {
-        int r = item.first + i, query = r / group;
-        bool there = i < item.rows;
-        rows.head[i] = there ? (item.row + query) * a.heads + kv * group + r % group : -1;
-        rows.visible[i] = there ? item.visible + item.step * query : 1;
-    }
-}
-
-// Keys that any row, and every row, of an item sees.
-GRT_DEV int attn_most(const attn_item& x, int group) {
-    return x.visible + x.step * ((x.first + x.rows - 1) / group);
-}
-GRT_DEV int attn_least(const attn_item& x, int group) {
-    return x.visible + x.step * (x.first / group);
-}
-
-// Walks the key blocks of an item: tiles of keys and values arrive one block ahead of their use, the
-// rows they lie in two blocks ahead.
-template <int DP>
-struct attn_walk {
-    grt_tile<ATTN_BLOCK, DP>* tiles; // k, v of each stage
-    int* rows;                       // of two blocks
-    const AttnFwdArgs& a;
-    int blocks, end, kv;
-
-    GRT_DEV_MEMBER grt_tile<ATTN_BLOCK, DP>& k(int b) { return tiles[2 * (b % ATTN_STAGES)]; }
-    GRT_DEV_MEMBER grt_tile<ATTN_BLOCK, DP>& v(int b) { return tiles[2 * (b % ATTN_STAGES) + 1]; }
-
-    GRT_DEV_MEMBER void find(int b) {
-        int i = grt_tid(), position = b * ATTN_BLOCK + i;
-        if (i >= ATTN_BLOCK) return;
-        int row = -1;
-        if (position < end) row = attn_key_row(a.table, blocks, position) * a.kv_heads + kv;
-        rows[b % 2 * ATTN_BLOCK + i] = row;
-    }
-    GRT_DEV_MEMBER void copy(int b) {
-        attn_copy(k(b), a.k, v(b), a.v, a.head_dim, rows + b % 2 * ATTN_BLOCK);
-        grt_async_commit();
-    }
-    // Before the first block. Nothing may use the tiles' room any more.
-    GRT_DEV_MEMBER void start() {
-        find(0);
-        grt_sync();
-        if (ATTN_STAGES > 1) {
-            copy(0);
-            find(1);
-        }
-    }
-    // Block b is there for all threads afterwards.
-    GRT_DEV_MEMBER void arrive(int b) {
-        if (ATTN_STAGES > 1) {
-            grt_async_wait<0>();
-            grt_sync();
-            if ((b + 1) * ATTN_BLOCK < end) copy(b + 1);
-            find(b + 2);
-        } else {
-            grt_sync();
-            copy(b);
-            find(b + 1);
-            grt_async_wait<0>();
-            grt_sync();
-        }
-    }
-};
-
-// Hides what each row does not see of 16 keys from position `key`.
-GRT_DEV void attn_hide(grt_frag_c& s, int key, const int* visible) {
-    GRT_UNROLL for (int i = 0; i < GRT_ACC; i++)
-        if (key + grt_acc_col(i) >= visible[grt_acc_row(i)]) s.v[i] = attn_no_score();
-}
-
 // Replaces scores by weights; `part` receives this lane's sum of them for each row.
 GRT_DEV void attn_weigh(grt_frag_c& s, float scale_log2, const float (&negative_top)[GRT_ROW_SLOTS],
                         float (&part)[GRT_ROW_SLOTS]) {
@@ -124,37 +42,37 @@ struct attn_keeps_queries {
     static constexpr bool value = MT == 1 || GRT_WAVE == 64;
 };
 
-// Shared memory of the tall tiles: [queries] keys and values, then this.
-template <int ROWS>
+// Shared memory of the tall tiles: [queries] keys and values, then this. The sums are each thread's
+// own: as registers they would be spilled.
+template <int MT>
 struct attn_tall_rest {
     grt_tile<16, 16> scratch[ATTN_WAVES];
-    attn_rows<ROWS> rows;
-    int key_rows[2 * ATTN_BLOCK];
+    float sum[MT][GRT_ROW_SLOTS][ATTN_THREADS];
+    attn_rows<16 * MT * ATTN_WAVES> rows;
 };
 
-// What the rows of 16 packed queries keep between blocks.
-struct attn_state {
-    float top[GRT_ROW_SLOTS], sum[GRT_ROW_SLOTS];
-};
 
-// Scores of 16 queries to weights; the outputs so far shrink.
+// Scores of 16 queries to weights; the outputs so far shrink. `top` and `sum` are the largest score of
+// each row and this lane's part of the denominator, so far.
 template <int NT>
-GRT_DEV void attn_soften(grt_frag_c (&s)[4], attn_state& x, grt_frag_c (&o)[NT], float scale_log2) {
-    float top[GRT_ROW_SLOTS], shrink[GRT_ROW_SLOTS], part[4][GRT_ROW_SLOTS];
-    GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) top[j] = attn_no_score();
+GRT_DEV void attn_soften(grt_frag_c (&s)[4], float (&top)[GRT_ROW_SLOTS],
+                         float (&sum)[GRT_ROW_SLOTS][ATTN_THREADS], grt_frag_c (&o)[NT],
+                         float scale_log2) {
+    float before[GRT_ROW_SLOTS], shrink[GRT_ROW_SLOTS], part[4][GRT_ROW_SLOTS];
+    GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) before[j] = top[j];
     GRT_UNROLL for (int t = 0; t < 4; t++)
         GRT_UNROLL for (int i = 0; i < GRT_ACC; i++)
             top[grt_slot(i)] = grt_max(top[grt_slot(i)], s[t].v[i]);
     GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-        float most = grt_max(x.top[j], grt_row_max(top[j]));
-        shrink[j] = grt_fast_exp2((x.top[j] - most) * scale_log2);
-        x.top[j] = most;
-        top[j] = -(most * scale_log2);
+        top[j] = grt_row_max(top[j]);
+        shrink[j] = grt_fast_exp2((before[j] - top[j]) * scale_log2);
+        before[j] = -(top[j] * scale_log2);
     }
-    GRT_UNROLL for (int t = 0; t < 4; t++) attn_weigh(s[t], scale_log2, top, part[t]);
+    GRT_UNROLL for (int t = 0; t < 4; t++) attn_weigh(s[t], scale_log2, before, part[t]);
     GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-        float sum = (part[0][j] + part[1][j]) + (part[2][j] + part[3][j]);
-        x.sum[j] = grt_fma(x.sum[j], shrink[j], sum);
+        float more = (part[0][j] + part[1][j]) + (part[2][j] + part[3][j]);
+        float& x = sum[j][grt_tid()];
+        x = grt_fma(x, shrink[j], more);
     }
     GRT_UNROLL for (int n = 0; n < NT; n++)
         GRT_UNROLL for (int i = 0; i < GRT_ACC; i++) o[n].v[i] *= shrink[grt_slot(i)];
@@ -182,23 +100,20 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
     constexpr int KEYS = KEEP ? 0 : sizeof(query_tile);
     constexpr int REST = KEYS + 2 * ATTN_STAGES * sizeof(key_tile);
     query_tile& q = *(query_tile*)shared;
-    attn_tall_rest<ROWS>& rest = *(attn_tall_rest<ROWS>*)(shared + REST);
+    attn_tall_rest<MT>& rest = *(attn_tall_rest<MT>*)(shared + REST);
 
-    int kv = grt_block_x() % a.kv_heads, group = a.heads / a.kv_heads;
-    attn_item item = attn_load_item(a.table, a.first_item + grt_block_x() / a.kv_heads);
-    int end = attn_most(item, group), all = attn_least(item, group), w = grt_wave();
-    attn_find_rows(rest.rows, a, item, kv);
-    grt_sync();
+    int w = grt_wave();
+    attn_find_rows(rest.rows, a, 0);
     attn_copy(q, a.q, a.head_dim, rest.rows.head);
     grt_async_commit();
 
-    attn_state state[MT];
+    float top[MT][GRT_ROW_SLOTS];
     grt_frag_c o[MT][KT];
     grt_frag_a kept[MT][KEEP ? KT : 1];
     GRT_UNROLL for (int m = 0; m < MT; m++) {
         GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-            state[m].top[j] = attn_no_score();
-            state[m].sum[j] = 0;
+            top[m][j] = attn_no_score();
+            rest.sum[m][j][grt_tid()] = 0;
         }
         GRT_UNROLL for (int n = 0; n < KT; n++) attn_clear(o[m][n]);
     }
@@ -210,9 +125,9 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
                 grt_load_a(kept[m][k], q, (w * MT + m) * 16, k * 16);
         grt_sync();
     }
-    attn_walk<DP> walk = {(key_tile*)(shared + KEYS), rest.key_rows, a, item.blocks, end, kv};
+    attn_walk<DP, ATTN_BLOCK, ROWS, AttnFwdArgs> walk = {(key_tile*)(shared + KEYS), rest.rows, a};
     walk.start();
-    for (int b = 0; b * ATTN_BLOCK < end; b++) {
+    for (int b = 0; walk.is_block(b); b++) {
         walk.arrive(b);
         grt_frag_c s[MT][4];
         GRT_UNROLL for (int m = 0; m < MT; m++)
@@ -224,21 +139,20 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
                 attn_score(s, f, walk.k(b), k * 16);
             }
         } else {
-            // Its length is not known to the compiler, which would keep all addresses otherwise.
-            for (int k = 0; k < a.head_dim; k += 16) {
+            ATTN_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
                 grt_frag_a f[MT];
                 GRT_UNROLL for (int m = 0; m < MT; m++)
                     grt_load_a(f[m], q, (w * MT + m) * 16, k);
                 attn_score(s, f, walk.k(b), k);
             }
         }
-        if ((b + 1) * ATTN_BLOCK > all)
+        if ((b + 1) * ATTN_BLOCK > rest.rows.least)
             GRT_UNROLL for (int m = 0; m < MT; m++)
                 GRT_UNROLL for (int t = 0; t < 4; t++)
                     attn_hide(s[m][t], b * ATTN_BLOCK + t * 16,
                               rest.rows.visible + (w * MT + m) * 16);
         GRT_UNROLL for (int m = 0; m < MT; m++)
-            attn_soften(s[m], state[m], o[m], a.scale_log2);
+            attn_soften(s[m], top[m], rest.sum[m], o[m], a.scale_log2);
         GRT_UNROLL for (int t = 0; t < 4; t++) {
             grt_frag_a p[MT];
             GRT_UNROLL for (int m = 0; m < MT; m++) grt_acc_to_a(p[m], s[m][t], rest.scratch[w]);
@@ -253,10 +167,10 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
     GRT_UNROLL for (int m = 0; m < MT; m++) {
         float inverse[GRT_ROW_SLOTS];
         GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-            float sum = grt_row_sum(state[m].sum[j]);
+            float sum = grt_row_sum(rest.sum[m][j][grt_tid()]);
             int head = rest.rows.head[(w * MT + m) * 16 + grt_slot_row(j)];
             if (head >= 0 && grt_acc_col(0) == 0)
-                grt_store(a.lse + head, attn_lse(state[m].top[j], a.scale_log2, sum));
+                grt_store(a.lse + head, attn_lse(top[m][j], a.scale_log2, sum));
             inverse[j] = 1.0f / sum;
         }
         GRT_UNROLL for (int n = 0; n < KT; n++)
@@ -273,9 +187,7 @@ struct attn_short_rest {
     grt_tile<16, ATTN_BLOCK> weights;
     float top[ATTN_WAVES][16];
     float part[ATTN_WAVES][GRT_ROW_SLOTS][GRT_WAVE];
-    float inverse[16];
     attn_rows<16> rows;
-    int key_rows[2 * ATTN_BLOCK];
 };
 
 // Tiles of 16 packed rows. The chains are those of attn_tall: a lane's sum of 16 keys is a wave's here
@@ -287,25 +199,21 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
     constexpr int REST = 2 * ATTN_STAGES * sizeof(key_tile);
     attn_short_rest<DP>& rest = *(attn_short_rest<DP>*)(shared + REST);
 
-    int kv = grt_block_x() % a.kv_heads, group = a.heads / a.kv_heads;
-    attn_item item = attn_load_item(a.table, a.first_item + grt_block_x() / a.kv_heads);
-    int end = attn_most(item, group), all = attn_least(item, group);
     int w = grt_wave(), lane = grt_lane();
-    attn_find_rows(rest.rows, a, item, kv);
-    grt_sync();
+    attn_find_rows(rest.rows, a, 0);
     attn_copy(rest.q, a.q, a.head_dim, rest.rows.head);
     grt_async_commit();
-    attn_state state;
+    float top[GRT_ROW_SLOTS], sum[GRT_ROW_SLOTS];
     grt_frag_c o[NT];
     GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-        state.top[j] = attn_no_score();
-        state.sum[j] = 0;
+        top[j] = attn_no_score();
+        sum[j] = 0;
     }
     GRT_UNROLL for (int n = 0; n < NT; n++) attn_clear(o[n]);
 
-    attn_walk<DP> walk = {(key_tile*)shared, rest.key_rows, a, item.blocks, end, kv};
+    attn_walk<DP, ATTN_BLOCK, 16, AttnFwdArgs> walk = {(key_tile*)shared, rest.rows, a};
     walk.start();
-    for (int b = 0; b * ATTN_BLOCK < end; b++) {
+    for (int b = 0; walk.is_block(b); b++) {
         walk.arrive(b);
         grt_frag_c s;
         attn_clear(s);
@@ -316,9 +224,9 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
             grt_load_b(keys, walk.k(b), w * 16, k);
             grt_mma(s, queries, keys);
         }
-        if ((b + 1) * ATTN_BLOCK > all) attn_hide(s, b * ATTN_BLOCK + w * 16, rest.rows.visible);
-        float top[GRT_ROW_SLOTS], shrink[GRT_ROW_SLOTS], part[GRT_ROW_SLOTS];
-        GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) top[j] = attn_no_score();
+        if ((b + 1) * ATTN_BLOCK > rest.rows.least) attn_hide(s, b * ATTN_BLOCK + w * 16, rest.rows.visible);
+        float before[GRT_ROW_SLOTS], shrink[GRT_ROW_SLOTS], part[GRT_ROW_SLOTS];
+        GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) before[j] = top[j];
         GRT_UNROLL for (int i = 0; i < GRT_ACC; i++)
             top[grt_slot(i)] = grt_max(top[grt_slot(i)], s.v[i]);
         GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
@@ -327,22 +235,20 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
         }
         grt_sync();
         GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-            float most = state.top[j];
             GRT_UNROLL for (int i = 0; i < ATTN_WAVES; i++)
-                most = grt_max(most, rest.top[i][grt_slot_row(j)]);
-            shrink[j] = grt_fast_exp2((state.top[j] - most) * a.scale_log2);
-            state.top[j] = most;
-            top[j] = -(most * a.scale_log2);
+                top[j] = grt_max(top[j], rest.top[i][grt_slot_row(j)]);
+            shrink[j] = grt_fast_exp2((before[j] - top[j]) * a.scale_log2);
+            before[j] = -(top[j] * a.scale_log2);
         }
-        attn_weigh(s, a.scale_log2, top, part);
+        attn_weigh(s, a.scale_log2, before, part);
         GRT_UNROLL for (int i = 0; i < GRT_ACC; i++)
             *rest.weights.ptr(grt_acc_row(i), w * 16 + grt_acc_col(i)) = grt_round_bf16(s.v[i]);
         GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) rest.part[w][j][lane] = part[j];
         grt_sync();
         GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-            float sum = (rest.part[0][j][lane] + rest.part[1][j][lane]) +
-                        (rest.part[2][j][lane] + rest.part[3][j][lane]);
-            state.sum[j] = grt_fma(state.sum[j], shrink[j], sum);
+            float more = (rest.part[0][j][lane] + rest.part[1][j][lane]) +
+                         (rest.part[2][j][lane] + rest.part[3][j][lane]);
+            sum[j] = grt_fma(sum[j], shrink[j], more);
         }
         GRT_UNROLL for (int n = 0; n < NT; n++)
             GRT_UNROLL for (int i = 0; i < GRT_ACC; i++) o[n].v[i] *= shrink[grt_slot(i)];
@@ -361,11 +267,11 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
     grt_sync();
     float inverse[GRT_ROW_SLOTS];
     GRT_UNROLL for (int j = 0; j < GRT_ROW_SLOTS; j++) {
-        float sum = grt_row_sum(state.sum[j]);
+        sum[j] = grt_row_sum(sum[j]);
         int head = rest.rows.head[grt_slot_row(j)];
         if (w == 0 && head >= 0 && grt_acc_col(0) == 0)
-            grt_store(a.lse + head, attn_lse(state.top[j], a.scale_log2, sum));
-        inverse[j] = 1.0f / sum;
+            grt_store(a.lse + head, attn_lse(top[j], a.scale_log2, sum[j]));
+        inverse[j] = 1.0f / sum[j];
     }
     GRT_UNROLL for (int n = 0; n < NT; n++) {
         int col = (w + ATTN_WAVES * n) * 16;
@@ -373,4 +279,84 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
     }
     grt_sync();
     attn_write(a.o, rest.q, a.head_dim, rest.rows.head);
+}
+
+// One instance per head size; others run in the next larger one, whose columns are zeros in shared
+// memory only. No alignment is asked for: head sizes that are no multiple of 8 are loaded one by one.
+GRT_KERNEL(attention_fwd_m128_d16_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<16, 2>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m64_d16_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<16, 1>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m16_d16_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_short<16>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m128_d32_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<32, 2>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m64_d32_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<32, 1>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m16_d32_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_short<32>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m128_d64_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<64, 2>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m64_d64_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<64, 1>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m16_d64_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_short<64>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m128_d80_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<80, 2>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m64_d80_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<80, 1>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m16_d80_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_short<80>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m128_d96_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<96, 2>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m64_d96_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<96, 1>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m16_d96_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_short<96>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m128_d128_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<128, 2>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m64_d128_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_tall<128, 1>(a, shared);
+}
+GRT_KERNEL(attention_fwd_m16_d128_bf16, AttnFwdArgs, ATTN_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_short<128>(a, shared);
+}
+
+GRT_KERNEL(attention_fwd_f32, AttnFwdArgs, ATTN_F32_THREADS) {
+    GRT_DYNAMIC_SHARED(shared);
+    attn_forward_f32(a, shared);
 }

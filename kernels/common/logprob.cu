@@ -8,22 +8,24 @@
 #include "../include/grt_gemm.h"
 #include "../include/grt_logsumexp.h"
 
-#define HEAD_THREADS 256
+// Rows of a block's tile, and its threads: four waves of either width.
 #define HEAD_BM 128
+#define HEAD_THREADS (4 * GRT_WAVE)
 // Rows of a strip that are in shared memory at a time, and their distance there: 8 columns more, so
 // that a wave's accumulators go to different banks.
 #define HEAD_ROWS 64
 #define HEAD_STRIDE (GRT_VOCAB_STRIP + 8)
 
 // The tile of all products here: 128 x 128. Rows that are not multiples of 16 bytes take the Odd ones.
+#define HEAD_WAVES_N (HEAD_THREADS / 64)
 template <grt_lie A, grt_lie B>
-using HeadTile = grt_gemm<HEAD_BM, 128, 32, HEAD_THREADS, 2, 4, 4, A, B, true>;
+using HeadTile = grt_gemm<HEAD_BM, 128, 32, HEAD_THREADS, 2, HEAD_WAVES_N, 4, A, B, true>;
 template <grt_lie A, grt_lie B>
-using HeadTileOdd = grt_gemm<HEAD_BM, 128, 32, HEAD_THREADS, 2, 4, 2, A, B, false>;
+using HeadTileOdd = grt_gemm<HEAD_BM, 128, 32, HEAD_THREADS, 2, HEAD_WAVES_N, 2, A, B, false>;
 template <grt_lie A, grt_lie B>
-using HeadSingle = grt_gemm_f32<HEAD_BM, 128, 16, 2, 2, A, B, true>;
+using HeadSingle = grt_gemm_f32<HEAD_BM, 128, 16, 512 / HEAD_THREADS, 2, A, B, true>;
 template <grt_lie A, grt_lie B>
-using HeadSingleOdd = grt_gemm_f32<HEAD_BM, 128, 16, 2, 2, A, B, false>;
+using HeadSingleOdd = grt_gemm_f32<HEAD_BM, 128, 16, 512 / HEAD_THREADS, 2, A, B, false>;
 
 // A strip of prepared logits on its way through shared memory.
 struct HeadStrip {
@@ -390,9 +392,11 @@ GRT_DEV void logprob_tiles(const LogprobBwdArgs& a, int row0, int count) {
 }
 
 // sums[rows,H] (+)= dz[rows,cols] W[cols,H].
-template <class G>
+template <class G, int SHARED_32, int SHARED_64>
 GRT_DEV void logprob_sums(const LogprobBwdArgs& a) {
     using S = typename G::Type;
+    static_assert(sizeof(typename G::Shared) == (GRT_WAVE == 32 ? SHARED_32 : SHARED_64),
+                  "mirrored in src/ops/gpu/linear_logprob.rs");
     GRT_DYNAMIC_SHARED(raw);
     typename G::Shared& shared = *(typename G::Shared*)raw;
     const int count = grt_load(a.count);
@@ -411,9 +415,11 @@ GRT_DEV void logprob_sums(const LogprobBwdArgs& a) {
 }
 
 // dw[cols,H] += dz[rows,cols]^T h[rows,H].
-template <class G>
+template <class G, int SHARED_32, int SHARED_64>
 GRT_DEV void logprob_dw(const LogprobBwdArgs& a) {
     using S = typename G::Type;
+    static_assert(sizeof(typename G::Shared) == (GRT_WAVE == 32 ? SHARED_32 : SHARED_64),
+                  "mirrored in src/ops/gpu/linear_logprob.rs");
     GRT_DYNAMIC_SHARED(raw);
     typename G::Shared& shared = *(typename G::Shared*)raw;
     const int count = grt_load(a.count);
@@ -431,28 +437,28 @@ GRT_DEV void logprob_dw(const LogprobBwdArgs& a) {
 }
 
 GRT_KERNEL(linear_logprob_bwd_sums_bf16, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_sums<HeadTile<GRT_ALONG, GRT_ACROSS>>(a);
+    logprob_sums<HeadTile<GRT_ALONG, GRT_ACROSS>, 65536, 32768>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_sums_odd_bf16, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_sums<HeadTileOdd<GRT_ALONG, GRT_ACROSS>>(a);
+    logprob_sums<HeadTileOdd<GRT_ALONG, GRT_ACROSS>, 32768, 32768>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_sums_f32, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_sums<HeadSingle<GRT_ALONG, GRT_ACROSS>>(a);
+    logprob_sums<HeadSingle<GRT_ALONG, GRT_ACROSS>, 33792, 33792>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_sums_odd_f32, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_sums<HeadSingleOdd<GRT_ALONG, GRT_ACROSS>>(a);
+    logprob_sums<HeadSingleOdd<GRT_ALONG, GRT_ACROSS>, 33792, 33792>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dw_bf16, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_dw<HeadTile<GRT_ACROSS, GRT_ACROSS>>(a);
+    logprob_dw<HeadTile<GRT_ACROSS, GRT_ACROSS>, 65536, 32768>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dw_odd_bf16, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_dw<HeadTileOdd<GRT_ACROSS, GRT_ACROSS>>(a);
+    logprob_dw<HeadTileOdd<GRT_ACROSS, GRT_ACROSS>, 32768, 32768>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dw_f32, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_dw<HeadSingle<GRT_ACROSS, GRT_ACROSS>>(a);
+    logprob_dw<HeadSingle<GRT_ACROSS, GRT_ACROSS>, 33792, 33792>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dw_odd_f32, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_dw<HeadSingleOdd<GRT_ACROSS, GRT_ACROSS>>(a);
+    logprob_dw<HeadSingleOdd<GRT_ACROSS, GRT_ACROSS>, 33792, 33792>(a);
 }
 
 // Rounds an active row's sums to its place in dh. A block has a row.

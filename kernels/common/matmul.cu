@@ -130,12 +130,15 @@ template <grt_lie A, grt_lie B>
 using Tile128x128 = grt_gemm<128, 128, 32, 128, 2, 2, 4, A, B, true>;
 template <grt_lie A, grt_lie B>
 using Tile64x64 = grt_gemm<64, 64, 64, 128, 2, 2, 4, A, B, true>;
+// Waves of 64 have no ring: deeper steps keep more of the stream on its way.
+constexpr int NARROW_DEPTH = GRT_WAVE == 32 ? 64 : 128;
 template <grt_lie A, grt_lie B>
-using Tile64x16 = grt_gemm<64, 16, 64, 128, 4, 1, 6, A, B, true>;
+using Tile64x16 = grt_gemm<64, 16, NARROW_DEPTH, 128, 4, 1, 6, A, B, true>;
 template <grt_lie A, grt_lie B>
 using Tile16x64 = grt_gemm<16, 64, 64, 128, 1, 4, 8, A, B, true>;
+constexpr int THIN_DEPTH = GRT_WAVE == 32 ? 128 : 512;
 template <grt_lie A, grt_lie B>
-using Tile16x16 = grt_gemm<16, 16, 128, 64, 1, 1, 8, A, B, true>;
+using Tile16x16 = grt_gemm<16, 16, THIN_DEPTH, 192, 1, 1, 8, A, B, true, 64>;
 template <grt_lie A, grt_lie B>
 using TileOdd = grt_gemm<32, 32, 32, 64, 2, 1, 2, A, B, false>;
 template <grt_lie A, grt_lie B>
@@ -155,13 +158,13 @@ GRT_KERNEL(matmul_fwd_64x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile64x64<GRT_ALONG, GRT_ALONG>, 65536, 32768>(a);
 }
 GRT_KERNEL(matmul_fwd_64x16_bf16, MatmulArgs, 128) {
-    matmul_dynamic<Tile64x16<GRT_ALONG, GRT_ALONG>, 61440, 20480>(a);
+    matmul_dynamic<Tile64x16<GRT_ALONG, GRT_ALONG>, 61440, 40960>(a);
 }
 GRT_KERNEL(matmul_fwd_16x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile16x64<GRT_ALONG, GRT_ALONG>, 81920, 20480>(a);
 }
-GRT_KERNEL(matmul_fwd_16x16_bf16, MatmulArgs, 64) {
-    matmul_dynamic<Tile16x16<GRT_ALONG, GRT_ALONG>, 65536, 16384>(a);
+GRT_KERNEL(matmul_fwd_16x16_bf16, MatmulArgs, 192) {
+    matmul_dynamic<Tile16x16<GRT_ALONG, GRT_ALONG>, 65536, 65536>(a);
 }
 GRT_KERNEL(matmul_fwd_odd_bf16, MatmulArgs, 64) {
     matmul_static<TileOdd<GRT_ALONG, GRT_ALONG>>(a);
@@ -186,7 +189,7 @@ GRT_KERNEL(matmul_bwd_dx_64x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile64x64<GRT_ALONG, GRT_ACROSS>, 65536, 32768>(a);
 }
 GRT_KERNEL(matmul_bwd_dx_64x16_bf16, MatmulArgs, 128) {
-    matmul_dynamic<Tile64x16<GRT_ALONG, GRT_ACROSS>, 61440, 20480>(a);
+    matmul_dynamic<Tile64x16<GRT_ALONG, GRT_ACROSS>, 61440, 40960>(a);
 }
 GRT_KERNEL(matmul_bwd_dx_odd_bf16, MatmulArgs, 64) {
     matmul_static<TileOdd<GRT_ALONG, GRT_ACROSS>>(a);
@@ -211,7 +214,7 @@ GRT_KERNEL(matmul_bwd_dw_64x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile64x64<GRT_ACROSS, GRT_ACROSS>, 65536, 32768>(a);
 }
 GRT_KERNEL(matmul_bwd_dw_64x16_bf16, MatmulArgs, 128) {
-    matmul_dynamic<Tile64x16<GRT_ACROSS, GRT_ACROSS>, 61440, 20480>(a);
+    matmul_dynamic<Tile64x16<GRT_ACROSS, GRT_ACROSS>, 61440, 40960>(a);
 }
 GRT_KERNEL(matmul_bwd_dw_16x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile16x64<GRT_ACROSS, GRT_ACROSS>, 81920, 20480>(a);

@@ -367,7 +367,11 @@ static bool fences_hold(const Block* b) {
     return true;
 }
 
-static void shuffle_orders(Block* b) {
+// The orders of lanes that the blocks of a launch draw from.
+static void shuffle_orders(Block* b, uint32_t seed) {
+    if (b->orders_seed == seed) return;
+    b->orders_seed = seed;
+    b->rng = seed;
     for (int o = 0; o < ORDERS; o++) {
         uint8_t* order = &b->orders[(size_t)o * WAVE];
         for (int i = 0; i < WAVE; i++) order[i] = (uint8_t)i;
@@ -395,8 +399,8 @@ static void prepare(Block* b, const Launch& launch, uint64_t index) {
     b->shared_top = b->shared_begin + b->dynamic_size;
     memset(b->shared_begin, POISON, b->dynamic_size + FENCE);
     b->shuffled = launch.seed != 0;
+    if (b->shuffled) shuffle_orders(b, launch.seed);
     b->rng = (uint32_t)((launch.seed + index * 0x9e3779b9u) * 2654435761u) | 1;
-    if (b->shuffled) shuffle_orders(b);
     for (int i = 0; i < b->num_threads; i++) {
         Thread& t = b->threads[i];
         t.state = State::FRESH;

@@ -45,9 +45,10 @@ case $($cxx --version 2>/dev/null | head -n 1) in
 esac
 [ -z "${CXXFLAGS:-}" ] || flags="$flags $CXXFLAGS"
 
+# Kernels may include what lies beside them and in a folder "include" beside theirs.
 headers_hash=$({ echo "$flags"; $cxx --version; cat "$here"/*.h "$root"/kernels/include/*.h
-    # A kernel may include what lies beside it.
-    [ ! -d "$kernels" ] || find "$kernels" -maxdepth 1 -name '*.h' | sort | xargs -r cat; } | cksum | tr ' ' '-')
+    for h in "$kernels"/*.h "$kernels"/../include/*.h; do [ ! -f "$h" ] || cat "$h"; done
+} | cksum | tr ' ' '-')
 
 # compile SOURCE OBJECT WAVE: in the background, unless the object is of these inputs.
 compile() {

@@ -96,6 +96,7 @@ struct Block {
     Fiber scheduler;
     std::vector<Fiber> spare;  // fibers without a thread
     std::vector<uint8_t> orders;  // a few orders of the lanes
+    uint32_t orders_seed;         // the seed that they are of; 0: none
     Thread threads[MAX_THREADS];
     Wave waves[MAX_WAVES];
 };

@@ -72,8 +72,8 @@ GRT_DEV void grt_tile_order(int id, int tiles_m, int tiles_n, int& m, int& n) {
 }
 
 // How this thread brings its chunks of 8 bf16 of a factor's next tile into shared memory, where the
-// tile lies as in global memory.
-template <int OUTER, int DEPTH, int THREADS, grt_lie LIE, bool ALIGNED>
+// tile lies as in global memory. THREADS threads from FIRST on take part.
+template <int OUTER, int DEPTH, int THREADS, int FIRST, grt_lie LIE, bool ALIGNED>
 struct grt_tile_copy {
     static constexpr int ROWS = LIE == GRT_ALONG ? OUTER : DEPTH;
     static constexpr int COLS = LIE == GRT_ALONG ? DEPTH : OUTER;
@@ -89,8 +89,8 @@ struct grt_tile_copy {
     int cols_left;
     const grt_bf16* safe; // something that may be read
 
-    GRT_DEV_MEMBER static int row() { return grt_tid() / PER_ROW; }
-    GRT_DEV_MEMBER static int col() { return grt_tid() % PER_ROW * 8; }
+    GRT_DEV_MEMBER static int row() { return (grt_tid() - FIRST) / PER_ROW; }
+    GRT_DEV_MEMBER static int col() { return (grt_tid() - FIRST) % PER_ROW * 8; }
 
     GRT_DEV_MEMBER void begin(const grt_factor<grt_bf16>& f, int first, int depth) {
         const int r = row() + (LIE == GRT_ALONG ? first : 0);
@@ -151,6 +151,23 @@ struct grt_tile_copy {
     }
 };
 
+#if GRT_WAVE == 64
+// Four fragments of a factor whose rows in the tile are k (from row): element n of fragment j is column
+// col + 4 n + j. A lane reads 4 x 4 elements and exchanges rows and columns.
+template <class F, int R, int C>
+GRT_DEV void grt_load_four(F* f, const grt_tile<R, C>& t, int row, int col) {
+    const int l = grt_lane();
+    uint32_t x[4][2];
+    GRT_UNROLL for (int i = 0; i < 4; i++)
+        grt_load_along(x[i], t, row + 4 * (l >> 4) + i, col + 4 * (l & 15));
+    GRT_UNROLL for (int j = 0; j < 4; j++)
+        GRT_UNROLL for (int w = 0; w < 2; w++) {
+            const uint32_t low = x[2 * w][j / 2], high = x[2 * w + 1][j / 2];
+            f[j].r[w] = j % 2 == 0 ? (low & 0xffffu) | high << 16 : low >> 16 | (high & 0xffff0000u);
+        }
+}
+#endif
+
 // Waves that share a block's tile: W_M x W_N waves of 32 lanes, or half as many of 64. Waves beyond
 // them copy and do not multiply.
 template <int W_M, int W_N>
@@ -165,8 +182,9 @@ struct grt_wave_grid {
 
 // BM x BN x BK: the tile and how deep a step is. THREADS of the block, W_M x W_N waves of 32 among
 // them, RING steps in shared memory (two where copies go through registers), and how the factors lie.
+// Threads below COPY_FROM do not copy: where one wave multiplies alone, others should keep it busy.
 template <int BM_, int BN_, int BK_, int THREADS_, int W_M, int W_N, int RING, grt_lie LA, grt_lie LB,
-          bool ALIGNED>
+          bool ALIGNED, int COPY_FROM = 0>
 struct grt_gemm {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = THREADS_, VEC = 8;
     using Type = grt_bf16;
@@ -181,8 +199,8 @@ struct grt_gemm {
 #else
     static constexpr int STAGES = 2;
 #endif
-    using CopyA = grt_tile_copy<BM, BK, THREADS, LA, ALIGNED>;
-    using CopyB = grt_tile_copy<BN, BK, THREADS, LB, ALIGNED>;
+    using CopyA = grt_tile_copy<BM, BK, THREADS - COPY_FROM, COPY_FROM, LA, ALIGNED>;
+    using CopyB = grt_tile_copy<BN, BK, THREADS - COPY_FROM, COPY_FROM, LB, ALIGNED>;
     struct Ring {
         typename CopyA::Tile a[STAGES];
         typename CopyB::Tile b[STAGES];
@@ -210,10 +228,22 @@ struct grt_gemm {
     GRT_DEV_MEMBER static bool works() {
         return Grid::M * Grid::N * GRT_WAVE == THREADS || grt_wave() < Grid::M * Grid::N;
     }
+    GRT_DEV_MEMBER static bool copies() { return COPY_FROM == 0 || grt_tid() >= COPY_FROM; }
     GRT_DEV_MEMBER void clear() {
         GRT_UNROLL for (int i = 0; i < MT; i++)
             GRT_UNROLL for (int j = 0; j < NT; j++)
                 GRT_UNROLL for (int e = 0; e < GRT_ACC; e++) acc[i][j].v[e] = 0;
+    }
+
+    // Where fragment i's row, and fragment j's column, lie in the wave's part. Four fragments read from
+    // across rows on waves of 64 share 64 of them: a lane loads four neighbours at once.
+    static constexpr bool SHARE_A = GRT_WAVE == 64 && LA == GRT_ACROSS && MT % 4 == 0;
+    static constexpr bool SHARE_B = GRT_WAVE == 64 && LB == GRT_ACROSS && NT % 4 == 0;
+    GRT_DEV_MEMBER static int part_row(int i, int row) {
+        return SHARE_A ? i / 4 * 64 + 4 * row + i % 4 : 16 * i + row;
+    }
+    GRT_DEV_MEMBER static int part_col(int j, int col) {
+        return SHARE_B ? j / 4 * 64 + 4 * col + j % 4 : 16 * j + col;
     }
 
     // Fragments of the k-th 16 of a step.
@@ -221,11 +251,13 @@ struct grt_gemm {
         const int row = wave_row(), col = wave_col();
         GRT_UNROLL for (int i = 0; i < MT; i++) {
             if constexpr (LA == GRT_ALONG) grt_load_a(f.a[i], ring.a[stage], row + 16 * i, 16 * k);
-            else grt_load_a_trans(f.a[i], ring.a[stage], 16 * k, row + 16 * i);
+            else if constexpr (!SHARE_A) grt_load_a_trans(f.a[i], ring.a[stage], 16 * k, row + 16 * i);
+            else if (i % 4 == 0) grt_load_four(&f.a[i], ring.a[stage], 16 * k, row + 16 * i);
         }
         GRT_UNROLL for (int j = 0; j < NT; j++) {
             if constexpr (LB == GRT_ALONG) grt_load_b(f.b[j], ring.b[stage], col + 16 * j, 16 * k);
-            else grt_load_b_trans(f.b[j], ring.b[stage], 16 * k, col + 16 * j);
+            else if constexpr (!SHARE_B) grt_load_b_trans(f.b[j], ring.b[stage], 16 * k, col + 16 * j);
+            else if (j % 4 == 0) grt_load_four(&f.b[j], ring.b[stage], 16 * k, col + 16 * j);
         }
     }
     GRT_DEV_MEMBER void step(const Fragments& f) {
@@ -249,7 +281,7 @@ struct grt_gemm {
         int next = 0; // the step to be copied
         int to = 0;   // and its stage
         auto bring = [&]() {
-            if (next < tiles) {
+            if (copies() && next < tiles) {
                 copy_a.copy(ring.a[to]);
                 copy_b.copy(ring.b[to]);
                 next++;
@@ -304,13 +336,13 @@ struct grt_gemm {
                 copy_b.advance();
             }
         };
-        if (tiles > 0) {
+        if (copies() && tiles > 0) {
             fetch();
             put(0);
         }
         grt_sync();
         for (int t = 0; t < tiles; t++) {
-            if (t + 1 < tiles) fetch();
+            if (copies() && t + 1 < tiles) fetch();
             if (works()) {
                 GRT_UNROLL for (int k = 0; k < KT; k++) {
                     Fragments f;
@@ -318,7 +350,7 @@ struct grt_gemm {
                     step(f);
                 }
             }
-            if (t + 1 < tiles) put(t + 1);
+            if (copies() && t + 1 < tiles) put(t + 1);
             grt_sync();
         }
 #endif
@@ -331,8 +363,8 @@ struct grt_gemm {
         GRT_UNROLL for (int i = 0; i < MT; i++)
             GRT_UNROLL for (int j = 0; j < NT; j++)
                 GRT_UNROLL for (int e = 0; e < GRT_ACC; e++)
-                    f(wave_row() + 16 * i + grt_acc_row(e), wave_col() + 16 * j + grt_acc_col(e),
-                      acc[i][j].v[e]);
+                    f(wave_row() + part_row(i, grt_acc_row(e)),
+                      wave_col() + part_col(j, grt_acc_col(e)), acc[i][j].v[e]);
     }
 
     // The same in runs of 8 columns, neighbours in neighbouring lanes: through shared memory.
@@ -344,7 +376,8 @@ struct grt_gemm {
         GRT_UNROLL for (int i = 0; i < MT; i++) {
             GRT_UNROLL for (int j = 0; j < NT; j++)
                 GRT_UNROLL for (int e = 0; e < GRT_ACC; e++)
-                    out[grt_acc_row(e) * OUT_STRIDE + 16 * j + grt_acc_col(e)] = acc[i][j].v[e];
+                    out[grt_acc_row(e) * OUT_STRIDE + part_col(j, grt_acc_col(e))] =
+                        acc[i][j].v[e];
             grt_sync_wave();
             constexpr int RUNS = WAVE_N / 8;
             // One copy of f's code for each i is enough.
@@ -354,7 +387,7 @@ struct grt_gemm {
                 const int row = run / RUNS, col = run % RUNS * 8;
                 float v[8];
                 GRT_UNROLL for (int c = 0; c < 8; c++) v[c] = out[row * OUT_STRIDE + col + c];
-                f(wave_row() + 16 * i + row, wave_col() + col, v);
+                f(wave_row() + part_row(i, row), wave_col() + col, v);
             }
             grt_sync_wave();
         }

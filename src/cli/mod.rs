@@ -11,7 +11,9 @@ mod infer; // answers to one chat
 mod init; // a new model and its tokenizer
 mod machine; // processor, memory and instruction sets as the system tells them
 mod make_shapes; // a data set of drawn shapes
+mod ops; // every op on a device: agreement and rate
 mod output; // text for people, folders for results
+mod plan; // the memory of a run, before there is one
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
@@ -128,9 +130,11 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Sft => sft::sft(options),
         Command::Eval => eval::eval(options),
         Command::Infer => infer::infer(options),
+        Command::Plan => plan::plan(options),
         Command::Init => init::init(options),
         Command::MakeShapes => make_shapes::make_shapes(options),
         Command::Trace => trace::trace(options),
+        Command::Ops => ops::ops(options),
         Command::Doctor => doctor::doctor(options),
     }
 }

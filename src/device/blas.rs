@@ -24,6 +24,13 @@ pub enum MatmulImpl {
     Vendor,
 }
 
+impl MatmulImpl {
+    /// The choice by its name in options: `own`, which is also the default, or `vendor`.
+    pub fn named(name: Option<&str>) -> Self {
+        if name == Some("vendor") { MatmulImpl::Vendor } else { MatmulImpl::Own }
+    }
+}
+
 /// `y[rows, cols] = scale · A B (+ y)`, all row-major and without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Gemm {

@@ -10,6 +10,7 @@ pub mod fault; // what the codes of a driver mean, and what to do
 pub mod gpu; // a device behind such a table
 mod graph; // launches that repeat are replayed
 pub mod images; // kernels that the program carries
+pub mod known; // accelerators by name, for plans without a device
 pub mod probe; // what is on this machine
 pub mod survey; // all of it, for people
 pub mod telemetry; // what a device says about itself
@@ -18,6 +19,7 @@ pub use blas::{Gemm, MatmulImpl};
 pub use command::{Command, DevicePtr, Launch};
 pub use cpu::{HostArena, RawView};
 pub use gpu::Gpu;
+pub use known::KnownDevice;
 pub use probe::{DeviceSpec, open, open_with};
 
 use crate::base::Result;

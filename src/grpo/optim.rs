@@ -58,7 +58,28 @@ pub fn optimizer_step(
     learning_rate: f64,
     step: usize,
 ) -> Result<f64> {
-    let mut tape = Tape::on(DType::F32, arena.target());
+    let (tape, clip) = optimizer_tape(params, s, learning_rate, step)?;
+    let plan = tape.plan();
+    let run = tape.run(&plan, arena, arena.shared_base())?;
+    Ok(f64::from(run.f32(clip)?[0]))
+}
+
+/// Bytes above the shared base that [`optimizer_step`] takes.
+///
+/// # Errors
+/// None that a correct program can meet.
+pub fn optimizer_bytes(params: &ParamStore, s: &OptimizerSettings) -> Result<usize> {
+    Ok(optimizer_tape(params, s, 0.0, 1)?.0.plan().peak)
+}
+
+/// The tape of a step, and the slot with the norm.
+fn optimizer_tape(
+    params: &ParamStore,
+    s: &OptimizerSettings,
+    learning_rate: f64,
+    step: usize,
+) -> Result<(Tape, Slot)> {
+    let mut tape = Tape::on(DType::F32, params.target());
     let grads: Vec<Slot> = params
         .trained()
         .filter_map(|p| p.place.grad.map(|g| (p, g)))
@@ -82,7 +103,5 @@ pub fn optimizer_step(
         updated.extend(p.master.map(|_| slot(&mut tape, p, p.place.value)));
         tape.emit_into(Arc::new(op), &[*g, clip], &updated)?;
     }
-    let plan = tape.plan();
-    let run = tape.run(&plan, arena, arena.shared_base())?;
-    Ok(f64::from(run.f32(clip)?[0]))
+    Ok((tape, clip))
 }

@@ -10,12 +10,12 @@ use crate::model::families::qwen2_5_vl::net::{head, text, vision};
 use crate::model::net::{AdapterDropout, Net};
 use crate::model::params::ParamStore;
 use crate::model::prompt::ImageStack;
-use crate::model::vision_store::{VisionStore, VisionWeights, stand_in};
+use crate::model::vision_store::{VisionStore, VisionWeights, blank_pixels, stand_in};
 use crate::ops::Slot;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::grpo_loss::GrpoLoss;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
-use crate::tape::Tape;
+use crate::tape::{Tape, Usage};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -117,6 +117,8 @@ enum Features<'a> {
     Store(&'a VisionStore, Vec<usize>),
     /// From nowhere: the tape is only planned.
     Planned,
+    /// From the tower, in a tape that is only planned: images need no pixels.
+    PlannedTape,
 }
 
 /// A micro-batch and what it runs on.
@@ -128,7 +130,7 @@ struct Pass<'a> {
 }
 
 /// Whether gradients flow through the vision tower or its projector.
-fn trains_vision(params: &ParamStore) -> bool {
+pub fn trains_vision(params: &ParamStore) -> bool {
     params.trained().any(|p| matches!(p.part, Part::Vision | Part::Connector))
 }
 
@@ -147,8 +149,10 @@ fn pass<'a>(on: &Learner<'a>, packed: &'a Packed) -> Result<Pass<'a>> {
 
 /// The same pass before there are weights: it can be planned, not run.
 fn planned<'a>(config: &'a VlmConfig, params: &'a ParamStore, packed: &'a Packed) -> Pass<'a> {
-    let in_tape = trains_vision(params) || packed.images.images().is_empty();
-    let features = if in_tape { Features::Tape } else { Features::Planned };
+    let features = match trains_vision(params) {
+        true => Features::PlannedTape,
+        false => Features::Planned,
+    };
     Pass { config, params, packed, features }
 }
 
@@ -198,16 +202,21 @@ impl Pass<'_> {
         let mut net = Net::new(&mut tape, self.params);
         net.adapter = adapter;
         let mut input = packed.input.clone();
-        input.vision = match (&self.features, packed.images.pixels()) {
-            (_, None) => None,
-            (Features::Tape, Some((pixels, grids))) => {
-                Some(vision(&mut net, config, pixels, &grids)?)
+        let grids = packed.images.grids();
+        input.vision = match &self.features {
+            _ if grids.is_empty() => None,
+            Features::Tape => {
+                let pixels = packed.images.pixels().map(|(pixels, _)| pixels);
+                pixels.map(|pixels| vision(&mut net, config, pixels, &grids)).transpose()?
             }
-            (Features::Store(store, rows), _) => {
+            Features::PlannedTape => {
+                Some(vision(&mut net, config, blank_pixels(config, &grids), &grids)?)
+            }
+            Features::Store(store, rows) => {
                 point_into_store(&mut input.index, &packed.images, rows);
                 Some(store.slot(net.tape))
             }
-            (Features::Planned, _) => Some(stand_in(net.tape, config)),
+            Features::Planned => Some(stand_in(net.tape, config)),
         };
         if let Some(d) = dropout {
             let keys = HostTensor::i32([packed.keys.len() / 2, 2], packed.keys.clone());
@@ -324,26 +333,47 @@ pub fn grpo_micro_batch(on: &Learner, packed: &Packed, s: &UpdateSettings) -> Re
     })
 }
 
-/// Bytes above the shared base that [`grpo_micro_batch`] will use where it has `room`: at most that
-/// many if it fits. Nothing is run.
+/// Bytes above the shared base of a micro-batch, by pass; the passes use the same space in turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MicroPlan {
+    /// The pass of the reference; 0 without one.
+    pub reference: usize,
+    /// Forward, loss and backward.
+    pub train: Usage,
+}
+
+impl MicroPlan {
+    /// The most that any pass takes.
+    pub fn peak(&self) -> usize {
+        self.reference.max(self.train.peak)
+    }
+}
+
+/// What [`grpo_micro_batch`] will use where it has `room`: at most that many bytes if it fits. Nothing
+/// is run; images need no pixels. Features that a frozen tower would have to make first are not in
+/// it: they are `model::vision_store`'s.
 ///
 /// # Errors
 /// If the input does not fit the model.
-pub fn grpo_bytes(
+pub fn grpo_plan(
     config: &VlmConfig,
     params: &ParamStore,
     packed: &Packed,
     s: &UpdateSettings,
     room: usize,
-) -> Result<usize> {
-    let (mut reference, mut bytes) = (Vec::new(), 0);
-    if !matches!(s.reference, Reference::None) {
-        let frozen = Pass { features: Features::Planned, ..planned(config, params, packed) };
-        bytes = frozen.forward(&s.head, true, None, false)?.0.plan().peak;
-        reference = vec![0.0; packed.targets.len()];
-    }
-    let mut built = planned(config, params, packed).grpo(s, &reference)?;
-    Ok(bytes.max(built.tape.plan_within(room, s.recompute).peak))
+) -> Result<MicroPlan> {
+    let frozen = Pass { config, params, packed, features: Features::Planned };
+    let (reference, columns) = match s.reference {
+        Reference::None => (0, Vec::new()),
+        _ => {
+            let adapter = !matches!(s.reference, Reference::AdapterOff);
+            let peak = frozen.forward(&s.head, adapter, None, false)?.0.plan().peak;
+            (peak, vec![0.0; packed.targets.len()])
+        }
+    };
+    let mut built = planned(config, params, packed).grpo(s, &columns)?;
+    let plan = built.tape.plan_within(room, s.recompute);
+    Ok(MicroPlan { reference, train: built.tape.usage(&plan) })
 }
 
 /// Runs one supervised micro-batch: loss `Σ weight · −logp`; adds its gradients.

@@ -190,6 +190,18 @@ impl VlmConfig {
         Ok(config)
     }
 
+    /// Reads the configuration of a model folder, or one file of it.
+    ///
+    /// # Errors
+    /// As [`VlmConfig::from_dir`].
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        match path.is_file() {
+            true => Self::from_json(read_json(path)?, path),
+            false => Self::from_dir(path),
+        }
+    }
+
     /// Reads the content of config.json; `file` is named in errors.
     ///
     /// # Errors

@@ -102,13 +102,16 @@ impl ImageStack {
     }
     /// Number of patches.
     pub fn patches(&self) -> usize {
-        self.images.iter().map(|(i, _)| i.patches.len() / i.patch_dim).sum()
+        self.images.iter().map(|(i, _)| i.patches()).sum()
+    }
+    /// Patches in time, height and width of each image, in order.
+    pub fn grids(&self) -> Vec<[usize; 3]> {
+        self.images.iter().map(|(i, _)| i.grid_thw).collect()
     }
     /// Patches of all images and their grids; `None` without images.
     pub fn pixels(&self) -> Option<(HostTensor, Vec<[usize; 3]>)> {
         let width = self.images.first()?.0.patch_dim;
         let patches: Vec<f32> = self.images.iter().flat_map(|(i, _)| &i.patches).copied().collect();
-        let grids = self.images.iter().map(|(i, _)| i.grid_thw).collect();
-        Some((HostTensor::f32([patches.len() / width, width], patches), grids))
+        Some((HostTensor::f32([patches.len() / width, width], patches), self.grids()))
     }
 }

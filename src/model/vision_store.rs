@@ -3,7 +3,7 @@
 //! prompts' features from here; so does training, where the tower is frozen. A trained tower's
 //! features are never kept beyond its next update, and its gradient never comes from here.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, HostTensor, Result};
 use crate::mem::{Arena, Region};
 use crate::model::config::VlmConfig;
 use crate::model::families::qwen2_5_vl::net::vision;
@@ -66,6 +66,65 @@ pub fn stand_in(tape: &mut Tape, config: &VlmConfig) -> Slot {
     // A place that no parameter has.
     let region = Region { offset: usize::MAX, elements: hidden, dtype };
     tape.fixed(region, &[1, hidden])
+}
+
+/// Images in order, cut into those that are encoded together: as many as [`PATCHES_PER_PASS`] allows,
+/// and at least one.
+pub fn passes<T>(images: &[T], patches: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let (mut passes, mut first, mut load) = (Vec::new(), 0, 0);
+    for (i, image) in images.iter().enumerate() {
+        if i > first && load + patches(image) > PATCHES_PER_PASS {
+            passes.push(&images[first..i]);
+            (first, load) = (i, 0);
+        }
+        load += patches(image);
+    }
+    if first < images.len() {
+        passes.push(&images[first..]);
+    }
+    passes
+}
+
+/// The tape that writes the features of some images into rows of a store.
+fn encoding(
+    (config, params): (&VlmConfig, &ParamStore),
+    pixels: HostTensor,
+    grids: &[[usize; 3]],
+    places: Vec<i32>,
+    store: impl FnOnce(&mut Tape) -> Slot,
+) -> Result<Tape> {
+    let mut tape = params.tape();
+    let features = vision(&mut Net::new(&mut tape, params), config, pixels, grids)?;
+    let rows = tape.indices(places);
+    let store = store(&mut tape);
+    tape.emit_into(Arc::new(KvWrite), &[features, rows], &[store])?;
+    Ok(tape)
+}
+
+/// Bytes that encoding images of these grids in one pass takes, from their shapes alone.
+///
+/// # Errors
+/// If a grid does not fit the model.
+pub fn encoding_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    grids: &[[usize; 3]],
+) -> Result<usize> {
+    if grids.is_empty() {
+        return Ok(0);
+    }
+    let pixels = blank_pixels(config, grids);
+    let unit = config.vision.spatial_merge_size * config.vision.spatial_merge_size;
+    let places = vec![0; pixels.shape[0] / unit];
+    let tape = encoding((config, params), pixels, grids, places, |tape| stand_in(tape, config))?;
+    Ok(tape.plan().peak)
+}
+
+/// Black patches of images of these grids: to plan with.
+pub fn blank_pixels(config: &VlmConfig, grids: &[[usize; 3]]) -> HostTensor {
+    let rows: usize = grids.iter().map(|g| g.iter().product::<usize>()).sum();
+    let cols = config.vision.patch_values();
+    HostTensor::f32([rows, cols], vec![0.0; rows * cols])
 }
 
 /// See the top of the file.
@@ -132,18 +191,9 @@ impl VisionStore {
             missing = shelf.missing(images, weights);
             self.reserve(&mut shelf, &missing, weights)?;
         }
-        let patches = |i: &ProcessedImage| i.patches.len() / i.patch_dim;
-        let mut pass: Vec<(&Arc<ProcessedImage>, usize)> = Vec::new();
-        let mut load = 0;
-        for (image, rows) in missing {
-            if !pass.is_empty() && load + patches(image) > PATCHES_PER_PASS {
-                self.encode(&mut shelf, (config, params), (arena, base), &pass, weights)?;
-                (pass, load) = (Vec::new(), 0);
-            }
-            load += patches(image);
-            pass.push((image, rows));
-        }
-        if !pass.is_empty() {
+        let patches = |image: &&(&Arc<ProcessedImage>, usize)| image.0.patches();
+        for pass in passes(&missing.iter().collect::<Vec<_>>(), patches) {
+            let pass: Vec<_> = pass.iter().map(|image| **image).collect();
             self.encode(&mut shelf, (config, params), (arena, base), &pass, weights)?;
         }
         Ok(images.iter().map(|(i, _)| shelf.entries[&(i.content, weights)].first).collect())
@@ -184,15 +234,12 @@ impl VisionStore {
             let first = shelf.entries[&(image.content, weights)].first;
             places.extend((first..first + rows).map(|r| r as i32));
         }
-        let mut tape = params.tape();
         if let Some((pixels, grids)) = stack.pixels() {
-            let features = vision(&mut Net::new(&mut tape, params), config, pixels, &grids)?;
-            let rows = tape.indices(places);
-            let store = self.slot(&mut tape);
-            tape.emit_into(Arc::new(KvWrite), &[features, rows], &[store])?;
+            let model = (config, params);
+            let tape = encoding(model, pixels, &grids, places, |tape| self.slot(tape))?;
+            let plan = tape.plan();
+            tape.run(&plan, arena, base)?;
         }
-        let plan = tape.plan();
-        tape.run(&plan, arena, base)?;
         shelf.encoded += images.len() as u64;
         Ok(())
     }

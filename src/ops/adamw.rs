@@ -85,6 +85,8 @@ impl Op for AdamW {
     }
     fn launch(&self, k: &mut Launcher) -> Result<()> {
         let n = k.in_type(0).len();
+        let copies = k.num_outputs() == 4;
+        let rounds = copies && k.out_type(3).dtype == DType::BF16;
         let s = self.scalars::<f32>();
         let args = AdamWArgs {
             grad: k.input(0),
@@ -92,7 +94,7 @@ impl Op for AdamW {
             param: k.output(0),
             m: k.output(1),
             v: k.output(2),
-            copy: if k.num_outputs() == 4 { k.output(3) } else { DevicePtr::NULL },
+            copy: if rounds { k.output(3) } else { DevicePtr::NULL },
             n: n as i64,
             decay: s.decay,
             rate1: s.rate1,
@@ -105,6 +107,9 @@ impl Op for AdamW {
         };
         let blocks = n.div_ceil(gpu::group(DType::BF16) * 256);
         k.kernel("optimizer", "adamw_f32", [blocks, 1, 1], 256, &args);
+        if copies && !rounds {
+            k.copy(k.output(3), k.output(0), n * size_of::<f32>());
+        }
         Ok(())
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {

@@ -10,7 +10,8 @@ use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm};
 use crate::ops::cpu::logsumexp::{LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
 use crate::ops::cpu::vecmath::exp_weight;
-use crate::ops::{Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Slot, TensorType};
+use crate::ops::gpu::linear_logprob as gpu;
+use crate::ops::{Backward, Case, Cost, Fill, Io, Launcher, Op, OpClass, OpSpec, Slot, TensorType};
 use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
@@ -182,6 +183,18 @@ impl Op for LinearLogprob {
             _ => self.fwd_fast::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        gpu::launch_forward(k, &self.head, self.known)
+    }
+    fn table_key(&self) -> Option<(usize, u32)> {
+        (!self.known).then(|| gpu::forbidden_key(&self.head))
+    }
+    fn table_words(&self) -> Vec<i32> {
+        gpu::forbidden_words(&self.head.forbidden)
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> usize {
+        gpu::forward_work(inputs, outputs)
+    }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dlogp) = b.grads[0] else { return Ok(vec![None; b.inputs.len()]) };
         let inputs = [b.inputs[0], b.inputs[1], b.inputs[2], b.outputs[1], dlogp];
@@ -223,7 +236,7 @@ struct LinearLogprobBwd {
 }
 
 /// Fresh outputs of [`LinearLogprobBwd`]; those that it updates follow.
-const BWD_FRESH: usize = 5;
+pub(crate) const BWD_FRESH: usize = 5;
 
 impl LinearLogprobBwd {
     fn go(&self, io: &Io) {
@@ -366,6 +379,18 @@ impl Op for LinearLogprobBwd {
             DType::BF16 => self.go_fast::<bf16>(io),
             _ => self.go_fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        gpu::launch_backward(k, &self.head, self.weight, self.check)
+    }
+    fn table_key(&self) -> Option<(usize, u32)> {
+        Some(gpu::forbidden_key(&self.head))
+    }
+    fn table_words(&self) -> Vec<i32> {
+        gpu::forbidden_words(&self.head.forbidden)
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        gpu::backward_work(inputs, self.check)
     }
     fn cost(&self, i: &[&TensorType], o: &[&TensorType]) -> Cost {
         head_cost(i, o, if self.weight { 6.0 } else { 4.0 })

@@ -11,8 +11,9 @@ use crate::base::{DType, Philox, Result, RngDomain, Tolerance};
 use crate::ops::cpu::choose::{Scratch, Truncation, by_position, by_weight, first_largest, mass};
 use crate::ops::cpu::logsumexp::{FORBIDDEN, LseState, VOCAB_TILE, prepare_logits};
 use crate::ops::cpu::simd::vectorised;
+use crate::ops::gpu::sample as gpu;
 use crate::ops::linear_logprob::HeadSettings;
-use crate::ops::{Case, Cost, Fill, Io, Op, OpSpec, Stored, TensorType};
+use crate::ops::{Case, Cost, Fill, Io, Launcher, Op, OpSpec, Stored, TensorType};
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -279,6 +280,18 @@ impl Op for Sample {
                 |x| x,
             ),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        gpu::launch(self, k)
+    }
+    fn table_key(&self) -> Option<(usize, u32)> {
+        Some(gpu::table_key(self))
+    }
+    fn table_words(&self) -> Vec<i32> {
+        gpu::table_words(self)
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        gpu::work(self, inputs)
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         // The exponential and three sums.

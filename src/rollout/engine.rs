@@ -2,11 +2,11 @@
 //! in the arena above the KV cache, draws the next tokens. Which rows share a pass, and when, changes
 //! no bit of any completion.
 
-use crate::base::{Error, Result, Target};
+use crate::base::{Error, Result};
 use crate::mem::Arena;
 use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text};
 use crate::model::net::Net;
-use crate::model::panels::{Panels, panel_bytes};
+use crate::model::panels::Panels;
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
@@ -16,12 +16,11 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::KvPool;
-use crate::rollout::need::{PassShape, most_rows, page_bytes, pass_bytes};
+use crate::rollout::layout::{Layout, Wanted, parts};
 use crate::rollout::pages::PAGE_ROWS;
-use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
+use crate::rollout::scheduler::{Counts, GroupSize, Piece, Scheduler};
 use crate::rollout::sequence::{Completion, Drawn, Finish, Request};
 use crate::tape::Tape;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What holds for all completions of an engine.
@@ -135,12 +134,12 @@ impl<'a> Engine<'a> {
                 (0..r.completions).map(move |i| (g, r.first_sample + i as u32, Vec::new()))
             })
             .collect();
-        let (limits, panels) = self.limits(requests, &sizes)?;
-        let base = self.arena.shared_base();
+        let layout = self.layout(requests, &sizes)?;
+        let (limits, base) = (layout.limits, self.arena.shared_base());
         let head = head_name(&self.model.config);
-        let panels = match panels {
-            true => Some(Panels::pack(&self.model.params, head, self.arena, base)?),
-            false => None,
+        let panels = match layout.panel_bytes {
+            0 => None,
+            _ => Some(Panels::pack(&self.model.params, head, self.arena, base)?),
         };
         let base = panels.as_ref().map_or(base, |p| p.end);
         let (rows, float) = (limits.pages * PAGE_ROWS, self.model.params.float_type());
@@ -154,7 +153,7 @@ impl<'a> Engine<'a> {
             if pass.is_empty() {
                 break;
             }
-            for part in self.parts(&call, &pass) {
+            for part in parts(&pass, |group| call.prompt(group), self.vision.rows()) {
                 for (id, drawn) in self.run(&call, part)? {
                     let group = call.sequences[id].0;
                     call.sequences[id].2.push(drawn);
@@ -215,43 +214,32 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Limits of the scheduler, and whether the weights are packed: the cache takes what is useful,
-    /// the packed weights what is left, and the largest pass must fit above both.
-    fn limits(&self, requests: &[Request], sizes: &[GroupSize]) -> Result<(Limits, bool)> {
+    /// How the space above the weights is divided.
+    fn layout(&self, requests: &[Request], sizes: &[GroupSize]) -> Result<Layout> {
         let s = &self.settings;
-        let (config, params) = (&self.model.config, &self.model.params);
-        let least = sizes.iter().map(GroupSize::least_pages).max().unwrap_or(1);
-        let useful = useful_pages(sizes, s.max_num_seqs).min(s.max_pages.unwrap_or(usize::MAX));
-        let sequences = s.max_num_seqs.min(sizes.iter().map(|g| g.completions).sum()).max(1);
-        let prompts = sizes.iter().map(|g| g.prompt).sum();
-        let rows = most_rows(s.max_num_batched_tokens, prompts, sequences);
-        let page = page_bytes(config, params);
-        let images = requests.iter().flat_map(|r| &r.prompt.images);
-        let distinct: BTreeMap<u128, [usize; 3]> =
-            images.map(|i| (i.content, i.grid_thw)).collect();
-        let grids = distinct.into_values().collect();
-        let pass = pass_bytes(config, params, &PassShape { rows, draws: sequences, grids })?;
-        let free = self.arena.capacity().saturating_sub(self.arena.shared_base());
-        let fit = free.saturating_sub(pass) / page;
-        if fit < least {
-            return Err(Error::device("the memory budget is too small for one completion")
-                .key("memory_budget")
-                .expected(format!(
-                    "{} bytes: {} of weights and optimizer, {} of KV cache, {pass} for a pass",
-                    self.arena.shared_base() + least * page + pass,
-                    self.arena.shared_base(),
-                    least * page
-                ))
-                .found(format!("{} bytes", self.arena.capacity()))
-                .hint("raise --memory_budget, or lower --max_completion_length, --max_pixels or --max_num_batched_tokens"));
+        let prompts = requests.iter().map(|r| &*r.prompt);
+        let groups: Vec<(&Prompt, GroupSize)> = prompts.zip(sizes.iter().copied()).collect();
+        let wanted = Wanted {
+            groups: &groups,
+            max_num_seqs: s.max_num_seqs,
+            max_num_batched_tokens: s.max_num_batched_tokens,
+            max_pages: s.max_pages,
+        };
+        let (capacity, base) = (self.arena.capacity(), self.arena.shared_base());
+        let free = self.arena.shared_room();
+        let layout = Layout::of(&self.model.config, &self.model.params, &wanted, free)?;
+        if layout.fits() {
+            return Ok(layout);
         }
-        let pages = useful.max(least).min(fit);
-        let left = free - pass - pages * page;
-        let packed = panel_bytes(params, head_name(config));
-        let limits = Limits { pages, sequences, rows };
-        // Kernels read the weights as they are.
-        let packs = self.arena.target() == Target::Cpu;
-        Ok((limits, packs && packed <= left))
+        let (cache, pass) = (layout.least * layout.page_bytes, layout.pass_bytes);
+        Err(Error::device("the memory budget is too small for one completion")
+            .key("memory_budget")
+            .expected(format!(
+                "{} bytes: {base} of weights and optimizer, {cache} of KV cache, {pass} for a pass",
+                base + cache + pass,
+            ))
+            .found(format!("{capacity} bytes"))
+            .hint("raise --memory_budget, or lower --max_completion_length, --max_pixels or --max_num_batched_tokens"))
     }
 
     fn tape(&self) -> Tape {
@@ -263,27 +251,6 @@ impl<'a> Engine<'a> {
         net.adapter = self.adapter;
         net.panels = panels;
         net
-    }
-
-    /// A pass, cut where the images of its prompts would not fit the store together. No piece needs
-    /// keys of a later one.
-    fn parts<'p>(&self, call: &Call, pass: &'p [Piece]) -> Vec<&'p [Piece]> {
-        let (mut parts, mut first) = (Vec::new(), 0);
-        let mut images: BTreeMap<u128, usize> = BTreeMap::new();
-        for (i, piece) in pass.iter().enumerate().filter(|(_, p)| p.sequence.is_none()) {
-            let own = call.prompt(piece.group).images_with_rows();
-            let own: BTreeMap<u128, usize> = own.map(|(image, n)| (image.content, n)).collect();
-            let new = own.iter().filter(|(content, _)| !images.contains_key(content));
-            let rows = images.values().chain(new.map(|(_, n)| n)).sum::<usize>();
-            if i > first && rows > self.vision.rows() {
-                parts.push(&pass[first..i]);
-                first = i;
-                images.clear();
-            }
-            images.extend(own);
-        }
-        parts.push(&pass[first..]);
-        parts
     }
 
     /// Runs a pass, or a part of one; returns who drew what.
@@ -446,20 +413,4 @@ impl<'a> Engine<'a> {
             None
         }
     }
-}
-
-/// Pages that the completions which live at a time can use, if the largest groups meet.
-fn useful_pages(sizes: &[GroupSize], max_num_seqs: usize) -> usize {
-    let mut sizes: Vec<&GroupSize> = sizes.iter().collect();
-    sizes.sort_by_key(|g| std::cmp::Reverse(g.all_pages()));
-    let (mut pages, mut live) = (0, 0);
-    for g in sizes {
-        if live >= max_num_seqs {
-            // A group that waits for the last place of another has its prompt in the cache already.
-            return pages + g.least_pages();
-        }
-        pages += g.all_pages();
-        live += g.completions;
-    }
-    pages
 }

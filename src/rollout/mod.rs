@@ -3,6 +3,7 @@
 
 pub mod cache; // rows of keys and values
 pub mod engine; // from requests to completions, pass by pass
+pub mod layout; // who gets which part of the space above the weights
 pub mod need; // memory, before there are weights
 pub mod pages; // which rows of the cache belong to whom
 pub mod scheduler; // which rows go into the next pass

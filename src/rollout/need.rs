@@ -1,19 +1,19 @@
 //! What a rollout needs, planned from shapes before there are weights: the one place that knows how
 //! much memory the engine takes. Runs nothing.
 
-use crate::base::{HostTensor, Result};
+use crate::base::Result;
 use crate::model::config::VlmConfig;
-use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text, vision};
+use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text};
 use crate::model::net::Net;
 use crate::model::params::ParamStore;
 use crate::model::prompt::Prompt;
-use crate::model::vision_store::{PATCHES_PER_PASS, stand_in};
+use crate::model::vision_store::{PATCHES_PER_PASS, encoding_bytes, stand_in};
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
 use crate::rollout::cache::{KvPool, kv_bytes};
-use crate::rollout::pages::PAGE_ROWS;
+use crate::rollout::pages::{PAGE_ROWS, Pages};
 use crate::rollout::scheduler::GroupSize;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct PassShape {
     pub rows: usize,
     /// Tokens that are drawn.
     pub draws: usize,
+    /// Most pages that the keys of a row lie on.
+    pub pages: usize,
     /// The distinct images: patches in time, height and width of each.
     pub grids: Vec<[usize; 3]>,
 }
@@ -39,42 +41,70 @@ pub fn most_rows(max_num_batched_tokens: usize, prompts: usize, sequences: usize
     max_num_batched_tokens.min(prompts).max(sequences)
 }
 
+impl PassShape {
+    /// Segments of rows that each decode one completion, with keys on pages that are no neighbours,
+    /// and one of what rows are left: those with the longest index tables.
+    fn segments(&self) -> Vec<Segment> {
+        let page = Span { start: 0, len: PAGE_ROWS };
+        let one = self.draws.min(self.rows.saturating_sub(1));
+        let segment = |start: usize, len: usize| Segment {
+            queries: Span { start, len },
+            keys: vec![page; self.pages.max(Pages::needed(len))],
+            causal: true,
+        };
+        (0..one).map(|i| segment(i, 1)).chain([segment(one, self.rows - one)]).collect()
+    }
+}
+
+/// Peak of a decoder pass with these segments over `cache` rows of keys, that draws `draws` tokens,
+/// above the cache.
+///
+/// # Errors
+/// If a segment leaves the rows.
+pub fn decoder_bytes(
+    config: &VlmConfig,
+    params: &ParamStore,
+    (segments, cache): (Vec<Segment>, usize),
+    draws: usize,
+) -> Result<usize> {
+    let float = params.float_type();
+    let mut tape = params.tape();
+    let rows = segments.iter().map(|s| s.queries.len).sum();
+    let store = stand_in(&mut tape, config);
+    // A cache at places that no parameter has.
+    let base = usize::MAX / 2 / 64 * 64;
+    let input = TextInput {
+        index: vec![0; rows],
+        vision: Some(store),
+        positions: vec![[0; 3]; rows],
+        segments: Arc::new(segments),
+        cache: Some((KvPool::layout(&config.text, float, base, cache).layers, vec![0; rows])),
+        read: None,
+    };
+    let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
+    if draws > 0 {
+        let last = tape.indices(vec![0; draws]);
+        let hidden = tape.op(GatherRows, &[hidden, last])?;
+        let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
+        let sample = Sample {
+            head: Arc::new(HeadSettings::default()),
+            settings: Arc::new(SamplingSettings::default()),
+            rows: Arc::new(vec![SampleRow::default(); draws]),
+            seed: 0,
+        };
+        for slot in tape.ops(sample, &[logits])? {
+            tape.keep(slot);
+        }
+    }
+    Ok(tape.plan().peak)
+}
+
 /// Peak of a pass above the cache: that of the decoder, or of the largest images that are encoded
 /// together.
 ///
 /// # Errors
 /// If an image does not fit the model.
 pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) -> Result<usize> {
-    let float = params.float_type();
-    let mut tape = params.tape();
-    let whole = Span { start: 0, len: shape.rows };
-    let store = stand_in(&mut tape, config);
-    // A cache at places that no parameter has.
-    let base = usize::MAX / 2 / 64 * 64;
-    let input = TextInput {
-        index: vec![0; shape.rows],
-        vision: Some(store),
-        positions: vec![[0; 3]; shape.rows],
-        segments: Arc::new(vec![Segment { queries: whole, keys: vec![whole], causal: true }]),
-        cache: Some((
-            KvPool::layout(&config.text, float, base, shape.rows).layers,
-            vec![0; shape.rows],
-        )),
-        read: None,
-    };
-    let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
-    let last = tape.indices(vec![0; shape.draws]);
-    let hidden = tape.op(GatherRows, &[hidden, last])?;
-    let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
-    let sample = Sample {
-        head: Arc::new(HeadSettings::default()),
-        settings: Arc::new(SamplingSettings::default()),
-        rows: Arc::new(vec![SampleRow::default(); shape.draws]),
-        seed: 0,
-    };
-    for slot in tape.ops(sample, &[logits])? {
-        tape.keep(slot);
-    }
     let patches = |grid: &[usize; 3]| grid.iter().product::<usize>();
     let mut grids = shape.grids.clone();
     grids.sort_by_key(|g| std::cmp::Reverse((patches(g), *g)));
@@ -85,13 +115,9 @@ pub fn pass_bytes(config: &VlmConfig, params: &ParamStore, shape: &PassShape) ->
         before < PATCHES_PER_PASS
     });
     grids = several.copied().collect();
-    let mut tower = params.tape();
-    if !grids.is_empty() {
-        let (rows, cols) = (grids.iter().map(patches).sum(), config.vision.patch_values());
-        let pixels = HostTensor::f32([rows, cols], vec![0.0; rows * cols]);
-        vision(&mut Net::new(&mut tower, params), config, pixels, &grids)?;
-    }
-    Ok(tape.plan().peak.max(tower.plan().peak))
+    let segments = (shape.segments(), PAGE_ROWS);
+    let decoder = decoder_bytes(config, params, segments, shape.draws)?;
+    Ok(decoder.max(encoding_bytes(config, params, &grids)?))
 }
 
 /// The heaviest rollout that is expected.
@@ -123,6 +149,7 @@ pub fn least_bytes(config: &VlmConfig, params: &ParamStore, s: &RolloutShape) ->
     let shape = PassShape {
         rows: most_rows(s.max_num_batched_tokens, s.prompt.len() * s.prompts, draws),
         draws,
+        pages: group.least_pages(),
         grids: s.prompt.images.iter().map(|i| i.grid_thw).collect::<Vec<_>>().repeat(s.prompts),
     };
     Ok(group.least_pages() * page_bytes(config, params) + pass_bytes(config, params, &shape)?)

@@ -51,7 +51,7 @@ pub struct Check {
 
 /// How many outputs the gradient flows from: of all ops in the table only `split` has more than
 /// one; the others' further outputs are statistics for their backward pass.
-fn outputs_with_gradient(op: &str, outputs: usize) -> usize {
+pub fn outputs_with_gradient(op: &str, outputs: usize) -> usize {
     if op == "split" { outputs } else { outputs.min(1) }
 }
 

@@ -6,10 +6,13 @@ pub mod backward; // the reverse walk
 pub mod check; // one op on a tape of its own, for tests
 pub mod conformance; // a backend against the f64 reference
 pub mod exec; // plan, bind, run
+pub mod measure; // how long an op takes
 pub mod rate; // how fast a device copies and multiplies
 pub mod recompute; // forward nodes that run again in the reverse walk
+pub mod usage; // what a planned tape's memory is for
 
 pub use exec::{Run, TapePlan};
+pub use usage::{Purpose, Usage};
 
 use crate::base::{DType, Error, HostTensor, Result, Target, TensorData};
 use crate::mem::Region;

@@ -76,7 +76,7 @@ impl Tape {
     }
 
     /// What a node costs; a view costs nothing.
-    fn cost(&self, node: &Node) -> Cost {
+    pub(super) fn cost(&self, node: &Node) -> Cost {
         let types = |s: &[Slot]| -> Vec<&TensorType> { s.iter().map(|&s| self.ty(s)).collect() };
         let cost = |op: &Arc<dyn Op>| op.cost(&types(&node.inputs), &types(&node.outputs));
         node.op.as_ref().map_or(Cost::default(), cost)

@@ -6,26 +6,28 @@
 //! text are encoded. `max_prompt_length` makes it a bound: the longest of those prompts is
 //! lengthened to it. A later row with larger images than any of those can still need more.
 
-mod search; // settings that fit, nearest first
+pub(super) mod search; // settings that fit, nearest first
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Target};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, pack};
-use crate::grpo::update::{Reference, UpdateSettings, grpo_bytes, supervised_bytes};
+use crate::grpo::update::{MicroPlan, grpo_plan, supervised_bytes, trains_vision};
 use crate::io::dataset::{Part, Row};
-use crate::mem::Arena;
 use crate::mem::plan::aligned;
+use crate::mem::{Arena, Recompute};
+use crate::model::config::VlmConfig;
 use crate::model::params::{ParamStore, Training};
 use crate::model::processor::qwen_image::ProcessedImage;
 use crate::model::prompt::Prompt;
 use crate::model::vlm;
-use crate::ops::grpo_loss::GrpoLoss;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::rollout::need::{RolloutShape, least_bytes};
 use crate::train::options::Options;
 use crate::train::settings::{
     DataSettings, MachineSettings, ModelSettings, SftSettings, TrainSettings,
 };
-use crate::train::step::dropout;
+use crate::train::step::{
+    dropout, needs_frozen_copy, slices_per_generation, update_settings, updates_per_generation,
+};
 use crate::train::stream::RowOrder;
 use crate::train::workspace::{Prepared, training_of, vision_cache};
 use std::sync::Arc;
@@ -35,33 +37,54 @@ const LOOKED_AT: usize = 8;
 
 /// What is known of the data.
 #[derive(Debug)]
-struct Known {
+pub(super) struct Known {
     /// The longest prompt.
-    prompt: Arc<Prompt>,
+    pub prompt: Arc<Prompt>,
     /// Tokens of the longest answer (supervised).
-    answer: usize,
-    /// Rows that were encoded.
-    rows: usize,
+    pub answer: usize,
+    /// Rows that were encoded; none if the prompt is assumed.
+    pub rows: usize,
+}
+
+/// A model, and the memory that a run of it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub config: &'a VlmConfig,
+    /// What tapes will run on.
+    pub target: Target,
+    /// Bytes that may be planned with, where the user has set no budget.
+    pub budget: usize,
+}
+
+impl<'a> Ground<'a> {
+    fn of(prepared: &'a Prepared) -> Self {
+        let budget = prepared.budget(&MachineSettings::default());
+        Ground { config: &prepared.config, target: prepared.target(), budget }
+    }
+    /// Bytes that may be planned with.
+    pub fn budget(&self, machine: &MachineSettings) -> usize {
+        machine.memory_budget.map_or(self.budget, |bytes| bytes as usize)
+    }
 }
 
 /// Bytes of the heaviest step by phase; the phases share the space above the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Need {
+pub(super) struct Need {
     /// Weights, gradients, moments and a frozen reference.
-    weights: usize,
+    pub weights: usize,
     /// Cache and activations of a rollout.
-    rollout: usize,
+    pub rollout: usize,
     /// A micro-batch.
-    update: usize,
+    pub update: usize,
     /// What there is.
-    budget: usize,
+    pub budget: usize,
 }
 
 impl Need {
-    fn total(self) -> usize {
+    pub fn total(self) -> usize {
         self.weights + self.rollout.max(self.update)
     }
-    fn fits(self) -> bool {
+    pub fn fits(self) -> bool {
         self.total() <= self.budget
     }
     /// Room above the weights, for plans that depend on it.
@@ -69,7 +92,7 @@ impl Need {
         self.budget.saturating_sub(self.weights)
     }
     /// The phase that does not fit.
-    fn what(self) -> &'static str {
+    pub fn what(self) -> &'static str {
         match self {
             n if n.weights > n.budget => "the weights, gradients and optimizer state",
             n if n.rollout > n.update => "the rollout of one group of completions",
@@ -86,7 +109,7 @@ pub fn check_grpo(options: &Options, prepared: &Prepared, rows: &[Row]) -> Resul
     let s = TrainSettings::from_options(options)?;
     let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, false) else { return Ok(()) };
-    check(options, &known, &|o| grpo_need(o, prepared, &known))
+    check(options, &known, &|o| grpo_need(o, Ground::of(prepared), &known))
 }
 
 /// Refuses a supervised run that will not fit.
@@ -97,7 +120,7 @@ pub fn check_sft(options: &Options, prepared: &Prepared, rows: &[Row]) -> Result
     let s = SftSettings::from_options(options)?;
     let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, true) else { return Ok(()) };
-    check(options, &known, &|o| sft_need(o, prepared, &known))
+    check(options, &known, &|o| sft_need(o, Ground::of(prepared), &known))
 }
 
 /// Encodes some rows and keeps the longest; `None` if none of them is good (the run will say why).
@@ -149,62 +172,72 @@ fn lengthened(p: Prompt, limit: usize, prepared: &Prepared) -> Option<Prompt> {
 /// Refuses what does not fit, naming what does.
 fn check(options: &Options, known: &Known, need: &search::NeedOf) -> Result<()> {
     let found = need(options)?;
-    if found.fits() {
-        return Ok(());
+    match found.fits() {
+        true => Ok(()),
+        false => Err(refusal(found, known).hint(search::hint(options, need)?)),
     }
+}
+
+/// The error for what does not fit; the hint is missing.
+pub(super) fn refusal(found: Need, known: &Known) -> Error {
     let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / 1048576.0);
     let phases = match found.rollout {
         0 => String::new(),
         bytes => format!(", {} for a rollout", mib(bytes)),
     };
-    let longest = match known.rows {
-        1 => "in the row that was looked at".to_string(),
-        rows => format!("in the {rows} rows that were looked at"),
+    let prompt = match known.rows {
+        0 => "assumed prompt".to_string(),
+        1 => "longest prompt in the row that was looked at".to_string(),
+        rows => format!("longest prompt in the {rows} rows that were looked at"),
     };
-    Err(Error::device(format!("the memory budget is too small for {}", found.what()))
+    Error::device(format!("the memory budget is too small for {}", found.what()))
         .key("memory_budget")
         .expected(format!("at most {} bytes ({}), the budget", found.budget, mib(found.budget)))
         .found(format!(
             "{} bytes ({}) are needed: {} for weights, gradients and optimizer state{phases}, {} \
-             for a micro-batch; the longest prompt {longest} has {} tokens",
+             for a micro-batch; the {prompt} has {} tokens",
             found.total(),
             mib(found.total()),
             mib(found.weights),
             mib(found.update),
             known.prompt.len(),
         ))
-        .hint(search::hint(options, need)?))
 }
 
-/// Parameters at the places they will have, with the bytes they take; nothing is read.
-fn places(
-    prepared: &Prepared,
+/// Parameters at the places they will have, with the bytes that they and the features of images take;
+/// nothing is read.
+pub(super) fn places(
+    ground: Ground,
     training: &Training,
     model: &ModelSettings,
     machine: &MachineSettings,
 ) -> Result<(ParamStore, usize)> {
-    let (config, float) = (&prepared.config, model.dtype);
+    let (config, float) = (ground.config, model.dtype);
     let bytes = vlm::model_bytes(config, training, float);
-    let mut arena = Arena::planned(bytes, prepared.target());
+    let mut arena = Arena::planned(bytes, ground.target);
     let params = vlm::place(config, training, float, &mut arena)?;
     let weights = arena.shared_base();
     let row = config.text.hidden_size * float.size();
     let features =
-        vision_cache(machine, prepared.budget(machine).saturating_sub(weights)) / row * row;
+        vision_cache(machine, ground.budget(machine).saturating_sub(weights)) / row * row;
     Ok((params, weights + aligned(features)))
 }
 
-fn grpo_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
+/// Bytes of a copy of what is trained, the reference of the KL penalty.
+pub(super) fn frozen_bytes(params: &ParamStore) -> usize {
+    params.trained().map(|p| aligned(p.len() * p.place.value.dtype.size())).sum()
+}
+
+/// What the heaviest step of a GRPO run needs at the least: completions are decoded one after the
+/// other if there is no room for more.
+pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Need> {
     let s = TrainSettings::from_options(o)?;
     let training = training_of(&s.model)?;
-    let (params, mut weights) = places(prepared, &training, &s.model, &s.machine)?;
-    let penalised = s.grpo.beta != 0.0;
-    let fresh_adapter = training.lora().is_some() && s.model.adapter.is_none();
-    if penalised && !fresh_adapter {
-        weights +=
-            params.trained().map(|p| aligned(p.len() * p.place.value.dtype.size())).sum::<usize>();
+    let (params, mut weights) = places(ground, &training, &s.model, &s.machine)?;
+    if needs_frozen_copy(&s, &training) {
+        weights += frozen_bytes(&params);
     }
-    let mut need = Need { weights, rollout: 0, update: 0, budget: prepared.budget(&s.machine) };
+    let mut need = Need { weights, rollout: 0, update: 0, budget: ground.budget(&s.machine) };
     let shape = RolloutShape {
         prompt: &known.prompt,
         prompts: s.grpo.prompts_per_generation,
@@ -213,38 +246,144 @@ fn grpo_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
         max_num_seqs: s.sampling.max_num_seqs,
         max_num_batched_tokens: s.sampling.max_num_batched_tokens,
     };
-    need.rollout = least_bytes(&prepared.config, &params, &shape)?;
-    let update = UpdateSettings {
-        loss: GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: s.grpo.beta, kl_ratio: false },
-        head: Arc::new(HeadSettings::default()),
-        reference: if penalised { Reference::AdapterOff } else { Reference::None },
-        dropout: dropout(&training, s.training.seed, 0),
-        recompute: s.training.recompute,
-        on_policy: false,
-        known: false,
-    };
-    let slices = s.grpo.steps_per_generation / s.training.gradient_accumulation_steps;
-    let groups = s.grpo.prompts_per_generation.div_ceil(slices.max(1));
-    let (n, length) = (s.grpo.num_generations, s.sampling.max_completion_length);
-    for m in mixes(known.prompt.len(), n, length, s.training.micro_batch_tokens, groups) {
-        let packed = pack(&m.groups(&known.prompt, n));
-        let bytes = grpo_bytes(&prepared.config, &params, &packed, &update, need.room())?;
-        need.update = need.update.max(bytes);
-    }
+    need.rollout = least_bytes(ground.config, &params, &shape)?;
+    let update =
+        Update { config: ground.config, params: &params, settings: &s, training: &training };
+    need.update = update.least(&known.prompt, need.room())?;
     Ok(need)
 }
 
-fn sft_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
+/// The updates of a GRPO run, planned from shapes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Update<'a> {
+    pub config: &'a VlmConfig,
+    pub params: &'a ParamStore,
+    pub settings: &'a TrainSettings,
+    pub training: &'a Training,
+}
+
+/// A micro-batch that was planned.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// Groups of completions.
+    pub groups: usize,
+    /// Decoder rows.
+    pub rows: usize,
+    /// Tokens in the loss.
+    pub tokens: usize,
+    /// Grids of its distinct images.
+    pub grids: Vec<[usize; 3]>,
+    /// Bytes and work.
+    pub plan: MicroPlan,
+}
+
+impl Update<'_> {
+    /// The heaviest micro-batch, where there is `room`.
+    pub fn heaviest(&self, prompt: &Arc<Prompt>, room: usize) -> Result<Planned> {
+        let mut heaviest: Option<Planned> = None;
+        for mix in self.mixes(prompt) {
+            let found = self.plan(prompt, mix, self.settings.training.recompute, room)?;
+            if heaviest.as_ref().is_none_or(|h| found.plan.peak() > h.plan.peak()) {
+                heaviest = Some(found);
+            }
+        }
+        Ok(heaviest.expect("there is at least one mix"))
+    }
+
+    /// Bytes of the heaviest micro-batch, where there is `room`: at most that many if it fits, and
+    /// otherwise as few as there can be. Does not look for the cheapest way to fit.
+    pub fn least(&self, prompt: &Arc<Prompt>, room: usize) -> Result<usize> {
+        let peak = |mix, when| self.plan(prompt, mix, when, room).map(|p| p.plan.peak());
+        let mut most = 0;
+        for mix in self.mixes(prompt) {
+            let bytes = match self.settings.training.recompute {
+                Recompute::Auto => {
+                    let plain = peak(mix, Recompute::Never)?;
+                    let fits = plain <= room;
+                    if fits { plain } else { plain.min(peak(mix, Recompute::Always)?) }
+                }
+                when => peak(mix, when)?,
+            };
+            most = most.max(bytes);
+        }
+        Ok(most)
+    }
+
+    fn mixes(&self, prompt: &Prompt) -> Vec<Mix> {
+        let s = self.settings;
+        let (n, groups) = self.slice();
+        let longest = s.sampling.max_completion_length;
+        mixes(prompt.len(), n, longest, s.training.micro_batch_tokens, groups)
+    }
+
+    /// Completions of a group of one optimizer step, and such groups. Without a shared prompt, a
+    /// completion is a group.
+    pub fn slice(&self) -> (usize, usize) {
+        let s = self.settings;
+        let completions = s.grpo.generation_batch_size / slices_per_generation(s);
+        let n = s.grpo.num_generations.min(completions).max(1);
+        // A slice that is no part of a group may end in the next one.
+        let straddles = completions < s.grpo.num_generations
+            && !s.grpo.num_generations.is_multiple_of(completions.max(1));
+        match s.grpo.share_prompt {
+            true => (n, completions.div_ceil(n) + usize::from(straddles)),
+            false => (1, completions),
+        }
+    }
+
+    /// Whether gradients flow through the vision tower or its projector.
+    pub fn trains_vision(&self) -> bool {
+        trains_vision(self.params)
+    }
+
+    /// Plans one kind of micro-batch; of the updates after a rollout, the one that takes most.
+    pub fn plan(
+        &self,
+        prompt: &Arc<Prompt>,
+        mix: Mix,
+        recompute: Recompute,
+        room: usize,
+    ) -> Result<Planned> {
+        let s = self.settings;
+        let (n, _) = self.slice();
+        let alone = if s.grpo.share_prompt { 1 } else { s.grpo.num_generations };
+        let packed = pack(&mix.groups(prompt, n, alone));
+        let drop = dropout(self.training, s.training.seed, 0);
+        let frozen = needs_frozen_copy(s, self.training).then_some(self.params);
+        let mut most: Option<MicroPlan> = None;
+        for first in [true, false] {
+            let head = Arc::new(HeadSettings::default());
+            let mut update = update_settings(s, head, frozen, drop, first);
+            update.recompute = recompute;
+            if !first && (updates_per_generation(s) == 1 || drop.is_some()) {
+                continue;
+            }
+            let plan = grpo_plan(self.config, self.params, &packed, &update, room)?;
+            if most.as_ref().is_none_or(|m| plan.peak() > m.peak()) {
+                most = Some(plan);
+            }
+        }
+        Ok(Planned {
+            groups: mix.groups,
+            rows: packed.input.index.len(),
+            tokens: packed.targets.len(),
+            grids: packed.images.grids(),
+            plan: most.expect("the first update is always planned"),
+        })
+    }
+}
+
+fn sft_need(o: &Options, ground: Ground, known: &Known) -> Result<Need> {
     let s = SftSettings::from_options(o)?;
     let training = training_of(&s.model)?;
-    let (params, weights) = places(prepared, &training, &s.model, &s.machine)?;
-    let mut need = Need { weights, rollout: 0, update: 0, budget: prepared.budget(&s.machine) };
+    let (params, weights) = places(ground, &training, &s.model, &s.machine)?;
+    let mut need = Need { weights, rollout: 0, update: 0, budget: ground.budget(&s.machine) };
     let t = &s.training;
     let (head, drop) = (Arc::new(HeadSettings::default()), dropout(&training, t.seed, 0));
     let rows = t.batch_size * t.gradient_accumulation_steps;
     for m in mixes(known.prompt.len(), 1, known.answer, t.micro_batch_tokens, rows) {
-        let packed = pack(&m.groups(&known.prompt, 1));
-        let (config, room) = (&prepared.config, need.room());
+        let packed = pack(&m.groups(&known.prompt, 1, 1));
+        let (config, room) = (ground.config, need.room());
         let bytes = supervised_bytes(config, &params, &packed, &head, drop, t.recompute, room)?;
         need.update = need.update.max(bytes);
     }
@@ -253,37 +392,46 @@ fn sft_need(o: &Options, prepared: &Prepared, known: &Known) -> Result<Need> {
 
 /// Groups of one size in a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mix {
-    groups: usize,
+pub(super) struct Mix {
+    pub groups: usize,
     /// Tokens of each completion.
-    length: usize,
+    pub length: usize,
 }
 
 impl Mix {
-    fn groups(self, prompt: &Arc<Prompt>, n: usize) -> Vec<TrainGroup> {
+    /// Groups of `n` completions; each `alone` of them have the same images.
+    fn groups(self, prompt: &Arc<Prompt>, n: usize, alone: usize) -> Vec<TrainGroup> {
         let completion = |i: usize| TrainCompletion {
             ids: vec![0; self.length],
             old_logps: Vec::new(),
-            statistics: Vec::new(),
+            statistics: vec![[0.0; 2]; self.length],
             advantage: 1.0,
             weight: 1.0,
             sample: i as u32,
         };
         let group = |i: usize| TrainGroup {
-            prompt: Arc::new(with_other_images(prompt, i)),
+            prompt: Arc::new(with_other_images(prompt, i / alone)),
             completions: (0..n).map(completion).collect(),
         };
         (0..self.groups).map(group).collect()
     }
 }
 
-/// The prompt with images of the same sizes and another content: equal ones would be encoded once.
-fn with_other_images(prompt: &Prompt, number: usize) -> Prompt {
+/// The prompt with images of the same sizes and another content, without pixels: equal ones would be
+/// encoded once.
+pub(super) fn with_other_images(prompt: &Prompt, number: usize) -> Prompt {
     let other = |(i, image): (usize, &Arc<ProcessedImage>)| {
         let content = (number * prompt.images.len() + i) as u128;
-        Arc::new(ProcessedImage { content, ..(**image).clone() })
+        Arc::new(ProcessedImage { content, patches: Vec::new(), ..**image })
     };
-    Prompt { images: prompt.images.iter().enumerate().map(other).collect(), ..prompt.clone() }
+    Prompt {
+        images: prompt.images.iter().enumerate().map(other).collect(),
+        ids: prompt.ids.clone(),
+        spans: prompt.spans.clone(),
+        positions: prompt.positions.clone(),
+        next_position: prompt.next_position,
+        text: String::new(),
+    }
 }
 
 /// The micro-batches of at most `budget` rows that can be heaviest: as few groups as fill it with

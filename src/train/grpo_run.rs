@@ -7,7 +7,7 @@ use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack, unshared};
 use crate::grpo::schedule::Schedule;
 use crate::grpo::stats::token_stats;
-use crate::grpo::update::{MicroResult, Reference, UpdateSettings, grpo_micro_batch};
+use crate::grpo::update::{MicroResult, grpo_micro_batch};
 use crate::grpo::weigh::{Counted, LossType, token_weights};
 use crate::io::dataset::Row;
 use crate::model::params::{ParamStore, Training};
@@ -27,7 +27,10 @@ use crate::train::record;
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{self, TrainSettings, check_paths};
 use crate::train::sinks::MetricRow;
-use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
+use crate::train::step::{
+    dropout, grpo_loss, memory_metrics, needs_frozen_copy, optimizer_settings, schedule,
+    slices_per_generation, update_settings, updates_per_generation,
+};
 use crate::train::stream::{Batch, RowOrder, prefetch};
 use crate::train::workspace::{Prepared, Workspace, training_of};
 use std::path::PathBuf;
@@ -54,8 +57,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     fit::check_grpo(options, &prepared, &rows)?;
     let mut w = prepared.open(&s.model, &s.machine, &training, seed)?;
-    let fresh_adapter = training.lora().is_some() && s.model.adapter.is_none();
-    let frozen = match s.grpo.beta != 0.0 && !fresh_adapter {
+    let frozen = match needs_frozen_copy(&s, &training) {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
         false => None,
     };
@@ -77,12 +79,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let mut run = GrpoRun {
         schedule: schedule(&s.training, total),
         optimizer: optimizer_settings(&s.training),
-        loss: GrpoLoss {
-            epsilon: s.grpo.epsilon_low,
-            epsilon_high: s.grpo.epsilon_high,
-            beta: s.grpo.beta,
-            kl_ratio: s.grpo.use_bias_correction_kl,
-        },
+        loss: grpo_loss(&s),
         rollout,
         settings: &s,
         training: &training,
@@ -105,12 +102,6 @@ pub fn train(options: &Options) -> Result<PathBuf> {
         return Err(interrupt::error(&dir.display().to_string()));
     }
     Ok(dir)
-}
-
-/// Optimizer steps that are taken on the completions of one rollout.
-fn updates_per_generation(s: &TrainSettings) -> usize {
-    let slices = s.grpo.steps_per_generation / s.training.gradient_accumulation_steps;
-    slices.max(1) * s.grpo.num_iterations
 }
 
 /// Refuses completions of a checkpoint that are not of this run's groups and rows.
@@ -325,25 +316,14 @@ impl<'a> GrpoRun<'a> {
     fn update(&mut self, rollout: &mut Rollout, log: &mut RunLog) -> Result<bool> {
         let start = Instant::now();
         let (s, w) = (self.settings, self.workspace);
-        let slices = updates_per_generation(s) / s.grpo.num_iterations;
+        let slices = slices_per_generation(s);
         let slice = rollout.window.used % slices;
         let first_pass = rollout.window.used == 0;
         let (groups, counted) = self.slice_groups(rollout, slice, slices);
         zero_gradients(&w.model.params, &w.arena)?;
         let drop = dropout(self.training, s.training.seed, self.state.step);
-        let update = UpdateSettings {
-            loss: self.loss,
-            head: Arc::new(self.rollout.head()),
-            reference: match (self.frozen, self.loss.beta != 0.0) {
-                (_, false) => Reference::None,
-                (Some(params), true) => Reference::Frozen(params),
-                (None, true) => Reference::AdapterOff,
-            },
-            dropout: drop,
-            recompute: s.training.recompute,
-            on_policy: drop.is_some() && updates_per_generation(s) == 1,
-            known: drop.is_none() && first_pass,
-        };
+        let head = Arc::new(self.rollout.head());
+        let update = update_settings(s, head, self.frozen, drop, first_pass);
         let mut sum = Sum::default();
         let groups = if s.grpo.share_prompt { groups } else { unshared(groups) };
         let learner = w.learner(self.state.step);

@@ -231,6 +231,17 @@ impl Options {
         Ok(changed)
     }
 
+    /// The same options for another command: values that both take, defaults for the rest.
+    pub fn for_command(&self, command: Command) -> Options {
+        let mut other = Options::defaults(command);
+        for (i, opt) in OPTIONS.iter().enumerate() {
+            if opt.accepted_by(command) && opt.accepted_by(self.command) {
+                other.values[i] = self.values[i].clone();
+            }
+        }
+        other
+    }
+
     /// A usage error about the value of an option, with its place and value filled in.
     pub fn wrong(&self, name: &str, what: impl Into<String>) -> Error {
         let found = format!("{name}: {}", self.get(name).to_yaml());
@@ -464,7 +475,12 @@ fn read_file(command: Command, path: &Path) -> Result<Vec<Given>> {
     let mut given: Vec<Given> = Vec::new();
     for file::Entry { key, line, value } in file::read(path)? {
         let source = Source::File(path.to_path_buf(), line);
-        let opt = find(command, &key).map_err(|e| source.blame(e, &key))?;
+        // A run is planned from its own file: what does not touch its memory is passed over.
+        let of_a_run = || find(Command::Train, &key).is_ok();
+        let opt = match find(command, &key) {
+            Err(_) if command == Command::Plan && of_a_run() => continue,
+            found => found.map_err(|e| source.blame(e, &key))?,
+        };
         if opt.name == "config" {
             return Err(source.blame(Error::usage("a configuration file names another"), &key));
         }

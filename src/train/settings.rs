@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 pub use paths::check_paths;
 
 use crate::base::DType;
-use crate::device::{DeviceSpec, MatmulImpl};
+use crate::device::{DeviceSpec, KnownDevice, MatmulImpl};
 use crate::mem::Recompute;
+use crate::train::options::Options;
 
 /// What `train` needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +114,41 @@ pub enum ChatSettings {
         /// Its text.
         text: String,
     },
+}
+
+/// What `plan` needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanSettings {
+    /// The run, as `train` takes it; its memory budget is that of the device.
+    pub run: Options,
+    /// What is planned for.
+    pub device: PlanDevice,
+    /// What is assumed of every prompt.
+    pub prompt: AssumedPrompt,
+    /// Print one JSON object.
+    pub json: bool,
+}
+
+/// What a run is planned for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PlanDevice {
+    /// A device of this machine.
+    Present(DeviceSpec),
+    /// One that need not be there.
+    Known(&'static KnownDevice),
+}
+
+/// The prompts of a run whose data is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssumedPrompt {
+    /// Images of a prompt.
+    pub images: usize,
+    /// Width and height of each in pixels, before the model's limits.
+    pub size: (usize, usize),
+    /// Tokens beside those of images; `None` is what `limit` leaves.
+    pub text: Option<usize>,
+    /// Tokens of a prompt, those of images included.
+    pub limit: Option<usize>,
 }
 
 /// What `init` needs.

@@ -227,6 +227,18 @@ pub fn training_of(settings: &ModelSettings) -> Result<Training> {
     })
 }
 
+/// Bytes that a command may plan with: most of what is free on the device, or nine tenths of this
+/// machine's memory.
+pub fn free_bytes(device: Option<&Arc<dyn Device>>) -> usize {
+    /// What a driver takes for itself as kernels are loaded.
+    const DRIVER: usize = 512 << 20;
+    match device.map(|d| d.properties()) {
+        Some(p) if p.emulated => p.available.min(default_budget() / 4),
+        Some(p) => p.available.saturating_sub(DRIVER),
+        None => default_budget(),
+    }
+}
+
 /// Nine tenths of the machine's memory.
 fn default_budget() -> usize {
     const UNKNOWN: usize = 16 << 30;
@@ -274,17 +286,9 @@ impl Prepared {
         if self.device.is_some() { Target::Gpu } else { Target::Cpu }
     }
 
-    /// Bytes that the command may plan with: the user's budget, or most of what is free on the device,
-    /// or nine tenths of this machine's memory.
+    /// Bytes that the command may plan with: the user's budget, or those of [`free_bytes`].
     pub fn budget(&self, machine: &MachineSettings) -> usize {
-        /// What a driver takes for itself as kernels are loaded.
-        const DRIVER: usize = 512 << 20;
-        let default = || match self.device.as_ref().map(|d| d.properties()) {
-            Some(p) if p.emulated => p.available.min(default_budget() / 4),
-            Some(p) => p.available.saturating_sub(DRIVER),
-            None => default_budget(),
-        };
-        machine.memory_budget.map_or_else(default, |b| b as usize)
+        machine.memory_budget.map_or_else(|| free_bytes(self.device.as_ref()), |b| b as usize)
     }
 
     /// Bounds prompts by the user's limit in tokens, and by what the model's context leaves beside a

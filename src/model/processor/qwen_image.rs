@@ -110,6 +110,13 @@ pub struct ProcessedImage {
     pub content: u128,
 }
 
+impl ProcessedImage {
+    /// Number of patches.
+    pub fn patches(&self) -> usize {
+        self.grid_thw.iter().product()
+    }
+}
+
 /// 128 bits of the pixels of an image: two SipHash values, from different beginnings.
 fn fingerprint(image: &Image) -> u128 {
     let half = |salt: u8| {

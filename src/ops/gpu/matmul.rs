@@ -149,7 +149,7 @@ const NARROW: Tile = Tile {
     rows: 64,
     cols: 16,
     threads: 128,
-    shared: [61440, 20480],
+    shared: [61440, 40960],
     rate: 20,
 };
 const FLAT: Tile = Tile {
@@ -164,8 +164,8 @@ const THIN: Tile = Tile {
     kernels: ["matmul_fwd_16x16_bf16", "", ""],
     rows: 16,
     cols: 16,
-    threads: 64,
-    shared: [65536, 16384],
+    threads: 192,
+    shared: [65536, 65536],
     rate: 10,
 };
 const ODD: Tile = Tile {

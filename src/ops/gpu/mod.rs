@@ -2,8 +2,10 @@
 //! more than one op uses. An op's own arguments are in its own file; no arithmetic is here.
 
 pub mod fold; // sums over rows
+pub mod linear_logprob; // the language-model head
 pub mod matmul; // products of the linear layers
 pub mod rows; // rows by index, and back
+pub mod sample; // the sampler
 
 use crate::base::DType;
 use crate::ops::Launcher;

@@ -21,16 +21,20 @@ struct Axis {
 pub fn hint(options: &Options, need: &NeedOf) -> Result<String> {
     let budget = format!("--memory_budget {}", enough(options, need)?);
     Ok(match nearest(options, need) {
-        Some(changes) => {
-            let flags: Vec<String> = changes.iter().map(|(n, v)| format!("--{n} {v}")).collect();
-            format!("`{}` would fit, and so would `{budget}`", flags.join(" "))
-        }
+        Some(flags) => format!("`{flags}` would fit, and so would `{budget}`"),
         None => format!("`{budget}` would fit; so may a smaller --max_pixels or a smaller model"),
     })
 }
 
+/// The flags nearest to the options with which they fit.
+pub fn nearest(options: &Options, need: &NeedOf) -> Option<String> {
+    let changes = nearest_changes(options, need)?;
+    let flags: Vec<String> = changes.iter().map(|(n, v)| format!("--{n} {v}")).collect();
+    Some(flags.join(" "))
+}
+
 /// The first combination of axes that fits, each moved as little as possible.
-fn nearest(options: &Options, need: &NeedOf) -> Option<Changes> {
+fn nearest_changes(options: &Options, need: &NeedOf) -> Option<Changes> {
     let fits = |changes: &Changes| {
         let changed = options.with(changes).ok()?;
         need(&changed).ok().filter(|n| n.fits()).map(|_| ())

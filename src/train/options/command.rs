@@ -16,12 +16,16 @@ pub enum Command {
     Eval,
     /// Answers of a model to one prompt.
     Infer,
+    /// The memory of a GRPO run, from configuration and settings alone.
+    Plan,
     /// A new model with random weights.
     Init,
     /// A data set of drawn shapes with questions.
     MakeShapes,
     /// Intermediate values of one forward (and backward) pass.
     Trace,
+    /// Which ops a device computes as defined, and how fast.
+    Ops,
     /// What this machine can do.
     Doctor,
 }
@@ -34,9 +38,11 @@ impl Command {
         Command::Sft,
         Command::Eval,
         Command::Infer,
+        Command::Plan,
         Command::Init,
         Command::MakeShapes,
         Command::Trace,
+        Command::Ops,
         Command::Doctor,
     ];
 
@@ -48,9 +54,11 @@ impl Command {
             Command::Sft => "sft",
             Command::Eval => "eval",
             Command::Infer => "infer",
+            Command::Plan => "plan",
             Command::Init => "init",
             Command::MakeShapes => "data make-shapes",
             Command::Trace => "trace",
+            Command::Ops => "ops",
             Command::Doctor => "doctor",
         }
     }
@@ -63,9 +71,11 @@ impl Command {
             Command::Sft => "trains on given answers (supervised fine-tuning)",
             Command::Eval => "measures a model's rewards on a data file",
             Command::Infer => "answers one prompt with pictures, on the engine of training",
+            Command::Plan => "says what memory a training run takes, and what fits a device",
             Command::Init => "makes a new model with random weights and its tokenizer",
             Command::MakeShapes => "draws a data set of shapes with questions and answers",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",
+            Command::Ops => "checks or measures every op on a device",
             Command::Doctor => "says what this machine has and can do",
         }
     }

@@ -5,6 +5,8 @@ use super::{Command, ENV_PREFIX, GROUPS, Kind, OPTIONS, Opt};
 
 /// Column of the explanations in `--help`.
 const COLUMN: usize = 34;
+/// Options that fit on one page.
+const FEW: usize = 36;
 /// Width of `--help`.
 const WIDTH: usize = 100;
 
@@ -32,7 +34,7 @@ pub fn help(command: Command, all: bool) -> String {
     let mut out = format!("{}\n\n", sentence(command.about()));
     out += &wrap(&format!("usage: grpo-rt {}{needed}{more}", command.name()), 9);
     // Commands with few options have no second page.
-    let shown = |o: &&&Opt| all || taken.len() <= 30 || o.first || o.required.contains(&command);
+    let shown = |o: &&&Opt| all || taken.len() <= FEW || o.first || o.required.contains(&command);
     for group in GROUPS {
         let members: Vec<&&Opt> =
             taken.iter().filter(shown).filter(|o| o.group == *group).collect();

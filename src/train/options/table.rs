@@ -2,7 +2,9 @@
 //! `--help`, the documentation and the spelling suggestions are made. Holds data, no logic. An
 //! option stands here only when the program acts on it.
 
-use super::Command::{self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Sft, Trace, Train};
+use super::Command::{
+    self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Ops, Plan, Sft, Trace, Train,
+};
 use super::Kind::{
     self, Bool, BoolOrAuto, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word,
 };
@@ -70,18 +72,26 @@ const LOGGING: &str = "Logging";
 const MACHINE: &str = "Machine";
 const EVALUATION: &str = "Evaluation";
 const MAKING: &str = "New models and data";
+const PLANNING: &str = "Plan";
 const CHAT: &str = "One chat";
 const TRACING: &str = "Trace";
 
 const TRAINS: &[Command] = &[Train, Sft];
-const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Trace];
+/// What decides the memory of a run.
+const TUNES: &[Command] = &[Train, Sft, Plan];
+const GROUPED: &[Command] = &[Train, Plan];
+const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace];
 const READS: &[Command] = &[Train, Sft, Eval];
 const GENERATES: &[Command] = &[Train, Sft, Eval, Infer];
 const SAMPLES: &[Command] = &[Train, Eval, Infer];
+const DECODES: &[Command] = &[Train, Eval, Infer, Plan];
 const SCORES: &[Command] = &[Train, Eval];
 const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes];
 const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, Trace];
-const CONFIGURED: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, MakeShapes, Trace];
+const CONFIGURED: &[Command] = &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Trace];
+const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
+/// Commands that compute on a device of the user's choice, or plan for one.
+const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
 const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Trace, Doctor];
 
 const RATIO: Kind = Float { min: 0.0, max: 1.0 };
@@ -91,8 +101,8 @@ const NATURAL: Kind = Int { min: 0 };
 
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
-    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, MAKING, CHAT,
-    TRACING, MACHINE,
+    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PLANNING,
+    MAKING, CHAT, TRACING, MACHINE,
 ];
 
 /// Every option of the program. Defaults are those of TRL 1.16 (GRPOConfig, SFTConfig,
@@ -107,29 +117,29 @@ pub static OPTIONS: &[Opt] = &[
         help: "Type of weights and activations; sums and statistics are float32, trained weights keep a float32 master.",
         ..of(MODEL, MODELS) },
     Opt { name: "use_peft", kind: Bool, default: "false", first: true,
-        help: "Train a LoRA adapter and leave the weights of the model as they are.", ..of(MODEL, TRAINS) },
+        help: "Train a LoRA adapter and leave the weights of the model as they are.", ..of(MODEL, TUNES) },
     Opt { name: "lora_r", aliases: &["lora_rank"], kind: COUNT, default: "16", first: true,
-        help: "Rank of the LoRA matrices.", ..of(MODEL, TRAINS) },
+        help: "Rank of the LoRA matrices.", ..of(MODEL, TUNES) },
     Opt { name: "lora_alpha", kind: POSITIVE, default: "32",
         help: "LoRA products are scaled by lora_alpha / lora_r.", ..of(MODEL, TRAINS) },
     Opt { name: "lora_dropout", kind: RATIO, default: "0.05",
         help: "Probability that an input of a LoRA matrix is dropped in training (never in generation).",
-        ..of(MODEL, TRAINS) },
+        ..of(MODEL, TUNES) },
     Opt { name: "lora_target_modules", aliases: &["target_modules"], kind: List(&Word),
         default: "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-        help: "Linear layers of the language model that get an adapter (names as in PEFT).", ..of(MODEL, TRAINS) },
+        help: "Linear layers of the language model that get an adapter (names as in PEFT).", ..of(MODEL, TUNES) },
     Opt { name: "adapter", aliases: &["adapter_name_or_path", "adapter_path"], kind: Path,
         help: "Folder of a PEFT LoRA adapter to start from; training goes on with it (implies use_peft).",
         ..of(MODEL, MODELS) },
     Opt { name: "freeze_vision_modules", kind: Bool,
         help: "true keeps the vision tower and its projector as they are, false trains both (default: see tune_mm_*).",
-        ..of(MODEL, TRAINS) },
+        ..of(MODEL, TUNES) },
     Opt { name: "tune_mm_llm", kind: Bool, default: "true",
-        help: "Without LoRA: train the language model.", ..of(MODEL, TRAINS) },
+        help: "Without LoRA: train the language model.", ..of(MODEL, TUNES) },
     Opt { name: "tune_mm_vision", kind: Bool, default: "false",
-        help: "Without LoRA: train the vision tower.", ..of(MODEL, TRAINS) },
+        help: "Without LoRA: train the vision tower.", ..of(MODEL, TUNES) },
     Opt { name: "tune_mm_mlp", kind: Bool, default: "false",
-        help: "Without LoRA: train the projector between vision tower and language model.", ..of(MODEL, TRAINS) },
+        help: "Without LoRA: train the projector between vision tower and language model.", ..of(MODEL, TUNES) },
 
     // --- data ------------------------------------------------------------------------------
     Opt { name: "dataset_name", aliases: &["data_file_paths", "dataset"], kind: List(&Path), first: true, required: READS,
@@ -157,13 +167,13 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "max_pixels", kind: COUNT,
         help: "Images of more pixels are reduced (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
     Opt { name: "max_prompt_length", kind: COUNT,
-        help: "A longer prompt is a bad row; prompts are never cut (default: no limit).", ..of(DATA, READS) },
+        help: "A longer prompt is a bad row; prompts are never cut (default: no limit).", ..of(DATA, &[Train, Sft, Eval, Plan]) },
 
     // --- generation ------------------------------------------------------------------------
     Opt { name: "num_generations", kind: Int { min: 2 }, default: "8", first: true,
-        help: "Completions per prompt: the size G of a group.", ..of(GENERATION, &[Train]) },
+        help: "Completions per prompt: the size G of a group.", ..of(GENERATION, GROUPED) },
     Opt { name: "max_completion_length", aliases: &["max_new_tokens"], kind: COUNT, default: "512", first: true,
-        help: "Tokens after which a completion is cut.", ..of(GENERATION, SAMPLES) },
+        help: "Tokens after which a completion is cut.", ..of(GENERATION, DECODES) },
     Opt { name: "temperature", kind: POSITIVE, default: "1.0", first: true,
         help: "Divides the logits before sampling.", ..of(GENERATION, SAMPLES) },
     Opt { name: "top_p", kind: RATIO, default: "1.0",
@@ -181,14 +191,14 @@ pub static OPTIONS: &[Opt] = &[
 
     Opt { name: "max_num_seqs", aliases: &["vllm_max_num_seqs"], kind: COUNT, default: "256",
         help: "Completions decoded at a time; when one ends, the next takes its place. Decides memory and speed only.",
-        ..of(GENERATION, SAMPLES) },
+        ..of(GENERATION, DECODES) },
     Opt { name: "max_num_batched_tokens", kind: COUNT, default: "2048",
         help: "Tokens of a pass of the rollout; longer prompts go in pieces. Decides memory and speed only.",
-        ..of(GENERATION, SAMPLES) },
+        ..of(GENERATION, DECODES) },
 
     // --- grpo ------------------------------------------------------------------------------
     Opt { name: "beta", kind: POSITIVE, default: "0.0", first: true,
-        help: "Weight of the KL divergence to the reference model (0: no reference pass).", ..of(GRPO, &[Train]) },
+        help: "Weight of the KL divergence to the reference model (0: no reference pass).", ..of(GRPO, GROUPED) },
     Opt { name: "use_bias_correction_kl", kind: Bool, default: "true",
         help: "Multiply the KL term by the probability ratio, so that its gradient stays unbiased off policy.", ..of(GRPO, &[Train]) },
     Opt { name: "epsilon", aliases: &["epsilon_low"], kind: POSITIVE, default: "0.2",
@@ -200,9 +210,9 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "scale_rewards", kind: Choice(&["group", "batch", "none"]), default: "group",
         help: "Whose standard deviation divides the advantages.", ..of(GRPO, &[Train]) },
     Opt { name: "num_iterations", kind: COUNT, default: "1",
-        help: "Optimizer passes over every generation batch (mu in the GRPO paper).", ..of(GRPO, &[Train]) },
+        help: "Optimizer passes over every generation batch (mu in the GRPO paper).", ..of(GRPO, GROUPED) },
     Opt { name: "steps_per_generation", kind: COUNT,
-        help: "Batches per generation (default: gradient_accumulation_steps).", ..of(GRPO, &[Train]) },
+        help: "Batches per generation (default: gradient_accumulation_steps).", ..of(GRPO, GROUPED) },
     Opt { name: "mask_truncated_completions", kind: Bool, default: "false",
         help: "Leave completions that were cut out of the loss.", ..of(GRPO, &[Train]) },
 
@@ -214,9 +224,9 @@ pub static OPTIONS: &[Opt] = &[
 
     // --- training --------------------------------------------------------------------------
     Opt { name: "per_device_train_batch_size", aliases: &["batch_size"], kind: COUNT, default: "8", first: true,
-        help: "Completions (sft: rows) per batch.", ..of(TRAINING, TRAINS) },
+        help: "Completions (sft: rows) per batch.", ..of(TRAINING, TUNES) },
     Opt { name: "gradient_accumulation_steps", kind: COUNT, default: "1", first: true,
-        help: "Batches per optimizer step.", ..of(TRAINING, TRAINS) },
+        help: "Batches per optimizer step.", ..of(TRAINING, TUNES) },
     Opt { name: "max_steps", kind: Int { min: -1 }, default: "-1", first: true,
         help: "Optimizer steps of the run; wins over num_train_epochs (-1: the epochs decide).", ..of(TRAINING, TRAINS) },
     Opt { name: "num_train_epochs", kind: POSITIVE, default: "3.0",
@@ -283,6 +293,15 @@ pub static OPTIONS: &[Opt] = &[
         help: "eval, infer: JSONL file for every completion with what is known of it; trace: safetensors file for the tensors.",
         ..of(EVALUATION, &[Eval, Infer, Trace]) },
 
+    // --- plan ------------------------------------------------------------------------------
+    Opt { name: "prompt_tokens", kind: COUNT, default: "512",
+        help: "Tokens of the assumed prompt beside those of its images (max_prompt_length decides, if given).",
+        ..of(PLANNING, &[Plan]) },
+    Opt { name: "prompt_images", kind: NATURAL, default: "1",
+        help: "Images of the assumed prompt.", ..of(PLANNING, &[Plan]) },
+    Opt { name: "prompt_image_size", kind: Word, default: "1024x768",
+        help: "Width and height of each of them in pixels, before min_pixels and max_pixels.", ..of(PLANNING, &[Plan]) },
+
     // --- new models and data ---------------------------------------------------------------
     Opt { name: "family", kind: Choice(&["qwen2_5_vl"]), default: "qwen2_5_vl",
         help: "Architecture of the new model.", ..of(MAKING, &[Init]) },
@@ -315,23 +334,28 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "threads", kind: COUNT,
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
     Opt { name: "json", kind: Bool, default: "false",
-        help: "Print one JSON object instead of text.", ..of(MACHINE, &[Doctor]) },
+        help: "Print one JSON object instead of text.", ..of(MACHINE, &[Plan, Ops, Doctor]) },
+    Opt { name: "op", kind: Word,
+        help: "One op of the table alone (default: all).", ..of(MACHINE, &[Ops]) },
+    Opt { name: "bench", kind: Bool, default: "false",
+        help: "Measure the ops at sizes of real models instead of checking them.", ..of(MACHINE, &[Ops]) },
     Opt { name: "device", kind: Word, default: "cpu", first: true,
-        help: "What computes: cpu, or a device by the name that `grpo-rt doctor` gives it.", ..of(MACHINE, GENERATES) },
+        help: "What computes: cpu, or a name that `grpo-rt doctor` gives; plan knows h100, h200 and mi300x too.",
+        ..of(MACHINE, PLACED) },
     Opt { name: "matmul", kind: Choice(&["own", "vendor"]), default: "own",
         help: "Whose kernels a device computes plain matrix products with: with the vendor's library, log-probabilities of rollout and training may differ by rounding.",
-        ..of(MACHINE, GENERATES) },
+        ..of(MACHINE, &[Train, Sft, Eval, Infer, Ops]) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
-        help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, GENERATES) },
+        help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, BUDGETED) },
     Opt { name: "vision_cache_size", kind: Bytes,
         help: "Bytes that keep image features, so that an image seen again is not encoded again (default: up to 256MiB).",
-        ..of(MACHINE, GENERATES) },
+        ..of(MACHINE, BUDGETED) },
     Opt { name: "share_prompt", kind: Bool, default: "true",
         help: "Forward a prompt once for all completions of its group; false gives each its own, for comparison.",
-        ..of(MACHINE, &[Train]) },
+        ..of(MACHINE, GROUPED) },
     Opt { name: "micro_batch_tokens", kind: COUNT, default: "4096",
-        help: "Tokens of a packed micro-batch; decides memory and speed, not results.", ..of(MACHINE, TRAINS) },
+        help: "Tokens of a packed micro-batch; decides memory and speed, not results.", ..of(MACHINE, TUNES) },
     Opt { name: "gradient_checkpointing", kind: BoolOrAuto, default: "auto",
         help: "Recompute activations, to the same bits, not keep them: auto, only what memory_budget demands; or all; or none.",
-        ..of(MACHINE, TRAINS) },
+        ..of(MACHINE, TUNES) },
 ];

@@ -2,6 +2,7 @@
 //! its value came from, and a value that would work. Opens no file.
 
 mod infer; // one chat
+mod plan; // a run that is planned
 
 use std::path::PathBuf;
 
@@ -575,10 +576,7 @@ fn logging(o: &Options) -> Result<LoggingSettings> {
 fn machine(o: &Options) -> Result<MachineSettings> {
     Ok(MachineSettings {
         device: o.text("device").unwrap_or("cpu").parse().map_err(|e: Error| e.key("device"))?,
-        matmul: match o.text("matmul") {
-            Some("vendor") => MatmulImpl::Vendor,
-            _ => MatmulImpl::Own,
-        },
+        matmul: MatmulImpl::named(o.text("matmul")),
         threads: o.count("threads"),
         memory_budget: o.count("memory_budget").map(|b| b as u64),
         vision_cache_size: o.count("vision_cache_size").map(|b| b as u64),
