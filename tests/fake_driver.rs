@@ -134,6 +134,17 @@ fn an_emulator_that_is_not_built_says_how_to_build_it() {
 }
 
 #[test]
+fn the_vendors_products_are_refused_where_there_are_none() {
+    for (device, _) in both() {
+        let line = format!("{ASK} --device {device} --matmul vendor");
+        fails(&line, &[], &["no vendor's matrix products", "--matmul own", device]);
+    }
+    let output = run_in(lab(), &format!("{ASK} --matmul vendor"), &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("--matmul own"), "{}", said(&output));
+}
+
+#[test]
 fn a_library_that_is_no_driver_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for vendor in ["cuda", "hip"] {

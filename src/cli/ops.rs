@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::output::print;
 use crate::base::{DType, Error, Result};
-use crate::device::{self, Device, DeviceSpec, KnownDevice};
+use crate::device::{self, Device, DeviceSpec, KnownDevice, MatmulImpl};
 use crate::ops::{Case, OPS, OpSpec};
 use crate::tape::conformance::{Errors, errors, hold_against};
 use crate::tape::measure::{Measured, measure};
@@ -35,7 +35,7 @@ struct Table {
 pub fn ops(options: &Options) -> Result<Outcome> {
     let spec: DeviceSpec =
         options.text("device").unwrap_or("cpu").parse().map_err(|e: Error| e.key("device"))?;
-    let device = device::open(spec)?;
+    let device = device::open_with(spec, MatmulImpl::named(options.text("matmul")))?;
     let known = device.as_ref().and_then(|d| KnownDevice::recognised(&d.properties().name));
     let table = Table { device, name: spec.to_string(), known, json: options.flag("json") };
     let wanted = options.text("op");

@@ -2,6 +2,7 @@
 //! copies. Plain data, so that a list of commands can be compared with an earlier one, timed one by
 //! one or written to a trace. Nothing here calls a driver.
 
+use super::blas::Gemm;
 use bytemuck::{Pod, Zeroable};
 
 /// An address in device memory.
@@ -44,6 +45,8 @@ pub struct Launch {
 pub enum Command {
     /// Runs a kernel.
     Launch(Launch),
+    /// A matrix product by the vendor's library.
+    Matmul(Gemm),
     /// Sets bytes.
     Fill {
         /// First byte.

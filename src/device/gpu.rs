@@ -2,6 +2,7 @@
 //! loaded when one of their kernels is first launched. Nothing here knows an op, and nothing here
 //! differs by vendor but the choice of a context.
 
+use super::blas::{Blas, MatmulImpl};
 use super::command::{Command, DevicePtr, Launch};
 use super::driver::{Code, Context, Driver, Handle};
 use super::graph::{Advice, Graphs};
@@ -10,6 +11,7 @@ use crate::base::{Error, Result};
 use cudarc::driver::sys::CUdevice_attribute_enum as CudaAttribute;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Attributes of a device by NVIDIA's and AMD's number (`hipDeviceAttribute_t` of ROCm 5 and later;
@@ -67,6 +69,8 @@ struct Loaded {
 /// See the top of the file.
 #[derive(Debug)]
 pub struct Gpu {
+    /// Before the driver, which its memory is of.
+    blas: Option<Blas>,
     driver: Driver,
     properties: Properties,
     number: i32,
@@ -137,8 +141,22 @@ impl Gpu {
             stream: stream as usize,
             loaded: Mutex::default(),
             graphs: Mutex::default(),
+            blas: None,
             driver,
         })
+    }
+
+    /// Has the vendor's library compute the products of linear layers: the installed one, or the one at
+    /// `path` (tests).
+    ///
+    /// # Errors
+    /// Kind device if it cannot be used.
+    pub fn use_vendor_matmul(&mut self, path: Option<&Path>) -> Result<()> {
+        self.enter()?;
+        self.blas = Some(Blas::open(&self.driver, &self.properties.spec, path)?);
+        self.properties.matmul = MatmulImpl::Vendor;
+        self.properties.available = super::Device::memory(self)?.0;
+        Ok(())
     }
 
     fn done(&self, call: &str, code: Code) -> Result<()> {
@@ -244,6 +262,10 @@ impl Gpu {
     fn run(&self, command: &Command) -> Result<()> {
         match command {
             Command::Launch(l) => self.launch(l),
+            Command::Matmul(g) => match &self.blas {
+                Some(blas) => blas.run(g, self.stream()),
+                None => Err(Error::internal("the vendor's matrix products are not open")),
+            },
             Command::Fill { to, byte, bytes } => {
                 // SAFETY: a range of the arena.
                 let code = unsafe { (self.driver.fill)(to.0, *byte, *bytes, self.stream()) };
@@ -344,6 +366,7 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         available: 0,
         shared: attribute(Attribute::Shared)? as usize,
         emulated: driver.emulator_allow.is_some(),
+        matmul: MatmulImpl::Own,
     })
 }
 

@@ -2,6 +2,7 @@
 //! else. A missing driver, symbol or device is a value with a reason; nothing here panics because of
 //! what a machine lacks, and nothing here knows an op.
 
+pub mod blas; // the vendors' own matrix products, as a choice
 pub mod command; // what is enqueued: launches, fills, copies
 pub mod cpu; // host memory
 pub mod driver; // one function table for both vendors' drivers
@@ -14,11 +15,12 @@ pub mod probe; // what is on this machine
 pub mod survey; // all of it, for people
 pub mod telemetry; // what a device says about itself
 
+pub use blas::{Gemm, MatmulImpl};
 pub use command::{Command, DevicePtr, Launch};
 pub use cpu::{HostArena, RawView};
 pub use gpu::Gpu;
 pub use known::KnownDevice;
-pub use probe::{DeviceSpec, open};
+pub use probe::{DeviceSpec, open, open_with};
 
 use crate::base::Result;
 use std::fmt::Debug;
@@ -80,6 +82,8 @@ pub struct Properties {
     pub shared: usize,
     /// True if kernels run on this machine's processors.
     pub emulated: bool,
+    /// Whose kernels compute the products of linear layers.
+    pub matmul: MatmulImpl,
 }
 
 /// A device that runs kernels. Everything is enqueued in order on one stream; uploads, downloads and

@@ -2,10 +2,10 @@
 //! prints and `--device` reports; looking never panics and never starts anything but a driver.
 
 use super::driver::Driver;
-use super::{Device, Gpu, Vendor, fault};
+use super::{Device, Gpu, MatmulImpl, Vendor, fault};
 use crate::base::{Error, Result};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -61,6 +61,39 @@ impl FromStr for DeviceSpec {
 /// # Errors
 /// Kind device, with the reason why it is not there.
 pub fn open(spec: DeviceSpec) -> Result<Option<Arc<dyn Device>>> {
+    Ok(opened(spec)?.map(|gpu| Arc::new(gpu) as Arc<dyn Device>))
+}
+
+/// Opens a device whose products of linear layers are computed as asked; `None` for the CPU.
+///
+/// # Errors
+/// As [`open`]; kind usage or device if there is no vendor's library for the device.
+pub fn open_with(spec: DeviceSpec, matmul: MatmulImpl) -> Result<Option<Arc<dyn Device>>> {
+    if matmul == MatmulImpl::Own {
+        return open(spec);
+    }
+    let none = |e: Error| e.key("matmul").found(spec.to_string()).hint("use --matmul own");
+    match spec {
+        DeviceSpec::Cpu => Err(none(Error::usage("the CPU has no vendor's matrix products"))),
+        DeviceSpec::Emulated(_) => {
+            Err(none(Error::device("an emulated device has no vendor's matrix products")))
+        }
+        DeviceSpec::Gpu(..) => open_with_library(spec, None),
+    }
+}
+
+/// Opens a device whose products of linear layers are computed by the vendor's library, installed or at
+/// `path`. For tests, which bring a library of their own to an emulated device.
+///
+/// # Errors
+/// As [`open`]; kind device if the library cannot be used.
+pub fn open_with_library(spec: DeviceSpec, path: Option<&Path>) -> Result<Option<Arc<dyn Device>>> {
+    let Some(mut gpu) = opened(spec)? else { return Ok(None) };
+    gpu.use_vendor_matmul(path)?;
+    Ok(Some(Arc::new(gpu)))
+}
+
+fn opened(spec: DeviceSpec) -> Result<Option<Gpu>> {
     let (driver, number) = match spec {
         DeviceSpec::Cpu => return Ok(None),
         DeviceSpec::Gpu(vendor, n) => (Driver::installed(vendor)?, n),
@@ -77,7 +110,7 @@ pub fn open(spec: DeviceSpec) -> Result<Option<Arc<dyn Device>>> {
             .found(spec.to_string())
             .hint("`grpo-rt doctor` lists the devices; in a container, pass the device through"));
     }
-    Ok(Some(Arc::new(Gpu::open(driver, number as i32, &spec.to_string())?)))
+    Ok(Some(Gpu::open(driver, number as i32, &spec.to_string())?))
 }
 
 /// Initialises a driver and counts its devices.

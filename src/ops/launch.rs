@@ -2,7 +2,7 @@
 //! list that it appends commands to. The counterpart of [`super::Io`] for devices; calls no driver.
 
 use crate::base::DType;
-use crate::device::{Command, DevicePtr, Launch, Properties};
+use crate::device::{Command, DevicePtr, Gemm, Launch, MatmulImpl, Properties};
 use crate::ops::TensorType;
 use bytemuck::Pod;
 
@@ -32,6 +32,7 @@ pub struct Launcher<'a> {
     commands: &'a mut Vec<Command>,
     wave: usize,
     units: usize,
+    matmul: MatmulImpl,
 }
 
 impl<'a> Launcher<'a> {
@@ -53,13 +54,27 @@ impl<'a> Launcher<'a> {
                 || outputs.iter().take(i).any(|v| meets(v, o));
             assert!(!clash, "output {i} overlaps another slot of its node");
         }
-        Launcher { inputs, outputs, table, work, commands, wave: 32, units: 132 }
+        Launcher {
+            inputs,
+            outputs,
+            table,
+            work,
+            commands,
+            wave: 32,
+            units: 132,
+            matmul: MatmulImpl::Own,
+        }
     }
 
     /// Says which device it is for; until then one like an H100.
     #[must_use]
     pub fn on(self, device: &Properties) -> Self {
-        Launcher { wave: device.wave, units: device.units.max(1), ..self }
+        let (wave, units) = (device.wave, device.units.max(1));
+        Launcher { wave, units, matmul: device.matmul, ..self }
+    }
+    /// Whose kernels compute the products of linear layers.
+    pub fn matmul(&self) -> MatmulImpl {
+        self.matmul
     }
     /// Threads that run in step. What a kernel computes must not depend on it.
     pub fn wave(&self) -> usize {
@@ -155,6 +170,11 @@ impl<'a> Launcher<'a> {
             args: bytemuck::bytes_of(args).to_vec(),
             ranges,
         }));
+    }
+
+    /// Has the vendor's library compute a product.
+    pub fn vendor_matmul(&mut self, g: Gemm) {
+        self.commands.push(Command::Matmul(g));
     }
 
     /// Sets `bytes` bytes to `byte`.

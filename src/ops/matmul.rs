@@ -9,7 +9,7 @@
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, gemm_real};
 use crate::ops::cpu::vectorised;
-use crate::ops::gpu::matmul::{Lie, MatmulImpl, Out, Pair, Product, column_sum, product};
+use crate::ops::gpu::matmul::{Lie, Out, Pair, Product, column_sum, product};
 use crate::ops::pack_weights::panels;
 use crate::ops::{
     Backward, Case, Cost, Fill, Io, Launcher, Op, OpClass, OpSpec, Slot, Stored, TensorType,
@@ -158,7 +158,7 @@ impl Op for Matmul {
             let low = Pair { a: k.input(self.lora_x(l)), b: a, depth: x.cols() };
             let s = k.output(1);
             let low = Product::new(Lie::Forward, low, s, [x.rows(), rank]).scaled(l.scale);
-            product(k, MatmulImpl::Own, &low)?;
+            product(k, &low);
             second = Some(Pair { a: s, b, depth: rank });
         }
         let first = Pair { a: k.input(0), b: k.input(1), depth: x.cols() };
@@ -168,7 +168,8 @@ impl Op for Matmul {
             out: if self.wide { Out::Wide } else { Out::Store },
             ..Product::new(Lie::Forward, first, k.output(0), [y.rows(), y.cols()])
         };
-        product(k, MatmulImpl::Own, &p)
+        product(k, &p);
+        Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         if self.panels.is_some() || self.wide {
@@ -269,7 +270,8 @@ impl Op for MatmulDx {
         };
         let p = Product::new(Lie::Dx, pair(k, 0), k.output(0), [dx.rows(), dx.cols()]);
         let second = (k.num_inputs() > 2).then(|| pair(k, 2));
-        product(k, MatmulImpl::Own, &Product { second, ..p })
+        product(k, &Product { second, ..p });
+        Ok(())
     }
 }
 
@@ -313,7 +315,8 @@ impl Op for MatmulDs {
         let (dy, ds) = (k.in_type(0), k.out_type(0));
         let pair = Pair { a: k.input(0), b: k.input(1), depth: dy.cols() };
         let p = Product::new(Lie::Dx, pair, k.output(0), [ds.rows(), ds.cols()]);
-        product(k, MatmulImpl::Own, &p.scaled(self.scale))
+        product(k, &p.scaled(self.scale));
+        Ok(())
     }
 }
 
@@ -352,7 +355,8 @@ impl Op for MatmulDw {
         let (dy, x) = (k.in_type(0), k.in_type(1));
         let pair = Pair { a: k.input(0), b: k.input(1), depth: dy.rows() };
         let p = Product::new(Lie::Dw, pair, k.output(0), [dy.cols(), x.cols()]);
-        product(k, MatmulImpl::Own, &Product { out: Out::Add, ..p })
+        product(k, &Product { out: Out::Add, ..p });
+        Ok(())
     }
 }
 

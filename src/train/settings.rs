@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub use paths::check_paths;
 
 use crate::base::DType;
-use crate::device::{DeviceSpec, KnownDevice};
+use crate::device::{DeviceSpec, KnownDevice, MatmulImpl};
 use crate::mem::Recompute;
 use crate::train::options::Options;
 
@@ -536,6 +536,8 @@ pub struct LoggingSettings {
 pub struct MachineSettings {
     /// What computes.
     pub device: DeviceSpec,
+    /// Whose kernels compute the plain matrix products there.
+    pub matmul: MatmulImpl,
     /// CPU threads; `None` is all cores.
     pub threads: Option<usize>,
     /// Bytes that may be planned with; `None` leaves it to the program.

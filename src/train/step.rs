@@ -2,6 +2,7 @@
 //! constants, the learning rate's course, dropout, loss and reference, and the memory figures that go
 //! into the metrics. Runs and plans ask the same functions.
 
+use crate::device::MatmulImpl;
 use crate::grpo::optim::OptimizerSettings;
 use crate::grpo::schedule::{Schedule, ScheduleKind};
 use crate::grpo::update::{DropoutSettings, Reference, UpdateSettings};
@@ -109,7 +110,9 @@ pub fn memory_metrics(w: &Workspace) -> Vec<(String, f64)> {
             let (free, total) = device.memory().ok()?;
             Some(total.saturating_sub(free) as f64)
         });
+        let vendor = device.properties().matmul == MatmulImpl::Vendor;
         let known = [
+            ("device/matmul_vendor", Some(f64::from(u8::from(vendor)))),
             ("device/memory_used", used),
             ("device/power", said.power.ok()),
             ("device/utilization", said.utilization.ok()),

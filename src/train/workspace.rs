@@ -275,7 +275,7 @@ impl Prepared {
     /// # Errors
     /// If the device is not there, or a file is missing or broken.
     pub fn read(settings: &ModelSettings, machine: &MachineSettings) -> Result<Self> {
-        let device = device::open(machine.device)?;
+        let device = device::open_with(machine.device, machine.matmul)?;
         let config = VlmConfig::from_dir(&settings.path)?;
         let encoder = PromptEncoder::open(settings, &config)?;
         Ok(Prepared { config, encoder, device })

@@ -2,7 +2,7 @@
 //! The choice goes by size and device alone and changes no bit of the result. Computes nothing.
 
 use crate::base::{DType, Error, Result};
-use crate::device::DevicePtr;
+use crate::device::{DevicePtr, Gemm, MatmulImpl};
 use crate::ops::gpu::int;
 use crate::ops::launch::Launcher;
 use bytemuck::{Pod, Zeroable};
@@ -42,17 +42,6 @@ struct ColumnSumArgs {
     cols: i32,
 }
 const _: () = assert!(size_of::<ColumnSumArgs>() == 24);
-
-/// Whose kernels compute a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MatmulImpl {
-    /// Those of this repository: one ascending chain per element.
-    #[default]
-    Own,
-    /// The vendor's library. Rows may then depend on their batch, so rollout and training need not
-    /// agree to the bit: a yardstick, and a choice for those who want it.
-    Vendor,
-}
 
 /// How the factors of `C = A B` lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,6 +272,24 @@ impl Product {
         }
     }
 
+    /// The same product in the terms of the vendors' libraries.
+    fn for_vendor(&self, factors: DType) -> Gemm {
+        Gemm {
+            a: self.first.a,
+            b: self.first.b,
+            y: self.y,
+            a_transposed: self.lie == Lie::Dw,
+            b_transposed: self.lie == Lie::Forward,
+            rows: self.rows,
+            cols: self.cols,
+            depth: self.first.depth,
+            factors,
+            result: if self.out == Out::Store { factors } else { DType::F32 },
+            scale_bits: self.scale.to_bits(),
+            add: self.out == Out::Add,
+        }
+    }
+
     fn args(&self, vectors: i32) -> MatmulArgs {
         let none = Pair { a: DevicePtr::NULL, b: DevicePtr::NULL, depth: 0 };
         let (p, q) = (&self.first, self.second.as_ref().unwrap_or(&none));
@@ -310,18 +317,16 @@ impl Product {
     }
 }
 
-/// Enqueues a product whose factors are of the node's type.
-///
-/// # Errors
-/// If the implementation is not there.
-pub fn product(k: &mut Launcher, which: MatmulImpl, p: &Product) -> Result<()> {
-    match which {
-        MatmulImpl::Own => {
-            own(k, p);
-            Ok(())
-        }
-        MatmulImpl::Vendor => Err(Error::internal("the vendor's products are not bound yet")
-            .hint("use the products of this repository")),
+/// Enqueues a product whose factors are of the node's type. The vendor's library gets what it was
+/// chosen for and can take as it is: one term, no bias, whole 16 bytes.
+pub fn product(k: &mut Launcher, p: &Product) {
+    let dtype = k.float_type();
+    let plain = p.second.is_none() && p.bias.is_none() && p.first.depth > 0;
+    let some = p.rows > 0 && p.cols > 0;
+    if k.matmul() == MatmulImpl::Vendor && plain && some && p.aligned(dtype.size()) {
+        k.vendor_matmul(p.for_vendor(dtype));
+    } else {
+        own(k, p);
     }
 }
 

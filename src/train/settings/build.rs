@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::base::{Error, Result};
+use crate::device::MatmulImpl;
 use crate::train::options::{Command, Options, Value};
 
 impl TrainSettings {
@@ -575,6 +576,7 @@ fn logging(o: &Options) -> Result<LoggingSettings> {
 fn machine(o: &Options) -> Result<MachineSettings> {
     Ok(MachineSettings {
         device: o.text("device").unwrap_or("cpu").parse().map_err(|e: Error| e.key("device"))?,
+        matmul: MatmulImpl::named(o.text("matmul")),
         threads: o.count("threads"),
         memory_budget: o.count("memory_budget").map(|b| b as u64),
         vision_cache_size: o.count("vision_cache_size").map(|b| b as u64),
