@@ -167,7 +167,7 @@ fn job<'a>(
         only.map_or("fatbin".into(), |a| a.trim_end_matches('a').to_string())
     } else {
         let fixed = "-x hip --offload-device-only --no-gpu-bundle-output -nogpulib -nogpuinc \
-                     -ffp-contract=fast -mcode-object-version=5";
+                     -ffp-contract=fast -fno-strict-aliasing -mcode-object-version=5";
         flags.extend(fixed.split_whitespace().map(String::from));
         flags.push(format!("--offload-arch={}", archs[0]));
         archs[0].to_string()

@@ -1,7 +1,7 @@
 //! Launches of `kernels/common/matmul.cu`: which kernel and tile a product of one or two terms gets.
 //! The choice goes by size and device alone and changes no bit of the result. Computes nothing.
 
-use crate::base::{DType, Error, Result};
+use crate::base::DType;
 use crate::device::{DevicePtr, Gemm, MatmulImpl};
 use crate::ops::gpu::int;
 use crate::ops::launch::Launcher;
@@ -323,7 +323,7 @@ pub fn product(k: &mut Launcher, p: &Product) {
     let dtype = k.float_type();
     let plain = p.second.is_none() && p.bias.is_none() && p.first.depth > 0;
     let some = p.rows > 0 && p.cols > 0;
-    if k.matmul() == MatmulImpl::Vendor && plain && some && p.aligned(dtype.size()) {
+    if k.matmul() == MatmulImpl::Vendor && plain && some && p.aligned(dtype.size(), 16) {
         k.vendor_matmul(p.for_vendor(dtype));
     } else {
         own(k, p);
