@@ -22,8 +22,8 @@ struct AttnFwdArgs {
     kv_heads: i32,
     head_dim: i32,
     first_item: i32,
+    scale: f32,
     scale_log2: f32,
-    unused: i32,
 }
 const _: () = assert!(size_of::<AttnFwdArgs>() == 72);
 
@@ -350,8 +350,8 @@ pub fn forward(a: &Attention, k: &mut Launcher) -> Result<()> {
         kv_heads: int(a.kv_heads),
         head_dim: int(a.head_dim),
         first_item: 0,
+        scale: a.scale as f32,
         scale_log2: scale_log2(a),
-        unused: 0,
     };
     check_rows(a, k)?;
     if k.float_type() != DType::BF16 {
