@@ -197,9 +197,10 @@ fn count_items(segments: &[Segment], group: usize) -> [usize; 3] {
     let mut counts = [0; 3];
     for s in segments {
         let rows = s.queries.len * group;
-        counts[0] += rows / HEIGHTS[0];
-        if rows % HEIGHTS[0] > 0 {
-            counts[height(rows % HEIGHTS[0])] += 1;
+        let (whole, left) = (rows / HEIGHTS[0], rows % HEIGHTS[0]);
+        counts[0] += whole;
+        if left > 0 {
+            counts[height(left)] += 1;
         }
     }
     counts
