@@ -234,7 +234,7 @@ fn calls_that_fail_are_errors_that_name_the_call() {
             (name("cuModuleGetFunction", "hipModuleGetFunction"), 1, 500, &["lacks a kernel"]),
             (launch, 1, 719, &["a kernel failed", "launch ", "--resume_from_checkpoint true"]),
             (launch, 40, 719, &["a kernel failed", "blocks of"]),
-            (launch, 17, 12345, &["a call to the driver failed", "(no name)"]),
+            (launch, 17, 12345, &["a call to the driver failed", "returned 12345"]),
             (
                 name("cuMemcpyHtoDAsync_v2", "hipMemcpyHtoDAsync"),
                 3,

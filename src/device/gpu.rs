@@ -112,7 +112,7 @@ impl Gpu {
     pub fn open(driver: Driver, number: i32, spec: &str) -> Result<Self> {
         let done = |call: &str, code| check(&driver, spec, call, code);
         let mut device = 0;
-        // SAFETY (all calls below): the functions write to the places given, which live long enough.
+        // SAFETY: these calls write to the places given, which live long enough.
         done("device get", unsafe { (driver.device_get)(&raw mut device, number) })?;
         let mut context: Handle = std::ptr::null_mut();
         match driver.context {

@@ -343,7 +343,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "What computes: cpu, or a name that `grpo-rt doctor` gives; plan knows h100, h200 and mi300x too.",
         ..of(MACHINE, PLACED) },
     Opt { name: "matmul", kind: Choice(&["own", "vendor"]), default: "own",
-        help: "Whose kernels a device computes plain matrix products with: with the vendor's library, log-probabilities of rollout and training may differ by rounding.",
+        help: "Whose plain matrix products a device runs; with the vendor's, rollout and training agree but for rounding.",
         ..of(MACHINE, &[Train, Sft, Eval, Infer, Ops]) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, BUDGETED) },
