@@ -237,8 +237,8 @@ impl Sample {
         by_weight(z, FORBIDDEN, &truncation, u, scratch)
     }
 
-    /// The definition of what is reported of the tokens: in doubles, each rounded once.
-    fn statistics(&self, io: &Io) {
+    /// What is reported of the tokens by its definition: in doubles, each rounded once.
+    fn reference(&self, io: &Io) {
         let (token, logp) = (io.output::<i32>(0), io.output::<f32>(1));
         let (lse, entropy) = (io.output::<f32>(2), io.output::<f32>(3));
         let inv = self.head.inv_temperature();
@@ -249,6 +249,7 @@ impl Sample {
                     *z = f64::from(FORBIDDEN);
                 }
             }
+            token[i] = self.draw(&self.rows[i], raw, |x| x as f32).token as i32;
             let top = z.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
             let total = top + z.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
             lse[i] = total as f32;
@@ -284,14 +285,7 @@ impl Op for Sample {
     }
     fn run(&self, io: &Io) {
         match io.in_type(0).dtype {
-            DType::F64 => {
-                self.draw_all::<f64>(
-                    io,
-                    #[inline(always)]
-                    |x| x as f32,
-                );
-                self.statistics(io);
-            }
+            DType::F64 => self.reference(io),
             DType::BF16 => self.draw_all::<bf16>(
                 io,
                 #[inline(always)]
