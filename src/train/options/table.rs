@@ -345,7 +345,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "matmul", kind: Choice(&["own", "vendor"]), default: "own",
         help: "Whose plain matrix products a device runs; with the vendor's, rollout and training agree but for rounding.",
         ..of(MACHINE, &[Train, Sft, Eval, Infer, Ops]) },
-    Opt { name: "memory_budget", kind: Bytes, first: true,
+    Opt { name: "memory_budget", kind: Bytes,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, BUDGETED) },
     Opt { name: "vision_cache_size", kind: Bytes,
         help: "Bytes that keep image features, so that an image seen again is not encoded again (default: up to 256MiB).",
