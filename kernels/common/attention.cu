@@ -21,8 +21,8 @@ struct AttnFwdArgs {
     int kv_heads;
     int head_dim;
     int first_item;
+    float scale;
     float scale_log2;
-    int unused;
 };
 static_assert(sizeof(AttnFwdArgs) == 72, "mirrored in src/ops/gpu/attention.rs");
 

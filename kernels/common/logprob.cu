@@ -168,9 +168,8 @@ GRT_KERNEL(linear_logprob_fwd_rows, LogprobFwdArgs, 64) {
     int row = grt_block_x() * grt_threads() + grt_tid();
     if (row >= a.rows) return;
     grt_lse all = logprob_row(a.parts, a.tiles, a.rows, row);
-    float lse = grt_lse_log(all);
-    grt_store(a.lse + row, lse);
-    grt_store(a.logp + row, grt_load(a.logp + row) - lse);
+    grt_store(a.lse + row, grt_lse_log(all));
+    grt_store(a.logp + row, grt_lse_logp(all, grt_load(a.logp + row)));
     grt_store(a.entropy + row, grt_lse_entropy(all));
 }
 
@@ -493,6 +492,6 @@ GRT_KERNEL(linear_logprob_bwd_check, LogprobBwdArgs, 64) {
     if (n >= grt_load(a.count)) return;
     const int row = grt_load(a.index + n);
     grt_lse all = logprob_row(a.parts, a.tiles, a.rows, n);
-    grt_store(a.logp + row, grt_load(a.logits + n) - grt_lse_log(all));
+    grt_store(a.logp + row, grt_lse_logp(all, grt_load(a.logits + n)));
     grt_store(a.entropy + row, grt_lse_entropy(all));
 }

@@ -165,9 +165,7 @@ GRT_KERNEL(sample_tiles_f32, SampleArgs, SAMPLE_THREADS) { sample_tiles<float>(a
 GRT_KERNEL(sample_tiles_bf16, SampleArgs, SAMPLE_THREADS) { sample_tiles<grt_bf16>(a); }
 
 struct SampleStatsShared {
-    float sum[SAMPLE_TILES];
-    float weighted[SAMPLE_TILES];
-    float factor[SAMPLE_TILES];
+    grt_lse_share tiles[SAMPLE_TILES];
 };
 
 // The largest of `tiles` numbers in global memory, in every thread.
@@ -177,35 +175,30 @@ GRT_DEV float sample_top(const float* tops, int tiles, grt_block_scratch& scratc
     return grt_block_max(top, scratch);
 }
 
-// Stores log-sum-exp and entropy of the row. What grt_lse_combine does over the tiles, but the factors
-// are computed side by side.
-GRT_DEV void sample_statistics(const SampleArgs& a, int row, SampleStatsShared& s,
-                                grt_block_scratch& scratch) {
+// Statistics of the row, in thread 0, which stores log-sum-exp and entropy. What grt_lse_combine does
+// over the tiles, but the shares are computed side by side.
+GRT_DEV void sample_statistics(const SampleArgs& a, int row, SampleStatsShared& s, grt_lse& all,
+                               grt_block_scratch& scratch) {
     const float* tops = sample_part(a, row, PART_TOP);
     float top = sample_top(tops, a.tiles, scratch);
-    for (int i = grt_tid(); i < a.tiles; i += grt_threads()) {
-        grt_lse part = grt_lse_load(tops + i, a.tiles);
-        s.sum[i] = part.sum;
-        s.weighted[i] = part.weighted;
-        s.factor[i] = grt_lse_factor(part.top, top);
-    }
+    for (int i = grt_tid(); i < a.tiles; i += grt_threads())
+        s.tiles[i] = grt_lse_beside(grt_lse_load(tops + i, a.tiles), top);
     grt_sync();
     if (grt_tid() == 0) {
-        grt_lse all = {top, 0, 0};
-        for (int i = 0; i < a.tiles; i++) grt_lse_add(all, s.sum[i], s.weighted[i], s.factor[i]);
+        all = {top, 0, 0};
+        for (int i = 0; i < a.tiles; i++) grt_lse_add(all, s.tiles[i]);
         grt_store(a.lse + row, grt_lse_log(all));
         grt_store(a.entropy + row, grt_lse_entropy(all));
     }
     grt_sync();
 }
 
-// Stores the token and its log-probability in the full distribution. For thread 0, which stored the
-// log-sum-exp.
+// Stores the token and its log-probability in the full distribution. For thread 0.
 template <class S>
-GRT_DEV void sample_answer(const SampleArgs& a, int row, int token) {
+GRT_DEV void sample_answer(const SampleArgs& a, int row, int token, const grt_lse& all) {
     float raw = grt_load((const S*)a.logits + (int64_t)row * a.vocab + token);
     grt_store(a.token + row, token);
-    grt_store(a.logp + row, grt_prepared(raw, a.inv_temperature) - grt_load(a.lse + row));
+    grt_store(a.logp + row, grt_lse_logp(all, grt_prepared(raw, a.inv_temperature)));
 }
 
 // The row's random number.
@@ -240,6 +233,7 @@ GRT_DEV int sample_pass(int n, const Weight& weight, double& target) {
 
 struct SamplePickShared {
     SampleStatsShared stats;
+    grt_lse all;
     double weight[SAMPLE_TILES];
     double thread[PICK_THREADS];
     double group[PICK_GROUPS];
@@ -304,7 +298,7 @@ template <class S>
 GRT_DEV void sample_pick(const SampleArgs& a) {
     GRT_SHARED(SamplePickShared, s);
     int row = grt_block_x(), token = 0;
-    sample_statistics(a, row, s.stats, s.scratch);
+    sample_statistics(a, row, s.stats, s.all, s.scratch);
     float top = sample_top(sample_part(a, row, CHOICE_TOP), a.tiles, s.scratch);
     if (a.greedy) {
         token = sample_pick_first(a, row, top, s.least);
@@ -312,7 +306,7 @@ GRT_DEV void sample_pick(const SampleArgs& a) {
         sample_pick_tile(a, row, top, s);
         token = s.tile * GRT_VOCAB_TILE + sample_pick_column<S>(a, row, top, s);
     }
-    if (grt_tid() == 0) sample_answer<S>(a, row, token);
+    if (grt_tid() == 0) sample_answer<S>(a, row, token, s.all);
 }
 
 GRT_KERNEL(sample_pick_f32, SampleArgs, PICK_THREADS) { sample_pick<float>(a); }
@@ -324,6 +318,7 @@ struct SampleCutShared {
         SampleStatsShared stats;
         double weight[SAMPLE_TILES];
     };
+    grt_lse all;
     grt_block_scratch scratch;
 };
 
@@ -374,7 +369,7 @@ template <class S>
 GRT_DEV void sample_truncate(const SampleArgs& a) {
     GRT_SHARED(SampleCutShared, s);
     int row = grt_block_x();
-    sample_statistics(a, row, s.stats, s.scratch);
+    sample_statistics(a, row, s.stats, s.all, s.scratch);
     const float* tops = sample_part(a, row, CHOICE_TOP);
     grt_cut r;
     r.z = a.z + (int64_t)row * a.tiles * GRT_VOCAB_TILE;
@@ -393,7 +388,7 @@ GRT_DEV void sample_truncate(const SampleArgs& a) {
     target = sample_uniform(a, row) * grt_cut_left(r, s.cut).mass;
     grt_cut_to(r, [&](int, double mass) { return mass > target; }, s.cut);
     int token = grt_cut_place(r, r.key, r.ties, s.cut);
-    if (grt_tid() == 0) sample_answer<S>(a, row, token);
+    if (grt_tid() == 0) sample_answer<S>(a, row, token, s.all);
 }
 
 GRT_KERNEL(sample_truncate_f32, SampleArgs, CUT_THREADS) { sample_truncate<float>(a); }

@@ -1,6 +1,6 @@
 // Attention for singles: plain fused multiply-adds on tiles in shared memory, forward and backward. Every
-// element is one chain over its inner index, ascending, so tiles and grid show in no bit. Used where
-// exactness is asked for, not speed; no matrix unit is used here.
+// element is one chain over its inner index, ascending, so tiles and grid show in no bit. Weights are
+// those of the CPU's exponential, not the fast one. No matrix unit is used here.
 //
 // Tiles have ATTN_F32_ROWS rows (packed queries, or keys); 16 lanes work on 4 of them, each lane on
 // every 16th of the other side's rows and on every 16th column. Head sizes up to 128, rows in shared
@@ -46,7 +46,7 @@ GRT_DEV void attn_products_f32(float (&s)[R][C], const float* x, const float* y,
     int width = head_dim + 1;
     GRT_UNROLL for (int r = 0; r < R; r++)
         GRT_UNROLL for (int j = 0; j < C; j++) s[r][j] = 0;
-    for (int i = 0; i < head_dim; i++) {
+    ATTN_ROLLED for (int i = 0; i < head_dim; i++) {
         float b[C];
         GRT_UNROLL for (int j = 0; j < C; j++) b[j] = y[16 * j * width + i];
         GRT_UNROLL for (int r = 0; r < R; r++) {
@@ -132,16 +132,15 @@ GRT_DEV void attn_forward_f32(const Args& a, unsigned char* shared) {
         float s[4][4];
         attn_products_f32(s, q + 4 * set * width, tile + l * width, d);
         GRT_UNROLL for (int r = 0; r < 4; r++) {
-            float before = top[r];
+            float before = top[r], most = attn_no_score();
             GRT_UNROLL for (int j = 0; j < 4; j++) {
                 if (first + l + 16 * j >= rows.visible[4 * set + r]) s[r][j] = attn_no_score();
-                top[r] = grt_max(top[r], s[r][j]);
+                most = grt_max(most, s[r][j]);
             }
-            top[r] = attn_lanes16_max(top[r]);
-            float shrink = grt_fast_exp2((before - top[r]) * a.scale_log2);
-            float negative_top = -(top[r] * a.scale_log2);
+            top[r] = grt_max(before, attn_lanes16_max(most) * a.scale);
+            float shrink = grt_exp_weight(before - top[r]);
             GRT_UNROLL for (int j = 0; j < 4; j++) {
-                s[r][j] = grt_fast_exp2(grt_fma(s[r][j], a.scale_log2, negative_top));
+                s[r][j] = grt_exp_weight(grt_fma(s[r][j], a.scale, -top[r]));
                 rows.weights[4 * set + r][l + 16 * j] = s[r][j];
             }
             sum[r] = grt_fma(sum[r], shrink, (s[r][0] + s[r][1]) + (s[r][2] + s[r][3]));
@@ -156,7 +155,7 @@ GRT_DEV void attn_forward_f32(const Args& a, unsigned char* shared) {
         sum[r] = attn_lanes16_sum(sum[r]);
         int head = rows.head[4 * set + r];
         if (head < 0) continue;
-        if (l == 0) grt_store(a.lse + head, attn_lse(top[r], a.scale_log2, sum[r]));
+        if (l == 0) grt_store(a.lse + head, top[r] + grt_log(sum[r]));
         attn_write_row_f32(a.o, d, head, o[r], 1.0f / sum[r]);
     }
 }
@@ -186,7 +185,7 @@ GRT_DEV void attn_backward_dq_f32(const Args& a, unsigned char* shared) {
             for (int i = l; i < d; i += 16)
                 sum = grt_fma(grt_load(o + i), dout[(4 * set + r) * width + i], sum);
         delta[r] = attn_lanes16_sum(sum);
-        lse[r] = head < 0 ? 0.0f : grt_load(a.lse + head) * GRT_LOG2_E;
+        lse[r] = head < 0 ? 0.0f : grt_load(a.lse + head);
         if (head >= 0 && l == 0) grt_store(a.delta + head, delta[r]);
     }
     int end = item.visible + item.step * ((item.first + item.rows - 1) / (a.heads / a.kv_heads));
@@ -204,7 +203,7 @@ GRT_DEV void attn_backward_dq_f32(const Args& a, unsigned char* shared) {
         GRT_UNROLL for (int r = 0; r < 4; r++)
             GRT_UNROLL for (int j = 0; j < 2; j++) {
                 bool seen = first + l + 16 * j < rows.visible[4 * set + r];
-                float p = grt_fast_exp2(grt_fma(s[r][j], a.scale_log2, -lse[r]));
+                float p = grt_exp_weight(grt_fma(s[r][j], a.scale, -lse[r]));
                 rows.weights[4 * set + r][l + 16 * j] = seen ? p * (dp[r][j] - delta[r]) : 0.0f;
             }
         grt_sync();
@@ -245,11 +244,11 @@ GRT_DEV void attn_visit_f32(const Args& a, const attn_viewer& x, int first, int 
     float s[4][1], dp[4][1];
     attn_products_f32(s, k + 4 * set * width, q + l * width, d);
     attn_products_f32(dp, v + 4 * set * width, dout + l * width, d);
-    float lse = there ? grt_load(a.lse + row) * GRT_LOG2_E : 0.0f;
+    float lse = there ? grt_load(a.lse + row) : 0.0f;
     float delta = there ? grt_load(a.delta + row) : 0.0f;
     GRT_UNROLL for (int r = 0; r < 4; r++) {
         bool seen = there && skip + 4 * set + r < x.sees + x.step * query;
-        float p = seen ? grt_fast_exp2(grt_fma(s[r][0], a.scale_log2, -lse)) : 0.0f;
+        float p = seen ? grt_exp_weight(grt_fma(s[r][0], a.scale, -lse)) : 0.0f;
         keys.p[4 * set + r][l] = p;
         keys.ds[4 * set + r][l] = p * (dp[r][0] - delta);
     }

@@ -21,7 +21,8 @@ GRT_DEV int grt_strips(int vocab, int tile) {
 // What a forbidden token's logit becomes, and what lies beyond the vocabulary: its weight is 0.
 #define GRT_FORBIDDEN -1e30f
 
-// Statistics of some columns: the largest logit, the sum of exp(z - top), and that of exp(z - top) z.
+// Statistics of some columns: the largest logit, the sum of exp(z - top), and that of
+// exp(z - top) (z - top), which stays small where the logits are large.
 struct grt_lse {
     float top, sum, weighted;
 };
@@ -44,9 +45,9 @@ GRT_DEV grt_lse grt_lse_strip(const float* strip) {
     GRT_UNROLL for (int m = 1; m < GRT_STRIP_LANES; m <<= 1)
         s.top = grt_max(s.top, grt_shfl_xor(s.top, m));
     GRT_UNROLL for (int i = 0; i < 16; i++) {
-        float e = grt_exp_weight(z[i] - s.top);
+        float below = z[i] - s.top, e = grt_exp_weight(below);
         s.sum += e;
-        s.weighted = grt_fma(e, z[i], s.weighted);
+        s.weighted = grt_fma(e, below, s.weighted);
     }
     GRT_UNROLL for (int m = 1; m < GRT_STRIP_LANES; m <<= 1) {
         s.sum += grt_shfl_xor(s.sum, m);
@@ -55,13 +56,18 @@ GRT_DEV grt_lse grt_lse_strip(const float* strip) {
     return s;
 }
 
-// How much a part with this top counts beside the largest top.
-GRT_DEV float grt_lse_factor(float part_top, float top) { return grt_exp_weight(part_top - top); }
-
+// A part as it counts beside a larger top.
+struct grt_lse_share {
+    float sum, weighted, factor;
+};
+GRT_DEV grt_lse_share grt_lse_beside(const grt_lse& part, float top) {
+    float below = part.top - top;
+    return {part.sum, grt_fma(below, part.sum, part.weighted), grt_exp_weight(below)};
+}
 // Adds the next part to statistics that have the largest top of all.
-GRT_DEV void grt_lse_add(grt_lse& s, float sum, float weighted, float factor) {
-    s.sum = grt_fma(sum, factor, s.sum);
-    s.weighted = grt_fma(weighted, factor, s.weighted);
+GRT_DEV void grt_lse_add(grt_lse& s, const grt_lse_share& part) {
+    s.sum = grt_fma(part.sum, part.factor, s.sum);
+    s.weighted = grt_fma(part.weighted, part.factor, s.weighted);
 }
 
 // Statistics of n parts, in ascending order; part(i) is a grt_lse.
@@ -69,16 +75,15 @@ template <class Part>
 GRT_DEV grt_lse grt_lse_combine(int n, const Part& part) {
     grt_lse s = {part(0).top, 0, 0};
     for (int i = 1; i < n; i++) s.top = grt_max(s.top, part(i).top);
-    for (int i = 0; i < n; i++) {
-        grt_lse p = part(i);
-        grt_lse_add(s, p.sum, p.weighted, grt_lse_factor(p.top, s.top));
-    }
+    for (int i = 0; i < n; i++) grt_lse_add(s, grt_lse_beside(part(i), s.top));
     return s;
 }
 
-// log sum exp(z), and the entropy of the softmax: lse - sum p z.
+// log sum exp(z), log-probability of a logit, and entropy of the softmax: z - lse and lse - sum p z,
+// where the top cancels.
 GRT_DEV float grt_lse_log(const grt_lse& s) { return s.top + grt_log(s.sum); }
-GRT_DEV float grt_lse_entropy(const grt_lse& s) { return grt_lse_log(s) - s.weighted / s.sum; }
+GRT_DEV float grt_lse_logp(const grt_lse& s, float z) { return (z - s.top) - grt_log(s.sum); }
+GRT_DEV float grt_lse_entropy(const grt_lse& s) { return grt_log(s.sum) - s.weighted / s.sum; }
 
 // Statistics in global memory: the three numbers lie `plane` floats apart.
 GRT_DEV void grt_lse_store(float* to, int64_t plane, const grt_lse& s) {

@@ -237,6 +237,27 @@ impl Sample {
         by_weight(z, FORBIDDEN, &truncation, u, scratch)
     }
 
+    /// What is reported of the tokens by its definition: in doubles, each rounded once.
+    fn reference(&self, io: &Io) {
+        let (token, logp) = (io.output::<i32>(0), io.output::<f32>(1));
+        let (lse, entropy) = (io.output::<f32>(2), io.output::<f32>(3));
+        let inv = self.head.inv_temperature();
+        for (i, raw) in io.input::<f64>(0).chunks(io.in_type(0).cols()).enumerate() {
+            let mut z: Vec<f64> = raw.iter().map(|x| x * inv).collect();
+            for &t in &self.head.forbidden {
+                if let Some(z) = z.get_mut(t as usize) {
+                    *z = f64::from(FORBIDDEN);
+                }
+            }
+            token[i] = self.draw(&self.rows[i], raw, |x| x as f32).token as i32;
+            let top = z.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));
+            let total = top + z.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+            lse[i] = total as f32;
+            logp[i] = (z[token[i] as usize] - total) as f32;
+            entropy[i] = (total - z.iter().map(|x| (x - total).exp() * x).sum::<f64>()) as f32;
+        }
+    }
+
     #[inline(always)]
     fn draw_all<T: bytemuck::Pod + Sync>(&self, io: &Io, single: impl Fn(T) -> f32 + Sync) {
         let v = io.in_type(0).cols();
@@ -264,11 +285,7 @@ impl Op for Sample {
     }
     fn run(&self, io: &Io) {
         match io.in_type(0).dtype {
-            DType::F64 => self.draw_all::<f64>(
-                io,
-                #[inline(always)]
-                |x| x as f32,
-            ),
+            DType::F64 => self.reference(io),
             DType::BF16 => self.draw_all::<bf16>(
                 io,
                 #[inline(always)]

@@ -22,8 +22,11 @@ pub struct Errors {
     pub backward: f64,
 }
 
+/// Gradients of a case's inputs, where there are any.
+type Gradients = Vec<Option<Vec<f64>>>;
+
 /// One run of a case, and the gradients after a second one.
-fn run(mut check: Check) -> Result<(CheckRun, Vec<Option<Vec<f64>>>), String> {
+fn run(mut check: Check) -> Result<(CheckRun, Gradients), String> {
     let first = check.run().map_err(|e| e.one_line())?;
     // Ops that update in place would start from their own results.
     let second = if first.grads.iter().any(Option::is_some) {

@@ -22,8 +22,8 @@ struct AttnFwdArgs {
     kv_heads: i32,
     head_dim: i32,
     first_item: i32,
+    scale: f32,
     scale_log2: f32,
-    unused: i32,
 }
 const _: () = assert!(size_of::<AttnFwdArgs>() == 72);
 
@@ -197,9 +197,10 @@ fn count_items(segments: &[Segment], group: usize) -> [usize; 3] {
     let mut counts = [0; 3];
     for s in segments {
         let rows = s.queries.len * group;
-        counts[0] += rows / HEIGHTS[0];
-        if rows % HEIGHTS[0] > 0 {
-            counts[height(rows % HEIGHTS[0])] += 1;
+        let (whole, left) = (rows / HEIGHTS[0], rows % HEIGHTS[0]);
+        counts[0] += whole;
+        if left > 0 {
+            counts[height(left)] += 1;
         }
     }
     counts
@@ -350,8 +351,8 @@ pub fn forward(a: &Attention, k: &mut Launcher) -> Result<()> {
         kv_heads: int(a.kv_heads),
         head_dim: int(a.head_dim),
         first_item: 0,
+        scale: a.scale as f32,
         scale_log2: scale_log2(a),
-        unused: 0,
     };
     check_rows(a, k)?;
     if k.float_type() != DType::BF16 {
