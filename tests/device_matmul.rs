@@ -90,7 +90,6 @@ impl Placed {
         let mut launcher = launcher.on(properties);
         assert_eq!(launcher.float_type(), self.dtype);
         let result = f(&mut launcher);
-        drop(launcher);
         (result, commands)
     }
 

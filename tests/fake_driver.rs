@@ -81,8 +81,11 @@ fn variant(name: &str, arguments: &[&str]) -> String {
     out.display().to_string()
 }
 
+/// Picks the name of a function at NVIDIA's or at AMD's.
+type Pick = fn(&'static str, &'static str) -> &'static str;
+
 /// Both emulated devices, with their names of the functions where a fault strikes.
-fn both() -> [(&'static str, fn(&'static str, &'static str) -> &'static str); 2] {
+fn both() -> [(&'static str, Pick); 2] {
     [("emu-cuda", |cuda, _| cuda), ("emu-hip", |_, hip| hip)]
 }
 

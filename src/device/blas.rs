@@ -325,7 +325,7 @@ impl Blas {
     ///
     /// # Errors
     /// Kind device if the library has no algorithm for it, or fails.
-    pub fn run(&self, g: &Gemm, stream: Handle) -> Result<()> {
+    pub(super) fn run(&self, g: &Gemm, stream: Handle) -> Result<()> {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = g.kind();
         if !prepared.contains_key(&kind) {
