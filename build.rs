@@ -2,8 +2,8 @@
 //! the program embeds (`src/device/images.rs`). Without a compiler the table is shorter and nothing
 //! else differs. Never downloads, never links a vendor's library, never runs a kernel.
 //!
-//! `GRPO_RT_BUILD_KERNELS=auto|require|none` (auto), `GRPO_RT_BUILD_NVCC`, `GRPO_RT_BUILD_HIP_CLANG` (paths),
-//! `GRPO_RT_BUILD_CUDA_ARCHS` (sm_80,sm_90a,compute_90), `GRPO_RT_BUILD_HIP_ARCHS` (gfx942,gfx90a).
+//! `GRPO_RT_KERNELS=auto|require|none` (auto), `GRPO_RT_NVCC`, `GRPO_RT_HIP_CLANG` (paths),
+//! `GRPO_RT_CUDA_ARCHS` (sm_80,sm_90a,compute_90), `GRPO_RT_HIP_ARCHS` (gfx942,gfx90a).
 
 use std::collections::BTreeSet;
 use std::env::var;
@@ -18,11 +18,11 @@ use std::{fs, io, thread};
 const FOLDERS: &[(&str, Option<(&str, &str)>)] =
     &[("common", None), ("sm90", Some(("Cuda", "sm_90a"))), ("gfx942", Some(("Hip", "gfx942")))];
 const VARIABLES: &[&str] = &[
-    "GRPO_RT_BUILD_KERNELS",
-    "GRPO_RT_BUILD_NVCC",
-    "GRPO_RT_BUILD_HIP_CLANG",
-    "GRPO_RT_BUILD_CUDA_ARCHS",
-    "GRPO_RT_BUILD_HIP_ARCHS",
+    "GRPO_RT_KERNELS",
+    "GRPO_RT_NVCC",
+    "GRPO_RT_HIP_CLANG",
+    "GRPO_RT_CUDA_ARCHS",
+    "GRPO_RT_HIP_ARCHS",
     "CUDA_HOME",
     "CUDA_PATH",
     "ROCM_PATH",
@@ -71,12 +71,12 @@ fn build() -> Result<()> {
     let out = PathBuf::from(var("OUT_DIR").map_err(|e| e.to_string())?);
     // <target>/<profile>/build/<package>/out: the cache serves every profile.
     let cache = out.ancestors().nth(4).ok_or("OUT_DIR is too short")?.join("kernels");
-    let mode = var("GRPO_RT_BUILD_KERNELS").unwrap_or_else(|_| "auto".into());
+    let mode = var("GRPO_RT_KERNELS").unwrap_or_else(|_| "auto".into());
     if !["auto", "require", "none"].contains(&mode.as_str()) {
-        return Err(format!("GRPO_RT_BUILD_KERNELS is `{mode}`; expected auto, require or none"));
+        return Err(format!("GRPO_RT_KERNELS is `{mode}`; expected auto, require or none"));
     }
     let found = if mode == "none" {
-        ["Cuda", "Hip"].map(|v| (v, Err("GRPO_RT_BUILD_KERNELS=none".to_string())))
+        ["Cuda", "Hip"].map(|v| (v, Err("GRPO_RT_KERNELS=none".to_string())))
     } else {
         [("Cuda", find_nvcc()?), ("Hip", find_clang()?)]
     };
@@ -354,7 +354,7 @@ fn on_path(name: &str) -> Vec<PathBuf> {
 
 /// nvcc of an installation, of the folder that tools/setup fills, or of python's packages.
 fn find_nvcc() -> Result<Found> {
-    let archs = archs("GRPO_RT_BUILD_CUDA_ARCHS", "sm_80,sm_90a,compute_90", &["sm_", "compute_"])?;
+    let archs = archs("GRPO_RT_CUDA_ARCHS", "sm_80,sm_90a,compute_90", &["sm_", "compute_"])?;
     let candidates = || {
         let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
         let mut list: Vec<PathBuf> = homes.map(|h| PathBuf::from(h).join("bin/nvcc")).collect();
@@ -370,7 +370,7 @@ fn find_nvcc() -> Result<Found> {
         list.extend(said.lines().map(|l| Path::new(l).join("cu13/bin/nvcc")));
         list
     };
-    let found = first_fit(("GRPO_RT_BUILD_NVCC", "nvcc"), candidates, |path| {
+    let found = first_fit(("GRPO_RT_NVCC", "nvcc"), candidates, |path| {
         let (major, minor, text) = version(path, ", V")?;
         if (major, minor) < (12, 8) {
             return Err(format!("nvcc {text}; 13.0 is expected, 12.8 is the oldest that will do"));
@@ -386,7 +386,7 @@ fn find_nvcc() -> Result<Found> {
 /// clang of ROCm or of the distribution, with AMD's target and its linker.
 fn find_clang() -> Result<Found> {
     // Kernels are built for waves of 64 lanes.
-    let archs = archs("GRPO_RT_BUILD_HIP_ARCHS", "gfx942,gfx90a", &["gfx9"])?;
+    let archs = archs("GRPO_RT_HIP_ARCHS", "gfx942,gfx90a", &["gfx9"])?;
     let candidates = || {
         let rocm = var("ROCM_PATH").unwrap_or_else(|_| "/opt/rocm".into());
         let mut list = vec![PathBuf::from(rocm).join("llvm/bin/clang++")];
@@ -395,7 +395,7 @@ fn find_clang() -> Result<Found> {
         list.extend(names.flat_map(|n| on_path(&n)));
         list
     };
-    let found = first_fit(("GRPO_RT_BUILD_HIP_CLANG", "clang 19"), candidates, |path| {
+    let found = first_fit(("GRPO_RT_HIP_CLANG", "clang 19"), candidates, |path| {
         let (major, _, text) = version(path, "clang version ")?;
         if major < 19 {
             return Err(format!("clang {text}; 19 is the oldest that will do"));

@@ -2,7 +2,7 @@
 //! in local memory, no float atomics, matrix instructions where they are claimed. Runs no kernel and
 //! needs no device; without kernel compilers it says so and checks only its own parsers.
 //!
-//! `GRPO_RT_TEST_UPDATE=1` writes `kernels/resources.tsv`. `GRPO_RT_BUILD_KERNELS=require` makes missing
+//! `GRPO_RT_TEST_UPDATE=1` writes `kernels/resources.tsv`. `GRPO_RT_KERNELS=require` makes missing
 //! compilers a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,9 +254,9 @@ fn amd_kernels(target: &str, notes: &str, code: &str) -> Vec<Kernel> {
     kernels
 }
 
-/// Says what cannot be checked here. With GRPO_RT_BUILD_KERNELS=require that is a failure.
+/// Says what cannot be checked here. With GRPO_RT_KERNELS=require that is a failure.
 fn something_to_check() -> bool {
-    let required = std::env::var("GRPO_RT_BUILD_KERNELS").is_ok_and(|v| v == "require");
+    let required = std::env::var("GRPO_RT_KERNELS").is_ok_and(|v| v == "require");
     for compiler in COMPILERS {
         if let Err(why) = compiler.outcome {
             let what = format!("kernels of {:?} are not checked: {why}", compiler.vendor);

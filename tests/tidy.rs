@@ -481,3 +481,78 @@ fn licences_are_there() {
         assert!(found.contains(text), "{name}:1: is not the licence");
     }
 }
+
+/// Fields of the struct that begins at the first brace of `text`: (name, kind), where a kind is a
+/// pointer, or a number of a width.
+fn struct_fields(
+    text: &str,
+    kind: impl Fn(&str) -> Option<(String, &'static str)>,
+) -> Vec<(String, &'static str)> {
+    let body = text.split_once('{').map_or("", |(_, rest)| rest);
+    let body = body.split_once('}').map_or("", |(body, _)| body);
+    body.split([';', ',', '\n']).filter_map(|f| kind(f.trim())).collect()
+}
+
+/// A field of an argument struct in a kernel's source.
+fn kernel_field(field: &str) -> Option<(String, &'static str)> {
+    let field = field.split("//").next()?.trim();
+    let name = words(field).last()?.to_string();
+    let kind = match field {
+        f if f.contains('*') => "pointer",
+        f if f.starts_with("double") => "f64",
+        f if f.starts_with("float") => "f32",
+        f if f.starts_with("uint64_t") => "u64",
+        f if f.starts_with("uint32_t") => "u32",
+        f if f.starts_with("int") => "i32",
+        _ => return None,
+    };
+    Some((name, kind))
+}
+
+/// A field of its mirror.
+fn mirror_field(field: &str) -> Option<(String, &'static str)> {
+    let (name, kind) = field.split("//").next()?.trim().split_once(':')?;
+    let kind = match kind.trim() {
+        "DevicePtr" => "pointer",
+        "f64" => "f64",
+        "f32" => "f32",
+        "u64" => "u64",
+        "u32" => "u32",
+        "i32" => "i32",
+        _ => return None,
+    };
+    Some((name.trim().trim_start_matches("pub ").to_string(), kind))
+}
+
+#[test]
+fn argument_structs_of_kernels_are_mirrored_field_by_field() {
+    let structs = |files: &[File]| -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for f in files {
+            for (at, _) in f.text.match_indices("struct ") {
+                let rest = &f.text[at + "struct ".len()..];
+                let name = words(rest).next().unwrap_or_default();
+                if name.ends_with("Args") && rest[name.len()..].trim_start().starts_with('{') {
+                    found.push((name.to_string(), rest.to_string()));
+                }
+            }
+        }
+        found
+    };
+    let kernels = structs(&files(&["kernels/common", "kernels/include"], &[".cu", ".h"]));
+    let mirrors = structs(&files(&["src/ops"], &[".rs"]));
+    assert!(kernels.len() > 20, "the kernels' argument structs were not found");
+    let mut wrong = Vec::new();
+    for (name, text) in &kernels {
+        let ours = struct_fields(text, kernel_field);
+        let Some((_, mirror)) = mirrors.iter().find(|(n, _)| n == name) else {
+            wrong.push(format!("{name}: no struct of this name in src/ops"));
+            continue;
+        };
+        let theirs = struct_fields(mirror, mirror_field);
+        if ours != theirs || ours.is_empty() {
+            wrong.push(format!("{name}: {ours:?} in the kernel, {theirs:?} in src/ops"));
+        }
+    }
+    assert_none("argument structs have the same fields on both sides", wrong);
+}

@@ -48,7 +48,7 @@ done
 pack() {
     set -e
     mkdir -p "$folder"
-    export GRPO_RT_BUILD_KERNELS=require
+    export GRPO_RT_KERNELS=require
     cargo build --locked --release
     cp target/release/grpo-rt "$folder/grpo-rt"
     local test

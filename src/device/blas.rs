@@ -10,6 +10,7 @@ use crate::base::{DType, Error, Result};
 use libloading::Library;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -231,7 +232,7 @@ pub struct Blas {
     search: Search,
     multiply: Multiply,
     /// Keeps the functions above valid.
-    _library: Library,
+    _library: ManuallyDrop<Library>,
 }
 
 /// Names under which a vendor's library is installed, newest first.
@@ -295,7 +296,7 @@ impl Blas {
             preference_set: get(&library, symbol("MatmulPreferenceSetAttribute"))?,
             search: get(&library, symbol("MatmulAlgoGetHeuristic"))?,
             multiply: get(&library, symbol("Matmul"))?,
-            _library: library,
+            _library: ManuallyDrop::new(library),
         };
         let mut handle: Handle = std::ptr::null_mut();
         // SAFETY: writes one handle; the device is the thread's.

@@ -7,6 +7,7 @@ use super::Vendor;
 use crate::base::{Error, Result};
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_void};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 /// Result code of a driver call; 0 is success.
@@ -96,8 +97,9 @@ pub struct Driver {
     pub emulator_allow: Option<unsafe extern "C" fn(*const u64, i32)>,
     /// Emulator only: what was wrong with the last launch.
     pub emulator_error: Option<unsafe extern "C" fn() -> *const c_char>,
-    /// Keeps the functions above valid.
-    _library: Library,
+    /// Keeps the functions above valid. Never closed: drivers have threads of their own, which would
+    /// go on running in code that is gone.
+    _library: ManuallyDrop<Library>,
 }
 
 // SAFETY: the drivers' functions may be called from any thread; handles are only passed to them.
@@ -245,7 +247,7 @@ impl Driver {
             properties: s.optional("hipGetDevicePropertiesR0600"),
             emulator_allow: s.optional("grt_emu_allow"),
             emulator_error: s.optional("grt_emu_last_error"),
-            _library: library,
+            _library: ManuallyDrop::new(library),
         })
     }
 

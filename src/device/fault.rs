@@ -50,12 +50,12 @@ pub static FAULTS: &[Fault] = &[
     Fault {
         code: 200,
         what: "the driver does not understand the kernel image",
-        hint: "update the driver, or build with a compiler that is not newer than it (GRPO_RT_BUILD_NVCC, GRPO_RT_BUILD_HIP_CLANG)",
+        hint: "update the driver, or build with a compiler that is not newer than it (GRPO_RT_NVCC, GRPO_RT_HIP_CLANG)",
     },
     Fault {
         code: 209,
         what: "no kernel image is for this device",
-        hint: "rebuild with its architecture in GRPO_RT_BUILD_CUDA_ARCHS or GRPO_RT_BUILD_HIP_ARCHS",
+        hint: "rebuild with its architecture in GRPO_RT_CUDA_ARCHS or GRPO_RT_HIP_ARCHS",
     },
     Fault {
         code: 214,
@@ -65,7 +65,7 @@ pub static FAULTS: &[Fault] = &[
     Fault {
         code: 222,
         what: "the driver is older than the compiler that built the kernels",
-        hint: "update the driver, or rebuild with an older compiler (GRPO_RT_BUILD_NVCC)",
+        hint: "update the driver, or rebuild with an older compiler (GRPO_RT_NVCC)",
     },
     Fault {
         code: 500,

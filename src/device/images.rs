@@ -63,11 +63,11 @@ fn choose<'a>(
         let (found, variable) = match (vendor, embedded.is_empty(), compiler) {
             (_, true, Some(Err(why))) => (format!("none: at build time, {why}"), None),
             (_, true, _) => ("none".to_string(), None),
-            (Vendor::Cuda, ..) => (embedded.join(", "), Some("GRPO_RT_BUILD_CUDA_ARCHS")),
-            (Vendor::Hip, ..) => (embedded.join(", "), Some("GRPO_RT_BUILD_HIP_ARCHS")),
+            (Vendor::Cuda, ..) => (embedded.join(", "), Some("GRPO_RT_CUDA_ARCHS")),
+            (Vendor::Hip, ..) => (embedded.join(", "), Some("GRPO_RT_HIP_ARCHS")),
         };
         let mut hint = "run tools/setup/kernel_compilers.sh, then build again with \
-                        GRPO_RT_BUILD_KERNELS=require"
+                        GRPO_RT_KERNELS=require"
             .to_string();
         if let Some(variable) = variable {
             hint += &format!(" ({variable} names the architectures)");
@@ -109,9 +109,7 @@ mod tests {
     fn what_is_missing_says_what_is_there_and_how_to_rebuild() {
         let error = choose(TABLE, &[], Vendor::Hip, "gfx1100", "norms").unwrap_err();
         let text = error.to_string();
-        for part in
-            ["norms", "gfx1100", "norms (gfx90a), norms (gfx942)", "GRPO_RT_BUILD_HIP_ARCHS"]
-        {
+        for part in ["norms", "gfx1100", "norms (gfx90a), norms (gfx942)", "GRPO_RT_HIP_ARCHS"] {
             assert!(text.contains(part), "no `{part}` in: {text}");
         }
         let none = [Compiler { vendor: Vendor::Cuda, outcome: Err("no nvcc was found") }];

@@ -126,5 +126,5 @@ pub fn none_carried(vendor: Vendor, carried: &Kernels) -> Error {
     };
     Error::device(format!("this program carries no kernels for {} devices", vendor.title()))
         .found(found)
-        .hint("run tools/setup/kernel_compilers.sh, then build again with GRPO_RT_BUILD_KERNELS=require")
+        .hint("run tools/setup/kernel_compilers.sh, then build again with GRPO_RT_KERNELS=require")
 }

@@ -26,7 +26,8 @@ use suggest::nearest;
 /// Environment variables of options start with this, followed by the name in capitals.
 pub const ENV_PREFIX: &str = "GRPO_RT_";
 /// Variables with these beginnings belong to the tests and the build, not to options.
-pub const ENV_RESERVED: &[&str] = &["GRPO_RT_TEST_", "GRPO_RT_BUILD_"];
+pub const ENV_RESERVED: &[&str] =
+    &["GRPO_RT_TEST_", "GRPO_RT_KERNELS", "GRPO_RT_NVCC", "GRPO_RT_CUDA_", "GRPO_RT_HIP_"];
 
 /// Where the value of an option came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -115,4 +115,4 @@ fi
 there
 # Cargo does not notice a new compiler by itself.
 touch build.rs
-say "done: build again, with GRPO_RT_BUILD_KERNELS=require to be sure"
+say "done: build again, with GRPO_RT_KERNELS=require to be sure"
