@@ -3,8 +3,10 @@
 
 use super::machine::Machine;
 use grpo_rt::base::DType;
+use grpo_rt::device::Device;
 use grpo_rt::ops::OPS;
 use grpo_rt::tape::measure::{Measured, measure};
+use std::sync::Arc;
 
 /// Ops that are products of matrices: in bf16 their limit is that of bf16 dot products.
 const PRODUCTS: &[&str] = &["attention", "linear_logprob", "matmul"];
@@ -27,13 +29,13 @@ fn print(label: &str, float: DType, machine: &Machine, m: Measured) {
     );
 }
 
-/// Prints all ops whose name contains `filter`.
-pub fn run(filter: &str, machine: &Machine) {
+/// Prints all ops whose name contains `filter`, on the CPU or on a device.
+pub fn run(filter: &str, machine: &Machine, device: Option<&Arc<dyn Device>>) {
     for spec in OPS.iter().filter(|s| s.name.contains(filter)) {
         for case in (spec.bench)() {
             for float in [DType::F32, DType::BF16] {
                 if float == DType::F32 || spec.bf16_roundings > 0 {
-                    let measured = measure(&case, float, None).expect("the case fits the op");
+                    let measured = measure(&case, float, device).expect("the case fits the op");
                     measured.into_iter().for_each(|m| print(case.label, float, machine, m));
                 }
             }

@@ -164,6 +164,7 @@ impl Table {
     fn line(&self, op: &str, case: &Case, float: DType, found: Value) -> String {
         let mut row = json!({
             "op": op, "case": case.label, "dtype": float.torch_name(), "device": self.name,
+            "inputs": case.inputs.iter().map(|(shape, ..)| shape).collect::<Vec<_>>(),
         });
         if let (Value::Object(row), Value::Object(found)) = (&mut row, found) {
             row.extend(found);
