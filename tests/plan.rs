@@ -14,6 +14,8 @@ use grpo_rt::train::settings::TrainSettings;
 use grpo_rt::train::workspace::PromptEncoder;
 use serde_json::{Value, json};
 
+mod devices; // emulated devices
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -204,6 +206,19 @@ fn a_run_in_little_memory_is_planned_to_the_byte() {
     let least = count(&tight["least_bytes"]);
     assert_eq!(of(&format!("--memory_budget {}", least + (1 << 20)))["fits"], true);
     assert_eq!(of(&format!("--memory_budget {}", least - (1 << 20)))["fits"], false);
+}
+
+#[test]
+fn a_run_on_an_emulated_device_is_planned_to_the_byte() {
+    devices::build_emulator();
+    for device in ["emu-cuda", "emu-hip"] {
+        let line = format!(
+            "--device {device} --batch_size 8 --max_completion_length 6 --memory_budget 256MiB"
+        );
+        let lora = "--use_peft --lora_r 4 --lora_dropout 0 --beta 0.05 --dtype bfloat16";
+        planned_and_run(&format!("lora_{device}"), &format!("{line} {lora}"), 1);
+        planned_and_run(&format!("full_{device}"), &format!("{line} --tune_mm_vision"), 1);
+    }
 }
 
 /// Sizes of the published models, and what of them is trained without an adapter.

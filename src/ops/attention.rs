@@ -399,6 +399,11 @@ fn cases() -> Vec<Case> {
             vec![seg(0, 1, &[(30, 5), (2, 3)], true), seg(1, 1, &[(10, 20)], true)],
         ),
         case("several blocks of keys", 2, 2, 80, 150, vec![seg(0, 150, &[(0, 150)], true)]),
+        // The head sizes that kernels are made for, beside 80: those of the vision towers and decoders.
+        case("head size 64", 4, 2, 64, 71, vec![seg(0, 71, &[(0, 71)], true)]),
+        case("head size 72", 2, 2, 72, 70, vec![seg(0, 70, &[(0, 70)], false)]),
+        case("head size 96", 2, 1, 96, 70, vec![seg(0, 70, &[(0, 70)], true)]),
+        case("head size 128, seven heads to one", 7, 1, 128, 40, vec![seg(0, 40, &[(0, 40)], true)]),
     ]
 }
 
