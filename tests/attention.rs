@@ -1,13 +1,17 @@
 //! Attention in singles and bf16: bf16 against the reference in doubles on the same rounded
 //! inputs, and equal bits of a row alone, among others, behind a shared prompt and on any number
-//! of threads. What the generic harnesses ask of every op is asked there, not here.
+//! of threads; on the CPU, on emulated devices and on those of this machine. What the generic harnesses
+//! ask of every op is asked there, not here.
 
 use grpo_rt::base::{DType, HostTensor, Philox, RngDomain, Tolerance};
+use grpo_rt::device::{Device, Vendor};
 use grpo_rt::mem::Arena;
 use grpo_rt::ops::attention::{Attention, SPEC, Segment, Span};
 use grpo_rt::ops::{Emit, Op};
 use grpo_rt::tape::Tape;
 use std::sync::Arc;
+
+mod devices; // emulated and present devices
 
 /// Half a unit in the last place of bf16 is 2^-9 of a number; weights, gradients of scores and
 /// outputs are rounded one after the other, inputs are not rounded again.
@@ -59,8 +63,18 @@ impl Results {
     }
 }
 
-fn run(float: DType, op: Arc<dyn Op>, inputs: &[HostTensor; 3], dout: &HostTensor) -> Results {
-    let mut tape = Tape::new(float);
+/// Where a test runs: on the CPU, or on a device.
+type Place = Option<Arc<dyn Device>>;
+
+fn run(
+    place: &Place,
+    float: DType,
+    op: Arc<dyn Op>,
+    inputs: &[HostTensor; 3],
+    dout: &HostTensor,
+) -> Results {
+    let arena = Arena::on(place.as_ref(), 1 << 26).unwrap();
+    let mut tape = Tape::on(float, arena.target());
     let slots = inputs.each_ref().map(|t| tape.activation(t.clone()));
     slots.iter().for_each(|&s| tape.require_grad(s));
     let outputs = tape.emit(op, &slots).unwrap();
@@ -75,7 +89,6 @@ fn run(float: DType, op: Arc<dyn Op>, inputs: &[HostTensor; 3], dout: &HostTenso
         let want = if i == 1 { float.statistic() } else { float };
         assert_eq!(tape.ty(s).dtype, want, "type of result {i}");
     }
-    let arena = Arena::reserve(1 << 28).unwrap();
     let plan = tape.plan();
     let run = tape.run(&plan, &arena, 0).unwrap();
     let values = results.iter().map(|&s| (tape.ty(s).cols(), run.f64(s).unwrap())).collect();
@@ -88,9 +101,15 @@ fn inputs((n, m, d): Heads, queries: usize, rows: usize) -> ([HostTensor; 3], Ho
     (all, matrix(queries, n * d, 3))
 }
 
-fn agrees(label: &str, op: Arc<dyn Op>, inputs: &[HostTensor; 3], dout: &HostTensor) {
-    let got = run(DType::BF16, op.clone(), inputs, dout);
-    let want = run(DType::F64, op, inputs, dout);
+fn agrees(
+    place: &Place,
+    label: &str,
+    op: Arc<dyn Op>,
+    inputs: &[HostTensor; 3],
+    dout: &HostTensor,
+) {
+    let got = run(place, DType::BF16, op.clone(), inputs, dout);
+    let want = run(&None, DType::F64, op, inputs, dout);
     let mut line = format!("{label:<48}");
     for (i, name) in got.names.iter().enumerate() {
         let tolerance = if i == 1 { STATISTIC } else { BF16 };
@@ -101,13 +120,12 @@ fn agrees(label: &str, op: Arc<dyn Op>, inputs: &[HostTensor; 3], dout: &HostTen
     println!("{line}");
 }
 
-#[test]
-fn bf16_agrees_with_the_reference() {
+fn agree_with_the_reference(place: &Place) {
     for case in (SPEC.cases)() {
         let shape = |i: usize| case.inputs[i].0.clone();
         let tensors = [0, 1, 2].map(|i| matrix(shape(i)[0], shape(i)[1], i as u32));
         let dout = matrix(shape(0)[0], shape(0)[1], 3);
-        agrees(case.label, case.op.clone(), &tensors, &dout);
+        agrees(place, case.label, case.op.clone(), &tensors, &dout);
     }
     let heads: [Heads; 6] =
         [(2, 2, 64), (4, 1, 128), (3, 1, 80), (6, 2, 33), (2, 1, 1), (7, 1, 20)];
@@ -120,20 +138,24 @@ fn bf16_agrees_with_the_reference() {
             segments.push(segment(mine, vec![span(0, prompt), mine]));
         }
         let (tensors, dout) = inputs(heads, rows, rows);
-        agrees(&format!("group, {heads:?}"), attention(heads, segments), &tensors, &dout);
+        agrees(place, &format!("group, {heads:?}"), attention(heads, segments), &tensors, &dout);
     }
+}
+
+#[test]
+fn bf16_agrees_with_the_reference() {
+    agree_with_the_reference(&None);
 }
 
 const BOTH: [DType; 2] = [DType::F32, DType::BF16];
 const SHAPES: [Heads; 4] = [(4, 2, 24), (2, 2, 64), (3, 1, 33), (6, 2, 80)];
 
-#[test]
-fn a_query_row_is_the_same_alone_and_in_the_causal_pass() {
+fn rows_alone(place: &Place) {
     let n = 203; // more than three blocks of keys, more than one task of rows
     for (float, heads) in BOTH.into_iter().flat_map(|f| SHAPES.map(|s| (f, s))) {
         let (all, dout) = inputs(heads, n, n);
         let op = attention(heads, vec![segment(span(0, n), vec![span(0, n)])]);
-        let whole = run(float, op, &all, &dout);
+        let whole = run(place, float, op, &all, &dout);
         for i in [0, 1, 62, 63, 64, 65, 127, 128, 130, 202] {
             // As in decoding: the last keys lie before the first ones.
             let seen = i + 1;
@@ -143,7 +165,7 @@ fn a_query_row_is_the_same_alone_and_in_the_causal_pass() {
             let [q, k, v] = &all;
             let some = [pick(q, [i]), pick(k, order()), pick(v, order())];
             let op = attention(heads, vec![segment(span(0, 1), keys)]);
-            let alone = run(float, op, &some, &pick(&dout, [i]));
+            let alone = run(place, float, op, &some, &pick(&dout, [i]));
             for result in 0..3 {
                 let name = whole.names[result];
                 let same = alone.rows(result, [0]) == whole.rows(result, [i]);
@@ -154,7 +176,11 @@ fn a_query_row_is_the_same_alone_and_in_the_causal_pass() {
 }
 
 #[test]
-fn siblings_decode_as_each_alone() {
+fn a_query_row_is_the_same_alone_and_in_the_causal_pass() {
+    rows_alone(&None);
+}
+
+fn siblings(place: &Place) {
     let (prompt, lengths) = (101, [1usize, 27, 28, 64, 3, 3]);
     let rows = prompt + lengths.iter().sum::<usize>();
     for (float, heads) in BOTH.into_iter().flat_map(|f| SHAPES.map(|s| (f, s))) {
@@ -166,12 +192,12 @@ fn siblings_decode_as_each_alone() {
         });
         let one = |i: usize, s: Span| segment(span(i, 1), vec![span(0, prompt), s]);
         let segments = own.iter().enumerate().map(|(i, &s)| one(i, s)).collect();
-        let whole = run(float, attention(heads, segments), &all, &dout);
+        let whole = run(place, float, attention(heads, segments), &all, &dout);
         for (i, &s) in own.iter().enumerate() {
             let [q, k, v] = &all;
             let some = [pick(q, [i]), k.clone(), v.clone()];
             let op = attention(heads, vec![one(0, s)]);
-            let alone = run(float, op, &some, &pick(&dout, [i]));
+            let alone = run(place, float, op, &some, &pick(&dout, [i]));
             for result in 0..3 {
                 let name = whole.names[result];
                 let same = alone.rows(result, [0]) == whole.rows(result, [i]);
@@ -182,7 +208,11 @@ fn siblings_decode_as_each_alone() {
 }
 
 #[test]
-fn completions_behind_a_shared_prompt_are_as_behind_their_own() {
+fn siblings_decode_as_each_alone() {
+    siblings(&None);
+}
+
+fn completions(place: &Place) {
     // An odd prompt: pairs of bf16 must not depend on where the completion's rows begin.
     let (prompt, lengths) = (83, [3usize, 70, 1, 33]);
     let rows = prompt + lengths.iter().sum::<usize>();
@@ -194,13 +224,13 @@ fn completions_behind_a_shared_prompt_are_as_behind_their_own() {
             segments.push(segment(span(start, len), vec![span(0, prompt), span(start, len)]));
             start += len;
         }
-        let whole = run(float, attention(heads, segments.clone()), &all, &dout);
+        let whole = run(place, float, attention(heads, segments.clone()), &all, &dout);
         for own in segments[1..].iter().map(|s| s.queries) {
             let order = || (0..prompt).chain(own.start..own.start + own.len);
             let n = prompt + own.len;
             let op = attention(heads, vec![segment(span(0, n), vec![span(0, n)])]);
             let some = all.each_ref().map(|t| pick(t, order()));
-            let alone = run(float, op, &some, &pick(&dout, order()));
+            let alone = run(place, float, op, &some, &pick(&dout, order()));
             for result in 0..5 {
                 // The prompt's keys serve all completions; queries and own keys are alone.
                 let skip = if result < 3 { 0 } else { prompt };
@@ -210,6 +240,11 @@ fn completions_behind_a_shared_prompt_are_as_behind_their_own() {
             }
         }
     }
+}
+
+#[test]
+fn completions_behind_a_shared_prompt_are_as_behind_their_own() {
+    completions(&None);
 }
 
 #[test]
@@ -227,7 +262,7 @@ fn the_number_of_threads_changes_no_bit() {
         let op = attention(heads, segments);
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let r = pool.install(|| run(float, op.clone(), &all, &dout));
+            let r = pool.install(|| run(&None, float, op.clone(), &all, &dout));
             r.values.iter().map(|(_, x)| x.iter().map(|x| x.to_bits()).collect()).collect()
         };
         let one: Vec<Vec<u64>> = on(1);
@@ -235,4 +270,27 @@ fn the_number_of_threads_changes_no_bit() {
             assert!(one == on(threads), "{float:?} {heads:?}: {threads} threads");
         }
     }
+}
+
+/// All of the above on a device.
+fn device_agrees(place: &Place) {
+    agree_with_the_reference(place);
+    rows_alone(place);
+    siblings(place);
+    completions(place);
+}
+
+#[test]
+fn waves_of_32_agree_on_the_emulator() {
+    device_agrees(&Some(devices::emulated(Vendor::Cuda)));
+}
+
+#[test]
+fn waves_of_64_agree_on_the_emulator() {
+    device_agrees(&Some(devices::emulated(Vendor::Hip)));
+}
+
+#[test]
+fn devices_of_this_machine_agree() {
+    devices::present().into_iter().for_each(|d| device_agrees(&Some(d)));
 }

@@ -281,6 +281,14 @@ GRT_DEV void attn_short(const AttnFwdArgs& a, unsigned char* shared) {
     attn_write(a.o, rest.q, a.head_dim, rest.rows.head);
 }
 
+// Shared memory beside the tiles of bf16 rows.
+#define ATTN_32(with_32, with_64) (GRT_WAVE == 32 ? with_32 : with_64)
+static_assert(sizeof(attn_tall_rest<2>) == ATTN_32(5760, 11904), "FORWARD_REST in attention.rs");
+static_assert(sizeof(attn_tall_rest<1>) == ATTN_32(4224, 7296), "FORWARD_REST in attention.rs");
+static_assert(sizeof(attn_short_rest<64>) - sizeof(grt_tile<16, 64>) == ATTN_32(4096, 7168),
+              "FORWARD_REST in attention.rs");
+static_assert(sizeof(attn_f32_rows) == 8448, "F32_REST in attention.rs");
+
 // One instance per head size; others run in the next larger one, whose columns are zeros in shared
 // memory only. No alignment is asked for: head sizes that are no multiple of 8 are loaded one by one.
 GRT_KERNEL(attention_fwd_m128_d16_bf16, AttnFwdArgs, ATTN_THREADS) {

@@ -92,7 +92,7 @@ GRT_DEV void attn_statistics(const AttnDqArgs& a, const int* heads, float* lse, 
     GRT_UNROLL for (int m = 1; m < LANES; m <<= 1) sum += grt_shfl_xor(sum, m);
     if (part == 0) {
         delta[r] = sum;
-        lse[r] = head >= 0 ? grt_load(a.lse + head) * ATTN_LOG2E : 0.0f;
+        lse[r] = head >= 0 ? grt_load(a.lse + head) * GRT_LOG2_E : 0.0f;
         if (head >= 0) grt_store(a.delta + head, sum);
     }
 }
@@ -208,7 +208,7 @@ struct attn_query_walk {
         int row = there ? (x.row + query) * a.heads + kv * group + head : -1;
         to.head[i] = row;
         to.sees[i] = there ? x.sees + x.step * query : 0;
-        to.lse[i] = there ? grt_load(a.lse + row) * ATTN_LOG2E : 0.0f;
+        to.lse[i] = there ? grt_load(a.lse + row) * GRT_LOG2_E : 0.0f;
         to.delta[i] = there ? grt_load(a.delta + row) : 0.0f;
         if (++block < x.blocks) return;
         block = 0;
@@ -326,6 +326,13 @@ GRT_DEV void attn_backward_dkv(const AttnDkvArgs& a, unsigned char* shared) {
     attn_write(a.dk, room.k, a.head_dim, room.key_heads);
     attn_write(a.dv, room.v, a.head_dim, room.key_heads);
 }
+
+// Shared memory beside the tiles of bf16 rows.
+static_assert(sizeof(attn_dq_room<64>) - 2 * sizeof(grt_tile<ATTN_DQ_ROWS, 64>) == 3712,
+              "DQ_REST in src/ops/gpu/attention.rs");
+static_assert(sizeof(attn_dkv_room<64>) - 2 * sizeof(grt_tile<ATTN_DKV_KEYS, 64>) == 3840,
+              "DKV_REST in src/ops/gpu/attention.rs");
+static_assert(sizeof(attn_f32_keys) == 4288, "F32_DKV_REST in src/ops/gpu/attention.rs");
 
 // Instances as in attention.cu.
 GRT_KERNEL(attention_bwd_dq_d16_bf16, AttnDqArgs, ATTN_THREADS) {

@@ -35,7 +35,7 @@ struct MatmulArgs {
     int depth2;
     float scale; // of the sum, before the bias
     int out;     // MatmulOut
-    int vectors; // 1: rows of y are multiples of 16 bytes
+    int vectors; // 1: rows of y are multiples of 16 bytes, 2: of 4
     int unused;
 };
 static_assert(sizeof(MatmulArgs) == 112, "mirrored in src/ops/gpu/matmul.rs");
@@ -46,7 +46,8 @@ struct matmul_finish {
     const MatmulArgs& a;
     int m0, n0;
 
-    GRT_DEV_MEMBER void store(int64_t at, const float (&v)[VEC]) const {
+    // A run of 8 columns may end in its middle where y has singles.
+    GRT_DEV_MEMBER void store(int64_t at, int n, const float (&v)[VEC]) const {
         if (a.out == MATMUL_STORE) {
             GRT_UNROLL for (int i = 0; i < VEC; i += grt_vec<S>::N) {
                 float x[grt_vec<S>::N];
@@ -56,11 +57,24 @@ struct matmul_finish {
             return;
         }
         GRT_UNROLL for (int i = 0; i < VEC; i += 4) {
+            if (n + i >= a.cols) break;
             float* to = (float*)a.y + at + i;
             float x[4] = {0, 0, 0, 0};
             if (a.out == MATMUL_ADD) grt_load_vec(to, x);
             GRT_UNROLL for (int c = 0; c < 4; c++) x[c] += v[i + c];
             grt_store_vec(to, x);
+        }
+    }
+    // Of bf16, two at a time.
+    GRT_DEV_MEMBER void store_pairs(int64_t at, int n, const float (&v)[VEC]) const {
+        GRT_UNROLL for (int c = 0; c < VEC; c += 2) {
+            if (n + c >= a.cols) break;
+            float x = v[c], y = v[c + 1];
+            if (a.bias) {
+                x += grt_load(a.bias + n + c);
+                y += grt_load(a.bias + n + c + 1);
+            }
+            grt_store((uint32_t*)((S*)a.y + at + c), grt_pack_bf16(x, y));
         }
     }
     GRT_DEV_MEMBER void store_one(int64_t at, float v) const {
@@ -70,6 +84,7 @@ struct matmul_finish {
     }
     GRT_DEV_MEMBER void add_bias(int n, float (&v)[VEC]) const {
         GRT_UNROLL for (int i = 0; i < VEC; i += 4) {
+            if (n + i >= a.cols) break;
             float x[4];
             grt_load_vec(a.bias + n + i, x);
             GRT_UNROLL for (int c = 0; c < 4; c++) v[i + c] += x[c];
@@ -80,9 +95,13 @@ struct matmul_finish {
         if (m >= a.rows || n >= a.cols) return;
         const int64_t at = (int64_t)m * a.cols + n;
         GRT_UNROLL for (int c = 0; c < VEC; c++) v[c] *= a.scale;
-        if (a.vectors) {
+        if (a.vectors == 1) {
             if (a.bias) add_bias(n, v);
-            store(at, v);
+            store(at, n, v);
+            return;
+        }
+        if (a.vectors == 2 && a.out == MATMUL_STORE && sizeof(S) == 2) {
+            store_pairs(at, n, v);
             return;
         }
         GRT_UNROLL for (int c = 0; c < VEC; c++) {
@@ -98,8 +117,10 @@ GRT_DEV void matmul_tile(const MatmulArgs& a, typename G::Shared& shared) {
     using S = typename G::Type;
     int m, n;
     grt_tile_order(grt_block_x(), grt_tiles(a.rows, G::BM), grt_tiles(a.cols, G::BN), m, n);
-    const grt_term<S> first = {{(const S*)a.a, a.stride_a, a.rows}, {(const S*)a.b, a.stride_b, a.cols}, a.depth};
-    const grt_term<S> second = {{(const S*)a.a2, a.stride_a2, a.rows}, {(const S*)a.b2, a.stride_b2, a.cols}, a.depth2};
+    const grt_term<S> first = {
+        {(const S*)a.a, a.stride_a, a.rows}, {(const S*)a.b, a.stride_b, a.cols}, a.depth};
+    const grt_term<S> second = {
+        {(const S*)a.a2, a.stride_a2, a.rows}, {(const S*)a.b2, a.stride_b2, a.cols}, a.depth2};
     G g;
     g.clear();
     g.multiply(shared, first, second, m * G::BM, n * G::BN);
@@ -123,24 +144,25 @@ GRT_DEV void matmul_static(const MatmulArgs& a) {
 
 // Tiles by size of the product: wide and square ones for training, flat ones for few rows (decoding:
 // weights stream through once, so many columns of blocks and a deep ring), narrow ones for adapters,
-// and one for sizes that allow no vectors.
+// and one for sizes that allow no vectors. Rows of 8 bytes are met in practice (the 3420 inner elements
+// of Qwen2.5-VL's vision tower, adapters of rank 4) and have tiles of their own.
 template <grt_lie A, grt_lie B>
-using Tile128x256 = grt_gemm<128, 256, 32, 256, 2, 4, 4, A, B, true>;
-template <grt_lie A, grt_lie B>
-using Tile128x128 = grt_gemm<128, 128, 32, 128, 2, 2, 4, A, B, true>;
-template <grt_lie A, grt_lie B>
-using Tile64x64 = grt_gemm<64, 64, 64, 128, 2, 2, 4, A, B, true>;
+using Tile128x256 = grt_gemm<128, 256, 32, 256, 2, 4, 4, A, B, GRT_BY_16>;
+template <grt_lie A, grt_lie B, int BY = GRT_BY_16>
+using Tile128x128 = grt_gemm<128, 128, 32, 128, 2, 2, 4, A, B, BY>;
+template <grt_lie A, grt_lie B, int BY = GRT_BY_16>
+using Tile64x64 = grt_gemm<64, 64, 64, 128, 2, 2, 4, A, B, BY>;
 // Waves of 64 have no ring: deeper steps keep more of the stream on its way.
 constexpr int NARROW_DEPTH = GRT_WAVE == 32 ? 64 : 128;
 template <grt_lie A, grt_lie B>
-using Tile64x16 = grt_gemm<64, 16, NARROW_DEPTH, 128, 4, 1, 6, A, B, true>;
+using Tile64x16 = grt_gemm<64, 16, NARROW_DEPTH, 128, 4, 1, 6, A, B, GRT_BY_16>;
 template <grt_lie A, grt_lie B>
-using Tile16x64 = grt_gemm<16, 64, 64, 128, 1, 4, 8, A, B, true>;
+using Tile16x64 = grt_gemm<16, 64, 64, 128, 1, 4, 8, A, B, GRT_BY_16>;
 constexpr int THIN_DEPTH = GRT_WAVE == 32 ? 128 : 512;
 template <grt_lie A, grt_lie B>
-using Tile16x16 = grt_gemm<16, 16, THIN_DEPTH, 192, 1, 1, 8, A, B, true, 64>;
+using Tile16x16 = grt_gemm<16, 16, THIN_DEPTH, 192, 1, 1, 8, A, B, GRT_BY_16, 64>;
 template <grt_lie A, grt_lie B>
-using TileOdd = grt_gemm<32, 32, 32, 64, 2, 1, 2, A, B, false>;
+using TileOdd = grt_gemm<32, 32, 32, 64, 2, 1, 2, A, B, GRT_BY_ELEMENT>;
 template <grt_lie A, grt_lie B>
 using Single128x128 = grt_gemm_f32<128, 128, 16, 2, 2, A, B, true>;
 template <grt_lie A, grt_lie B>
@@ -166,6 +188,12 @@ GRT_KERNEL(matmul_fwd_16x64_bf16, MatmulArgs, 128) {
 GRT_KERNEL(matmul_fwd_16x16_bf16, MatmulArgs, 192) {
     matmul_dynamic<Tile16x16<GRT_ALONG, GRT_ALONG>, 65536, 65536>(a);
 }
+GRT_KERNEL(matmul_fwd_128x128_by8_bf16, MatmulArgs, 128) {
+    matmul_dynamic<Tile128x128<GRT_ALONG, GRT_ALONG, GRT_BY_8>, 65536, 32768>(a);
+}
+GRT_KERNEL(matmul_fwd_64x64_by8_bf16, MatmulArgs, 128) {
+    matmul_dynamic<Tile64x64<GRT_ALONG, GRT_ALONG, GRT_BY_8>, 65536, 32768>(a);
+}
 GRT_KERNEL(matmul_fwd_odd_bf16, MatmulArgs, 64) {
     matmul_static<TileOdd<GRT_ALONG, GRT_ALONG>>(a);
 }
@@ -190,6 +218,12 @@ GRT_KERNEL(matmul_bwd_dx_64x64_bf16, MatmulArgs, 128) {
 }
 GRT_KERNEL(matmul_bwd_dx_64x16_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile64x16<GRT_ALONG, GRT_ACROSS>, 61440, 40960>(a);
+}
+GRT_KERNEL(matmul_bwd_dx_128x128_by8_bf16, MatmulArgs, 128) {
+    matmul_dynamic<Tile128x128<GRT_ALONG, GRT_ACROSS, GRT_BY_8>, 65536, 32768>(a);
+}
+GRT_KERNEL(matmul_bwd_dx_64x64_by8_bf16, MatmulArgs, 128) {
+    matmul_dynamic<Tile64x64<GRT_ALONG, GRT_ACROSS, GRT_BY_8>, 65536, 32768>(a);
 }
 GRT_KERNEL(matmul_bwd_dx_odd_bf16, MatmulArgs, 64) {
     matmul_static<TileOdd<GRT_ALONG, GRT_ACROSS>>(a);
@@ -218,6 +252,12 @@ GRT_KERNEL(matmul_bwd_dw_64x16_bf16, MatmulArgs, 128) {
 }
 GRT_KERNEL(matmul_bwd_dw_16x64_bf16, MatmulArgs, 128) {
     matmul_dynamic<Tile16x64<GRT_ACROSS, GRT_ACROSS>, 81920, 20480>(a);
+}
+GRT_KERNEL(matmul_bwd_dw_128x128_by8_bf16, MatmulArgs, 128) {
+    matmul_dynamic<Tile128x128<GRT_ACROSS, GRT_ACROSS, GRT_BY_8>, 65536, 32768>(a);
+}
+GRT_KERNEL(matmul_bwd_dw_64x64_by8_bf16, MatmulArgs, 128) {
+    matmul_dynamic<Tile64x64<GRT_ACROSS, GRT_ACROSS, GRT_BY_8>, 65536, 32768>(a);
 }
 GRT_KERNEL(matmul_bwd_dw_odd_bf16, MatmulArgs, 64) {
     matmul_static<TileOdd<GRT_ACROSS, GRT_ACROSS>>(a);

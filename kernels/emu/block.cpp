@@ -293,13 +293,14 @@ void sync_block(Place place) {
     switch_away(b, t);
 }
 
-void async_copy(void* shared, const void* global, Place place) {
-    if ((uintptr_t)shared % 16 != 0)
-        fail(FailureKind::MISALIGNED, place, "the target of an asynchronous copy is not 16-byte aligned");
-    if (!is_shared(shared, 16))
+void async_copy(void* shared, const void* global, size_t bytes, Place place) {
+    if ((uintptr_t)shared % bytes != 0)
+        fail(FailureKind::MISALIGNED, place, "the target of an asynchronous copy is not %zu-byte aligned",
+             bytes);
+    if (!is_shared(shared, bytes))
         fail(FailureKind::ADDRESS, place, "the target of an asynchronous copy is not shared memory");
-    memset(shared, POISON, 16);
-    self->copies.push_back({shared, global});
+    memset(shared, POISON, bytes);
+    self->copies.push_back({shared, global, bytes});
 }
 
 void async_commit() { self->groups.push_back((uint32_t)self->copies.size()); }
@@ -311,8 +312,8 @@ void async_wait(uint32_t pending) {
     uint32_t end = t->groups[arrived - 1];
     for (uint32_t i = 0; i < end; i++) {
         const Copy& c = t->copies[i];
-        if (c.from) memcpy(c.to, c.from, 16);
-        else memset(c.to, 0, 16);
+        if (c.from) memcpy(c.to, c.from, c.bytes);
+        else memset(c.to, 0, c.bytes);
     }
     t->copies.erase(t->copies.begin(), t->copies.begin() + end);
     t->groups.erase(t->groups.begin(), t->groups.begin() + (long)arrived);

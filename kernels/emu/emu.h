@@ -108,6 +108,10 @@ GRT_DEV grt_u128 grt_load16(const void* p, GRT_EMU_PLACE) {
     emu::check(p, 16, emu::LOAD16, GRT_EMU_HERE);
     return *(const grt_u128*)p;
 }
+GRT_DEV grt_u64 grt_load8(const void* p, GRT_EMU_PLACE) {
+    emu::check(p, 8, emu::LOAD16, GRT_EMU_HERE);
+    return *(const grt_u64*)p;
+}
 GRT_DEV void grt_store(float* p, float x, GRT_EMU_PLACE) {
     emu::check(p, 4, emu::STORE, GRT_EMU_HERE);
     *p = x;
@@ -137,7 +141,11 @@ GRT_DEV void grt_store_bits(grt_bf16* p, uint16_t bits, GRT_EMU_PLACE) {
 // needs what was there, gets a wrong result.
 GRT_DEV void grt_async_copy16(void* shared, const void* global, bool valid, GRT_EMU_PLACE) {
     if (valid) emu::check(global, 16, emu::ASYNC, GRT_EMU_HERE);
-    emu::async_copy(shared, valid ? global : nullptr, GRT_EMU_HERE);
+    emu::async_copy(shared, valid ? global : nullptr, 16, GRT_EMU_HERE);
+}
+GRT_DEV void grt_async_copy8(void* shared, const void* global, bool valid, GRT_EMU_PLACE) {
+    if (valid) emu::check(global, 8, emu::ASYNC, GRT_EMU_HERE);
+    emu::async_copy(shared, valid ? global : nullptr, 8, GRT_EMU_HERE);
 }
 GRT_DEV void grt_async_commit() { emu::async_commit(); }
 template <int PENDING>

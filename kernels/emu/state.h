@@ -26,10 +26,11 @@ struct Place {
 // What the threads of a wave do together.
 enum class Meeting : uint8_t { SHUFFLE, SYNC_WAVE, LDMATRIX, LDMATRIX_TRANS, MMA, MFMA };
 
-// A copy of 16 bytes to shared memory that has not arrived; `from` is null for zeros.
+// A copy to shared memory that has not arrived; `from` is null for zeros.
 struct Copy {
     void* to;
     const void* from;
+    size_t bytes;
 };
 
 struct Wave;
@@ -117,7 +118,7 @@ void sync_block(Place place);
 // Looks the address up in all ranges, or fails the launch.
 void check_slow(uintptr_t address, size_t bytes, Access access, Place place);
 void* shared_object(const void* key, size_t size, size_t align, Place place);
-void async_copy(void* shared, const void* global, Place place);
+void async_copy(void* shared, const void* global, size_t bytes, Place place);
 void async_commit();
 void async_wait(uint32_t pending);
 // The work of matrix meetings (matrix.cpp).

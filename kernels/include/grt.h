@@ -31,9 +31,12 @@ struct grt_bf16 {
     uint16_t bits;
 };
 
-// 16 bytes that move together.
+// 16 bytes that move together, and 8.
 struct alignas(16) grt_u128 {
     uint32_t w[4];
+};
+struct alignas(8) grt_u64 {
+    uint32_t w[2];
 };
 
 #if defined(GRT_CUDA)
@@ -82,6 +85,7 @@ GRT_DEV int grt_load(const int* p) { return *p; }
 GRT_DEV uint32_t grt_load(const uint32_t* p) { return *p; }
 GRT_DEV float grt_load(const grt_bf16* p) { return grt_float((uint32_t)p->bits << 16); }
 GRT_DEV grt_u128 grt_load16(const void* p) { return *(const grt_u128*)p; }
+GRT_DEV grt_u64 grt_load8(const void* p) { return *(const grt_u64*)p; }
 GRT_DEV void grt_store(float* p, float x) { *p = x; }
 GRT_DEV void grt_store(double* p, double x) { *p = x; }
 GRT_DEV void grt_store(int* p, int x) { *p = x; }
@@ -96,6 +100,13 @@ GRT_DEV void grt_async_copy16(void* shared, const void* global, bool valid) {
     uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
+                 : "memory");
+}
+// The same for 8 bytes.
+GRT_DEV void grt_async_copy8(void* shared, const void* global, bool valid) {
+    uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+    int bytes = valid ? 8 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(global), "r"(bytes)
                  : "memory");
 }
 GRT_DEV void grt_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -163,6 +174,7 @@ GRT_DEV int grt_load(const int* p) { return *p; }
 GRT_DEV uint32_t grt_load(const uint32_t* p) { return *p; }
 GRT_DEV float grt_load(const grt_bf16* p) { return grt_float((uint32_t)p->bits << 16); }
 GRT_DEV grt_u128 grt_load16(const void* p) { return *(const grt_u128*)p; }
+GRT_DEV grt_u64 grt_load8(const void* p) { return *(const grt_u64*)p; }
 GRT_DEV void grt_store(float* p, float x) { *p = x; }
 GRT_DEV void grt_store(double* p, double x) { *p = x; }
 GRT_DEV void grt_store(int* p, int x) { *p = x; }
@@ -177,6 +189,11 @@ GRT_DEV void grt_async_copy16(void* shared, const void* global, bool valid) {
     words x = 0;
     if (valid) x = *(const words*)global;
     *(words*)shared = x;
+}
+GRT_DEV void grt_async_copy8(void* shared, const void* global, bool valid) {
+    uint64_t x = 0;
+    if (valid) x = *(const uint64_t*)global;
+    *(uint64_t*)shared = x;
 }
 GRT_DEV void grt_async_commit() {}
 template <int PENDING>

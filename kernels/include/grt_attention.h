@@ -10,6 +10,7 @@
 // in, and products over them in steps of 16. A hidden key has weight 0 and adds nothing: a row's bits
 // depend on its own query and keys alone, not on the tile, the grid or the number of queries.
 #pragma once
+#include "grt_math.h"
 #include "grt_mma.h"
 
 // KEY_BLOCK in src/ops/attention.rs.
@@ -21,7 +22,6 @@
 // tile would take the room of a second block of threads.
 #define ATTN_STAGES (GRT_WAVE == 32 ? 2 : 1)
 
-#define ATTN_LOG2E 1.44269504088896340736f
 #define ATTN_LN2 0.69314718055994530942f
 
 // Some packed rows of a segment; six words of the table.
@@ -265,22 +265,8 @@ GRT_DEV void attn_hide(grt_frag_c& s, int key, const int* visible) {
         if (key + grt_acc_col(i) >= visible[grt_acc_row(i)]) s.v[i] = attn_no_score();
 }
 
-// Natural logarithm of a normal positive number, within two units in the last place:
-// 2 atanh(s) with s = (m-1)/(m+1) and m between sqrt(1/2) and sqrt(2).
-GRT_DEV float attn_log(float x) {
-    uint32_t bits = grt_bits(x);
-    int exponent = (int)(bits - 0x3f3504f3u) >> 23;
-    float m = grt_float(bits - ((uint32_t)exponent << 23));
-    float s = (m - 1.0f) / (m + 1.0f), t = s * s;
-    float y = grt_fma(t, 2.0f / 9, 2.0f / 7);
-    y = grt_fma(t, y, 2.0f / 5);
-    y = grt_fma(t, y, 2.0f / 3);
-    y = grt_fma(t * s, y, 2.0f * s);
-    return grt_fma((float)exponent, ATTN_LN2, y);
-}
-
 // lse of a row whose weights sum to `sum` relative to the largest score `top`, both in units of the
 // unscaled score.
 GRT_DEV float attn_lse(float top, float scale_log2, float sum) {
-    return grt_fma(top * scale_log2, ATTN_LN2, attn_log(sum));
+    return grt_fma(top * scale_log2, ATTN_LN2, grt_log(sum));
 }

@@ -186,7 +186,7 @@ GRT_DEV void attn_backward_dq_f32(const Args& a, unsigned char* shared) {
             for (int i = l; i < d; i += 16)
                 sum = grt_fma(grt_load(o + i), dout[(4 * set + r) * width + i], sum);
         delta[r] = attn_lanes16_sum(sum);
-        lse[r] = head < 0 ? 0.0f : grt_load(a.lse + head) * ATTN_LOG2E;
+        lse[r] = head < 0 ? 0.0f : grt_load(a.lse + head) * GRT_LOG2_E;
         if (head >= 0 && l == 0) grt_store(a.delta + head, delta[r]);
     }
     int end = item.visible + item.step * ((item.first + item.rows - 1) / (a.heads / a.kv_heads));
@@ -245,7 +245,7 @@ GRT_DEV void attn_visit_f32(const Args& a, const attn_viewer& x, int first, int 
     float s[4][1], dp[4][1];
     attn_products_f32(s, k + 4 * set * width, q + l * width, d);
     attn_products_f32(dp, v + 4 * set * width, dout + l * width, d);
-    float lse = there ? grt_load(a.lse + row) * ATTN_LOG2E : 0.0f;
+    float lse = there ? grt_load(a.lse + row) * GRT_LOG2_E : 0.0f;
     float delta = there ? grt_load(a.delta + row) : 0.0f;
     GRT_UNROLL for (int r = 0; r < 4; r++) {
         bool seen = there && skip + 4 * set + r < x.sees + x.step * query;

@@ -2,7 +2,7 @@
 // factors in global memory. grt_gemm does it for bf16 over the matrix units, grt_gemm_f32 for singles;
 // both have the same members, so a kernel (a plain product, the language-model head) is written once:
 //
-//     using G = grt_gemm<128, 128, 32, 128, 2, 2, 4, GRT_ALONG, GRT_ALONG, true>;
+//     using G = grt_gemm<128, 128, 32, 128, 2, 2, 4, GRT_ALONG, GRT_ALONG, GRT_BY_16>;
 //     GRT_DYNAMIC_SHARED(raw);
 //     typename G::Shared& shared = *(typename G::Shared*)raw;
 //     G g;
@@ -12,8 +12,8 @@
 //     g.vectors(shared, f);   // f(row, col, float (&v)[G::VEC]) for runs of VEC columns, coalesced
 //
 // row and col count from the tile's corner. All threads of the block call multiply and vectors.
-// The last parameter, ALIGNED, asks that address, stride and row length of each factor (of both terms)
-// are multiples of 16 bytes; without it elements are copied one by one, for odd sizes.
+// The last parameter says that address, stride and row length of each factor (of both terms) are
+// multiples of 16 bytes, or of 8; without either, elements are copied one by one, for odd sizes.
 //
 // Rows and columns beyond the factors' `outer` are zero in the accumulators; nothing is read there.
 //
@@ -36,6 +36,9 @@
 // How a factor lies in memory: the inner index k along its rows (A as [m][k], weights B as [n][k]) or
 // across them (A as [k][m], B as [k][n]).
 enum grt_lie { GRT_ALONG, GRT_ACROSS };
+
+// How much of a row is copied at a time.
+constexpr int GRT_BY_ELEMENT = 0, GRT_BY_16 = 1, GRT_BY_8 = 2;
 
 // A factor in global memory. `outer` is how many rows of A or columns of B there are.
 template <class S>
@@ -73,7 +76,7 @@ GRT_DEV void grt_tile_order(int id, int tiles_m, int tiles_n, int& m, int& n) {
 
 // How this thread brings its chunks of 8 bf16 of a factor's next tile into shared memory, where the
 // tile lies as in global memory. THREADS threads from FIRST on take part.
-template <int OUTER, int DEPTH, int THREADS, int FIRST, grt_lie LIE, bool ALIGNED>
+template <int OUTER, int DEPTH, int THREADS, int FIRST, grt_lie LIE, int BY>
 struct grt_tile_copy {
     static constexpr int ROWS = LIE == GRT_ALONG ? OUTER : DEPTH;
     static constexpr int COLS = LIE == GRT_ALONG ? DEPTH : OUTER;
@@ -110,7 +113,10 @@ struct grt_tile_copy {
             rows_left -= DEPTH;
         }
     }
-    GRT_DEV_MEMBER bool valid(int round) const { return round * STEP < rows_left && cols_left > 0; }
+    // Whether a chunk, or its second half, has something of the factor.
+    GRT_DEV_MEMBER bool valid(int round, int half) const {
+        return round * STEP < rows_left && cols_left > 4 * half;
+    }
     // True if the tile has this row; known when compiling where all threads have work.
     GRT_DEV_MEMBER static bool exists(int round) {
         return ROUNDS * STEP == ROWS || row() + round * STEP < ROWS;
@@ -118,7 +124,7 @@ struct grt_tile_copy {
     GRT_DEV_MEMBER static grt_u128* place(Tile& t, int round) {
         return (grt_u128*)t.ptr(row() + round * STEP, col());
     }
-    // A chunk that is not at a multiple of 16 bytes, or that ends within its row.
+    // A chunk, element by element.
     GRT_DEV_MEMBER grt_u128 gather(int round) const {
         const grt_bf16* from = at + round * STEP * stride;
         grt_u128 x = {{0, 0, 0, 0}};
@@ -132,20 +138,41 @@ struct grt_tile_copy {
     GRT_DEV_MEMBER void copy(Tile& t) const {
         GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
             if (!exists(i)) continue;
-            if (ALIGNED) grt_async_copy16(place(t, i), at + i * STEP * stride, valid(i));
-            else *place(t, i) = gather(i);
+            const grt_bf16* from = at + i * STEP * stride;
+            grt_u128* to = place(t, i);
+            if (BY == GRT_BY_16) {
+                grt_async_copy16(to, from, valid(i, 0));
+            } else if (BY == GRT_BY_8) {
+                grt_async_copy8(to, from, valid(i, 0));
+                grt_async_copy8((grt_u64*)to + 1, from + 4, valid(i, 1));
+            } else {
+                *to = gather(i);
+            }
         }
     }
     // The same in two halves, for hardware without copies in the background: nothing waits for the
     // loads before `put`.
     GRT_DEV_MEMBER void fetch(grt_u128 (&x)[ROUNDS]) const {
-        GRT_UNROLL for (int i = 0; i < ROUNDS; i++)
-            x[i] = ALIGNED ? grt_load16(valid(i) ? at + i * STEP * stride : safe) : gather(i);
+        GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
+            const grt_bf16* from = at + i * STEP * stride;
+            if (BY == GRT_BY_16) {
+                x[i] = grt_load16(valid(i, 0) ? from : safe);
+            } else if (BY == GRT_BY_8) {
+                GRT_UNROLL for (int h = 0; h < 2; h++) {
+                    const grt_u64 y = grt_load8(valid(i, h) ? from + 4 * h : safe);
+                    x[i].w[2 * h] = y.w[0];
+                    x[i].w[2 * h + 1] = y.w[1];
+                }
+            } else {
+                x[i] = gather(i);
+            }
+        }
     }
     GRT_DEV_MEMBER void put(Tile& t, const grt_u128 (&x)[ROUNDS]) const {
         GRT_UNROLL for (int i = 0; i < ROUNDS; i++) {
             grt_u128 y = x[i];
-            GRT_UNROLL for (int w = 0; w < 4; w++) y.w[w] = valid(i) ? y.w[w] : 0u;
+            GRT_UNROLL for (int w = 0; w < 4; w++)
+                y.w[w] = valid(i, BY == GRT_BY_8 ? w / 2 : 0) ? y.w[w] : 0u;
             if (exists(i)) *place(t, i) = y;
         }
     }
@@ -184,7 +211,7 @@ struct grt_wave_grid {
 // them, RING steps in shared memory (two where copies go through registers), and how the factors lie.
 // Threads below COPY_FROM do not copy: where one wave multiplies alone, others should keep it busy.
 template <int BM_, int BN_, int BK_, int THREADS_, int W_M, int W_N, int RING, grt_lie LA, grt_lie LB,
-          bool ALIGNED, int COPY_FROM = 0>
+          int BY, int COPY_FROM = 0>
 struct grt_gemm {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, THREADS = THREADS_, VEC = 8;
     using Type = grt_bf16;
@@ -199,8 +226,8 @@ struct grt_gemm {
 #else
     static constexpr int STAGES = 2;
 #endif
-    using CopyA = grt_tile_copy<BM, BK, THREADS - COPY_FROM, COPY_FROM, LA, ALIGNED>;
-    using CopyB = grt_tile_copy<BN, BK, THREADS - COPY_FROM, COPY_FROM, LB, ALIGNED>;
+    using CopyA = grt_tile_copy<BM, BK, THREADS - COPY_FROM, COPY_FROM, LA, BY>;
+    using CopyB = grt_tile_copy<BN, BK, THREADS - COPY_FROM, COPY_FROM, LB, BY>;
     struct Ring {
         typename CopyA::Tile a[STAGES];
         typename CopyB::Tile b[STAGES];

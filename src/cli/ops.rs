@@ -121,7 +121,12 @@ impl Table {
         failed
     }
 
-    fn agrees(&self, spec: &OpSpec, case: &Case, float: DType) -> std::result::Result<Errors, String> {
+    fn agrees(
+        &self,
+        spec: &OpSpec,
+        case: &Case,
+        float: DType,
+    ) -> std::result::Result<Errors, String> {
         let cpu = errors(spec, case, float, SEED, None)?;
         let Some(device) = &self.device else { return Ok(cpu) };
         let found = errors(spec, case, float, SEED, Some(device))?;

@@ -7,8 +7,9 @@
 
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::ops::cpu::attention as fast;
+use crate::ops::gpu::attention as gpu;
 use crate::ops::{
-    Backward, Case, Cost, Fill, Io, Op, OpClass, OpSpec, Real, Slot, Stored, TensorType,
+    Backward, Case, Cost, Fill, Io, Launcher, Op, OpClass, OpSpec, Real, Slot, Stored, TensorType,
 };
 use half::bf16;
 use std::sync::Arc;
@@ -104,6 +105,13 @@ impl Attention {
         }
     }
 
+    /// Identity of one of the kernels' tables: 0 for queries, 1 for keys. They depend on how many
+    /// heads share a key head.
+    fn table(&self, kind: u32) -> Option<(usize, u32)> {
+        let group = (self.heads / self.kv_heads) as u32;
+        Some((Arc::as_ptr(&self.segments) as usize, 2 * group + kind))
+    }
+
     fn fast<T: Stored>(&self, io: &Io) {
         let inputs = std::array::from_fn(|i| io.input::<T>(i));
         fast::forward(self, inputs, io.output(0), io.output(1));
@@ -165,6 +173,15 @@ impl Op for Attention {
             DType::BF16 => self.fast::<bf16>(io),
             _ => self.fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        gpu::forward(self, k)
+    }
+    fn table_key(&self) -> Option<(usize, u32)> {
+        self.table(0)
+    }
+    fn table_words(&self) -> Vec<i32> {
+        gpu::query_table(self)
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dout) = b.grads[0] else { return Ok(vec![None; 3]) };
@@ -243,6 +260,15 @@ impl Op for AttentionDq {
             _ => self.fast::<f32>(io),
         }
     }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        gpu::backward_dq(&self.0, k)
+    }
+    fn table_key(&self) -> Option<(usize, u32)> {
+        self.0.table(0)
+    }
+    fn table_words(&self) -> Vec<i32> {
+        gpu::query_table(&self.0)
+    }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let c = self.0.cost(inputs, outputs);
         Cost { flops: c.flops * 1.5, ..c }
@@ -300,6 +326,15 @@ impl Op for AttentionDkv {
             DType::BF16 => self.fast::<bf16>(io),
             _ => self.fast::<f32>(io),
         }
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        gpu::backward_dkv(&self.0, k)
+    }
+    fn table_key(&self) -> Option<(usize, u32)> {
+        self.0.table(1)
+    }
+    fn table_words(&self) -> Vec<i32> {
+        gpu::key_table(&self.0)
     }
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let c = self.0.cost(inputs, outputs);

@@ -95,10 +95,6 @@ pub fn needs_frozen_copy(s: &TrainSettings, training: &Training) -> bool {
     s.grpo.beta != 0.0 && !fresh_adapter
 }
 
-/// Bytes by region, for the metrics.
-pub fn memory_metrics(w: &Workspace) -> [(String, f64); 3] {
-    [
-
 /// Bytes by region, and what the device says about itself if there is one, for the metrics.
 pub fn memory_metrics(w: &Workspace) -> Vec<(String, f64)> {
     let mut figures = vec![

@@ -3,6 +3,7 @@
 
 use crate::base::{DType, Error, Result};
 use crate::device::DevicePtr;
+use crate::ops::gpu::int;
 use crate::ops::launch::Launcher;
 use bytemuck::{Pod, Zeroable};
 
@@ -110,8 +111,8 @@ pub struct Product {
 }
 
 /// A kernel for one size of tile.
-#[derive(Debug, Clone, Copy)]
-struct Tile {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
     /// Kernels for [`Lie::Forward`], [`Lie::Dx`], [`Lie::Dw`]; empty where there is none.
     kernels: [&'static str; 3],
     rows: usize,
@@ -179,6 +180,22 @@ const THIN: Tile = Tile {
     shared: [65536, 65536],
     rate: 10,
 };
+const SQUARE_BY_8: Tile = Tile {
+    kernels: [
+        "matmul_fwd_128x128_by8_bf16",
+        "matmul_bwd_dx_128x128_by8_bf16",
+        "matmul_bwd_dw_128x128_by8_bf16",
+    ],
+    ..SQUARE
+};
+const SMALL_BY_8: Tile = Tile {
+    kernels: [
+        "matmul_fwd_64x64_by8_bf16",
+        "matmul_bwd_dx_64x64_by8_bf16",
+        "matmul_bwd_dw_64x64_by8_bf16",
+    ],
+    ..SMALL
+};
 const ODD: Tile = Tile {
     kernels: ["matmul_fwd_odd_bf16", "matmul_bwd_dx_odd_bf16", "matmul_bwd_dw_odd_bf16"],
     rows: 32,
@@ -224,12 +241,13 @@ impl Product {
         std::iter::once(&self.first).chain(&self.second)
     }
 
-    /// Whether rows and addresses of all factors are multiples of 16 bytes.
-    fn aligned(&self, size: usize) -> bool {
-        let fits = |n: usize| (n * size).is_multiple_of(16);
+    /// Whether rows and addresses of all factors are multiples of `unit` bytes.
+    fn aligned(&self, size: usize, unit: usize) -> bool {
+        let fits = |n: usize| (n * size).is_multiple_of(unit);
+        let at = |p: DevicePtr| p.0.is_multiple_of(unit as u64);
         self.pairs().all(|p| {
             let (a, b) = self.row_lengths(p);
-            fits(a) && fits(b) && p.a.0.is_multiple_of(16) && p.b.0.is_multiple_of(16)
+            fits(a) && fits(b) && at(p.a) && at(p.b)
         })
     }
 
@@ -265,7 +283,7 @@ impl Product {
         }
     }
 
-    fn args(&self, vectors: bool) -> MatmulArgs {
+    fn args(&self, vectors: i32) -> MatmulArgs {
         let none = Pair { a: DevicePtr::NULL, b: DevicePtr::NULL, depth: 0 };
         let (p, q) = (&self.first, self.second.as_ref().unwrap_or(&none));
         let ((a, b), (a2, b2)) = (self.row_lengths(p), self.row_lengths(q));
@@ -280,13 +298,13 @@ impl Product {
             stride_b: b as i64,
             stride_a2: a2 as i64,
             stride_b2: b2 as i64,
-            rows: self.rows as i32,
-            cols: self.cols as i32,
-            depth: p.depth as i32,
-            depth2: q.depth as i32,
+            rows: int(self.rows),
+            cols: int(self.cols),
+            depth: int(p.depth),
+            depth2: int(q.depth),
             scale: self.scale,
             out: self.out as i32,
-            vectors: i32::from(vectors),
+            vectors,
             unused: 0,
         }
     }
@@ -308,16 +326,43 @@ pub fn product(k: &mut Launcher, which: MatmulImpl, p: &Product) -> Result<()> {
 }
 
 fn own(k: &mut Launcher, p: &Product) {
-    let bf16 = k.float_type() == DType::BF16;
-    let aligned = p.aligned(if bf16 { 2 } else { 4 });
-    let tile = match (bf16, aligned) {
-        (true, true) => p.tile_bf16(k.units()),
-        (true, false) => ODD,
-        (false, true) => p.fastest(k.units(), &[SQUARE_F32, SMALL_F32]),
-        (false, false) => ODD_F32,
+    let units = k.units();
+    let tile = match k.float_type() {
+        DType::BF16 if p.aligned(2, 16) => p.tile_bf16(units),
+        DType::BF16 if p.aligned(2, 8) => p.fastest(units, &[SQUARE_BY_8, SMALL_BY_8]),
+        DType::BF16 => ODD,
+        _ if p.aligned(4, 16) => p.fastest(units, &[SQUARE_F32, SMALL_F32]),
+        _ => ODD_F32,
     };
-    let size = if bf16 && p.out == Out::Store { 2 } else { 4 };
-    let vectors = (p.cols * size).is_multiple_of(16) && p.y.0.is_multiple_of(16);
+    on_tile(k, p, &tile);
+}
+
+/// All tiles that can compute a product of the node's type: to hold one against another, in bits and in
+/// time.
+pub fn tiles(k: &Launcher, p: &Product) -> Vec<Tile> {
+    let bf16 = k.float_type() == DType::BF16;
+    let size = if bf16 { 2 } else { 4 };
+    let families: [(usize, &[Tile]); 3] = if bf16 {
+        let by_16 = &[WIDE, SQUARE, SMALL, NARROW, FLAT, THIN];
+        [(size, &[ODD]), (8, &[SQUARE_BY_8, SMALL_BY_8]), (16, by_16)]
+    } else {
+        [(size, &[ODD_F32]), (16, &[SQUARE_F32, SMALL_F32]), (16, &[])]
+    };
+    let fitting = families.iter().filter(|(unit, _)| p.aligned(size, *unit));
+    let tiles = fitting.flat_map(|(_, tiles)| tiles.iter().copied());
+    tiles.filter(|t| !t.kernels[p.lie as usize].is_empty()).collect()
+}
+
+/// Enqueues a product on one of its [`tiles`].
+pub fn on_tile(k: &mut Launcher, p: &Product, tile: &Tile) {
+    let stored = if k.float_type() == DType::BF16 && p.out == Out::Store { 2 } else { 4 };
+    let rows_of =
+        |unit: usize| (p.cols * stored).is_multiple_of(unit) && p.y.0.is_multiple_of(unit as u64);
+    let vectors = match (rows_of(16), rows_of(4)) {
+        (true, _) => 1,
+        (_, true) => 2,
+        _ => 0,
+    };
     let grid = [p.rows.div_ceil(tile.rows) * p.cols.div_ceil(tile.cols), 1, 1];
     let shared = tile.shared[usize::from(k.wave() == 64)];
     let kernel = tile.kernels[p.lie as usize];
@@ -333,8 +378,8 @@ pub fn column_sum(k: &mut Launcher) {
     let args = ColumnSumArgs {
         dy: k.input(0),
         db: k.output(0),
-        rows: dy.rows() as i32,
-        cols: dy.cols() as i32,
+        rows: int(dy.rows()),
+        cols: int(dy.cols()),
     };
     let kernel = k.typed(["matmul_bwd_bias_f32", "matmul_bwd_bias_bf16"]);
     let blocks = dy.cols().div_ceil(SUM_COLUMNS);

@@ -1,6 +1,7 @@
 //! What the launches of several ops have in common: grids over groups of 16 bytes, and kernels that
 //! more than one op uses. An op's own arguments are in its own file; no arithmetic is here.
 
+pub mod attention; // softmax over key spans
 pub mod fold; // sums over rows
 pub mod linear_logprob; // the language-model head
 pub mod matmul; // products of the linear layers

@@ -2,7 +2,9 @@
 //! `--help`, the documentation and the spelling suggestions are made. Holds data, no logic. An
 //! option stands here only when the program acts on it.
 
-use super::Command::{self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Plan, Sft, Trace, Train};
+use super::Command::{
+    self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Ops, Plan, Sft, Trace, Train,
+};
 use super::Kind::{
     self, Bool, BoolOrAuto, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word,
 };
@@ -88,6 +90,8 @@ const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes];
 const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, Trace];
 const CONFIGURED: &[Command] = &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Trace];
 const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
+/// Commands that compute on a device of the user's choice, or plan for one.
+const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
 const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Trace, Doctor];
 
 const RATIO: Kind = Float { min: 0.0, max: 1.0 };
@@ -337,7 +341,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "Measure the ops at sizes of real models instead of checking them.", ..of(MACHINE, &[Ops]) },
     Opt { name: "device", kind: Word, default: "cpu", first: true,
         help: "What computes: cpu, or a name that `grpo-rt doctor` gives; plan knows h100, h200 and mi300x too.",
-        ..of(MACHINE, BUDGETED) },
+        ..of(MACHINE, PLACED) },
     Opt { name: "memory_budget", kind: Bytes, first: true,
         help: "Bytes the program may plan with, such as 24GiB (default: most of the free memory).", ..of(MACHINE, BUDGETED) },
     Opt { name: "vision_cache_size", kind: Bytes,
