@@ -37,7 +37,7 @@ static void run_tiles(Outcome& o, const char* kernel, int height, size_t shared)
     a.heads = HEADS;
     a.kv_heads = 1;
     a.head_dim = DIM;
-    a.scale_log2 = 0.125f * ATTN_LOG2E;
+    a.scale_log2 = 0.125f * 1.44269504f;
     o.launch(kernel, {(uint32_t)items}, ATTN_THREADS, shared, a,
              {q.range(), k.range(), v.range(), out.range(), lse.range(), table.range()});
     o.add(out);
