@@ -257,8 +257,8 @@ fn mistakes_in_norms_are_caught() {
         Mistake {
             what: "the last group of a row is taken for a whole one",
             file: "common/norms.cu",
-            from: "int count = cols - col < N ? cols - col : N;",
-            to: "int count = N;",
+            from: "{col, 0, col, cols - col < N ? cols - col : N}",
+            to: "{col, 0, col, N}",
             waves: BOTH,
         },
         Mistake {

@@ -213,9 +213,10 @@ fn a_run_on_an_emulated_device_is_planned_to_the_byte() {
     devices::build_emulator();
     for device in ["emu-cuda", "emu-hip"] {
         let line = format!(
-            "--device {device} --batch_size 8 --max_completion_length 6 --memory_budget 256MiB"
+            "--device {device} --batch_size 8 --max_completion_length 6 --memory_budget 256MiB \
+             --beta 0.05"
         );
-        let lora = "--use_peft --lora_r 4 --lora_dropout 0 --beta 0.05 --dtype bfloat16";
+        let lora = "--use_peft --lora_r 4 --lora_dropout 0 --dtype bfloat16";
         planned_and_run(&format!("lora_{device}"), &format!("{line} {lora}"), 1);
         planned_and_run(&format!("full_{device}"), &format!("{line} --tune_mm_vision"), 1);
     }

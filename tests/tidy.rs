@@ -490,18 +490,19 @@ fn struct_fields(
 ) -> Vec<(String, &'static str)> {
     let body = text.split_once('{').map_or("", |(_, rest)| rest);
     let body = body.split_once('}').map_or("", |(body, _)| body);
-    body.split([';', ',', '\n']).filter_map(|f| kind(f.trim())).collect()
+    let body: String = body.lines().map(|l| l.split("//").next().unwrap_or(l)).collect();
+    body.split([';', ',']).filter_map(|f| kind(f.trim())).collect()
 }
 
 /// A field of an argument struct in a kernel's source.
 fn kernel_field(field: &str) -> Option<(String, &'static str)> {
-    let field = field.split("//").next()?.trim();
     let name = words(field).last()?.to_string();
     let kind = match field {
         f if f.contains('*') => "pointer",
         f if f.starts_with("double") => "f64",
         f if f.starts_with("float") => "f32",
         f if f.starts_with("uint64_t") => "u64",
+        f if f.starts_with("int64_t") => "i64",
         f if f.starts_with("uint32_t") => "u32",
         f if f.starts_with("int") => "i32",
         _ => return None,
@@ -511,12 +512,13 @@ fn kernel_field(field: &str) -> Option<(String, &'static str)> {
 
 /// A field of its mirror.
 fn mirror_field(field: &str) -> Option<(String, &'static str)> {
-    let (name, kind) = field.split("//").next()?.trim().split_once(':')?;
+    let (name, kind) = field.split_once(':')?;
     let kind = match kind.trim() {
         "DevicePtr" => "pointer",
         "f64" => "f64",
         "f32" => "f32",
         "u64" => "u64",
+        "i64" => "i64",
         "u32" => "u32",
         "i32" => "i32",
         _ => return None,

@@ -139,7 +139,7 @@ GRT_DEV void attn_tall(const AttnFwdArgs& a, unsigned char* shared) {
                 attn_score(s, f, walk.k(b), k * 16);
             }
         } else {
-            ATTN_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
+            GRT_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
                 grt_frag_a f[MT];
                 GRT_UNROLL for (int m = 0; m < MT; m++)
                     grt_load_a(f[m], q, (w * MT + m) * 16, k);

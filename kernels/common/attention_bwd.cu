@@ -136,7 +136,7 @@ GRT_DEV void attn_backward_dq(const AttnDqArgs& a, unsigned char* shared) {
             attn_clear(s[t]);
             attn_clear(dp[t]);
         }
-        ATTN_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
+        GRT_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
             grt_frag_a q, dout;
             grt_load_a(q, room.q, row, k);
             grt_load_a(dout, room.dout, row, k);
@@ -285,7 +285,7 @@ GRT_DEV void attn_backward_dkv(const AttnDkvArgs& a, unsigned char* shared) {
             attn_clear(s[t]);
             attn_clear(dp[t]);
         }
-        ATTN_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
+        GRT_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
             grt_frag_a keys, values;
             grt_load_a(keys, room.k, key, k);
             grt_load_a(values, room.v, key, k);

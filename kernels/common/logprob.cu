@@ -118,12 +118,12 @@ GRT_DEV void logprob_tile(const LogprobFwdArgs& a) {
     const int row0 = m * HEAD_BM, tile0 = tile * GRT_VOCAB_TILE;
     const int strips = grt_strips(a.vocab, tile);
     const grt_term<S> term = {{(const S*)a.h, a.hidden, a.rows}, {(const S*)a.w, a.hidden, a.vocab}, a.hidden};
-    GRT_KEEP_LOOP for (int i = 0; i < strips; i++) {
+    GRT_ROLLED for (int i = 0; i < strips; i++) {
         const int col0 = tile0 + i * GRT_VOCAB_STRIP;
         G g;
         g.clear();
         g.multiply(s.gemm, term, grt_no_term<S>(), row0, col0);
-        GRT_KEEP_LOOP for (int first = 0; first < HEAD_BM; first += HEAD_ROWS) {
+        GRT_ROLLED for (int first = 0; first < HEAD_BM; first += HEAD_ROWS) {
             if (row0 + first >= a.rows) break;
             head_stage(g, s.strip, a.table, first, col0, a.vocab, a.inv_temperature);
             logprob_absorb(a, s.strip, s.strips[i] + first, row0 + first, col0);
@@ -279,7 +279,7 @@ GRT_DEV void logprob_store_dz(const LogprobBwdArgs& a, HeadStrip& strip, const L
                               int row0, int left, int col0) {
     constexpr int RUNS = GRT_VOCAB_STRIP / 8, N = grt_vec<S>::N;
     S* to = (S*)a.dz + (int64_t)row0 * a.stride + (col0 - a.first);
-    GRT_KEEP_LOOP for (int run = grt_tid(); run < HEAD_ROWS * RUNS; run += HEAD_THREADS) {
+    GRT_ROLLED for (int run = grt_tid(); run < HEAD_ROWS * RUNS; run += HEAD_THREADS) {
         const int r = run / RUNS, c = run % RUNS * 8;
         if (r >= left) return;
         const LogprobRow row = rows[r];
@@ -318,7 +318,7 @@ GRT_DEV void logprob_dz(const LogprobBwdArgs& a) {
     G g;
     g.clear();
     g.multiply(s.gemm, term, grt_no_term<S>(), row0, col0);
-    GRT_KEEP_LOOP for (int first = 0; first < HEAD_BM; first += HEAD_ROWS) {
+    GRT_ROLLED for (int first = 0; first < HEAD_BM; first += HEAD_ROWS) {
         if (row0 + first >= count) break;
         head_stage(g, s.strip, a.table, first, col0, a.vocab, a.inv_temperature);
         const int left = count - row0 - first;

@@ -44,7 +44,7 @@ struct SampleArgs {
     float penalty; // 1: off
     uint32_t key0; // of Philox
     uint32_t key1;
-    int unused;
+    float inv_penalty; // 1 / penalty, rounded
 };
 static_assert(sizeof(SampleArgs) == 128, "mirrored in src/ops/gpu/sample.rs");
 
@@ -80,6 +80,13 @@ GRT_DEV void sample_load_tile(const SampleArgs& a, int row, int tile, float* z) 
     grt_sync();
 }
 
+// x / penalty to the last bit, without a division's slow path, whose call would put registers into local
+// memory: one correction of the product with the reciprocal (Markstein, IBM J. Res. Dev. 34, 1990).
+GRT_DEV float sample_quotient(float x, const SampleArgs& a) {
+    float q = grt_mul(x, a.inv_penalty);
+    return grt_fma(grt_fma(-q, a.penalty, x), a.inv_penalty, q);
+}
+
 // Makes tokens of the tile that the row has seen less likely, or more.
 GRT_DEV void sample_penalise(const SampleArgs& a, int row, int tile, float* z) {
     const int* entry = a.table + a.row_words + row * SAMPLE_ROW_WORDS;
@@ -96,7 +103,7 @@ GRT_DEV void sample_penalise(const SampleArgs& a, int row, int tile, float* z) {
         int t = grt_load(a.table + i);
         if (t >= first + GRT_VOCAB_TILE) break;
         float x = z[t - first];
-        if (x > GRT_FORBIDDEN) z[t - first] = x > 0.0f ? x / a.penalty : grt_mul(x, a.penalty);
+        if (x > GRT_FORBIDDEN) z[t - first] = x > 0.0f ? sample_quotient(x, a) : grt_mul(x, a.penalty);
     }
     grt_sync();
 }
@@ -150,7 +157,7 @@ GRT_DEV void sample_tiles(const SampleArgs& a) {
     }
     if (a.keep) {
         float* to = a.z + ((int64_t)row * a.tiles + tile) * GRT_VOCAB_TILE;
-        for (int c = 4 * grt_tid(); c < GRT_VOCAB_TILE; c += 4 * SAMPLE_THREADS)
+        GRT_ROLLED for (int c = 4 * grt_tid(); c < GRT_VOCAB_TILE; c += 4 * SAMPLE_THREADS)
             grt_store_vec(to + c, {s.z[c], s.z[c + 1], s.z[c + 2], s.z[c + 3]});
     }
     if (grt_tid() == 0) {

@@ -23,8 +23,10 @@
 #define GRT_DYNAMIC_SHARED(name) unsigned char* name = emu::block->dynamic_data
 #if defined(__clang__)
 #define GRT_UNROLL _Pragma("unroll")
+#define GRT_ROLLED _Pragma("unroll 1")
 #else
 #define GRT_UNROLL
+#define GRT_ROLLED
 #endif
 // The caller's place, as two arguments that nobody gives.
 #define GRT_EMU_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()

@@ -8,7 +8,8 @@
 //     emulator checks every address there;
 //   * shared memory comes from GRT_SHARED or GRT_DYNAMIC_SHARED; it holds garbage at first;
 //   * wave width is GRT_WAVE, 32 or 64, and is spelled nowhere as a number;
-//   * no float atomics; every sum has one order.
+//   * no float atomics; every sum has one order;
+//   * GRT_ROLLED loops stay loops: the addresses of all their turns would push sums out of the registers.
 #pragma once
 #include <stdint.h>
 
@@ -49,6 +50,7 @@ struct alignas(8) grt_u64 {
     extern __shared__ __align__(128) unsigned char grt_dynamic_[]; \
     unsigned char* name = grt_dynamic_
 #define GRT_UNROLL _Pragma("unroll")
+#define GRT_ROLLED _Pragma("unroll 1")
 
 GRT_DEV int grt_tid() { return threadIdx.x; }
 GRT_DEV int grt_threads() { return blockDim.x; }
@@ -132,6 +134,7 @@ GRT_DEV void grt_async_wait() {
     extern __attribute__((shared)) __attribute__((aligned(128))) unsigned char grt_dynamic_[]; \
     unsigned char* name = grt_dynamic_
 #define GRT_UNROLL _Pragma("unroll")
+#define GRT_ROLLED _Pragma("unroll 1")
 
 GRT_DEV int grt_tid() { return __builtin_amdgcn_workitem_id_x(); }
 GRT_DEV int grt_threads() { return __builtin_amdgcn_workgroup_size_x(); }

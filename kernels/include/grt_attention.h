@@ -101,9 +101,6 @@ GRT_DEV attn_viewer attn_load_viewer(const int* w) {
     return x;
 }
 
-// Some loops stay loops: the addresses of all their turns would push sums out of the registers.
-#define ATTN_ROLLED _Pragma("unroll 1")
-
 // Starts copying 8 columns of a head row, zeros if it is -1; columns from head_dim on are zeros.
 GRT_DEV void attn_copy8(uint16_t* to, const grt_bf16* x, int head_dim, int row, int col) {
     const grt_bf16* from = x + (row >= 0 ? (int64_t)row * head_dim + col : 0);
@@ -122,7 +119,7 @@ template <int ROWS, int DP>
 GRT_DEV void attn_copy(grt_tile<ROWS, DP>& tile, const void* x, grt_tile<ROWS, DP>& second,
                        const void* y, int head_dim, const int* rows) {
     constexpr int CHUNKS = DP / 8;
-    ATTN_ROLLED for (int c = grt_tid(); c < ROWS * CHUNKS; c += ATTN_THREADS) {
+    GRT_ROLLED for (int c = grt_tid(); c < ROWS * CHUNKS; c += ATTN_THREADS) {
         int r = c / CHUNKS, col = c % CHUNKS * 8, at = tile.at(r, col), row = rows[r];
         attn_copy8(tile.data + at, (const grt_bf16*)x, head_dim, row, col);
         attn_copy8(second.data + at, (const grt_bf16*)y, head_dim, row, col);
@@ -131,7 +128,7 @@ GRT_DEV void attn_copy(grt_tile<ROWS, DP>& tile, const void* x, grt_tile<ROWS, D
 template <int ROWS, int DP>
 GRT_DEV void attn_copy(grt_tile<ROWS, DP>& tile, const void* x, int head_dim, const int* rows) {
     constexpr int CHUNKS = DP / 8;
-    ATTN_ROLLED for (int c = grt_tid(); c < ROWS * CHUNKS; c += ATTN_THREADS) {
+    GRT_ROLLED for (int c = grt_tid(); c < ROWS * CHUNKS; c += ATTN_THREADS) {
         int r = c / CHUNKS, col = c % CHUNKS * 8;
         attn_copy8(tile.ptr(r, col), (const grt_bf16*)x, head_dim, rows[r], col);
     }

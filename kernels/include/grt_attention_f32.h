@@ -46,7 +46,7 @@ GRT_DEV void attn_products_f32(float (&s)[R][C], const float* x, const float* y,
     int width = head_dim + 1;
     GRT_UNROLL for (int r = 0; r < R; r++)
         GRT_UNROLL for (int j = 0; j < C; j++) s[r][j] = 0;
-    ATTN_ROLLED for (int i = 0; i < head_dim; i++) {
+    GRT_ROLLED for (int i = 0; i < head_dim; i++) {
         float b[C];
         GRT_UNROLL for (int j = 0; j < C; j++) b[j] = y[16 * j * width + i];
         GRT_UNROLL for (int r = 0; r < R; r++) {

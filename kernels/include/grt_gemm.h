@@ -26,10 +26,8 @@
 
 // Loops that must not become long code, as the compilers would have it.
 #if defined(GRT_EMU)
-#define GRT_KEEP_LOOP
 #define GRT_UNROLL_4
 #else
-#define GRT_KEEP_LOOP _Pragma("unroll 1")
 #define GRT_UNROLL_4 _Pragma("unroll 4")
 #endif
 
@@ -408,7 +406,7 @@ struct grt_gemm {
             grt_sync_wave();
             constexpr int RUNS = WAVE_N / 8;
             // One copy of f's code for each i is enough.
-            GRT_KEEP_LOOP for (int n = 0; n < 16 * RUNS; n += GRT_WAVE) {
+            GRT_ROLLED for (int n = 0; n < 16 * RUNS; n += GRT_WAVE) {
                 const int run = n + grt_lane();
                 if (16 * RUNS % GRT_WAVE != 0 && run >= 16 * RUNS) break;
                 const int row = run / RUNS, col = run % RUNS * 8;

@@ -27,6 +27,15 @@ pub struct Compiler {
     pub outcome: std::result::Result<&'static str, &'static str>,
 }
 
+/// Environment variables that build.rs reads: no options of the program.
+pub const BUILD_VARIABLES: &[&str] = &[
+    "GRPO_RT_KERNELS",
+    "GRPO_RT_NVCC",
+    "GRPO_RT_HIP_CLANG",
+    "GRPO_RT_CUDA_ARCHS",
+    "GRPO_RT_HIP_ARCHS",
+];
+
 /// Drivers read headers of 8-byte fields in place.
 #[repr(C, align(64))]
 struct Aligned<const N: usize>([u8; N]);

@@ -403,7 +403,14 @@ fn cases() -> Vec<Case> {
         case("head size 64", 4, 2, 64, 71, vec![seg(0, 71, &[(0, 71)], true)]),
         case("head size 72", 2, 2, 72, 70, vec![seg(0, 70, &[(0, 70)], false)]),
         case("head size 96", 2, 1, 96, 70, vec![seg(0, 70, &[(0, 70)], true)]),
-        case("head size 128, seven heads to one", 7, 1, 128, 40, vec![seg(0, 40, &[(0, 40)], true)]),
+        case(
+            "head size 128, seven heads to one",
+            7,
+            1,
+            128,
+            40,
+            vec![seg(0, 40, &[(0, 40)], true)],
+        ),
     ]
 }
 

@@ -21,13 +21,13 @@ pub use kind::{Kind, Value};
 pub use table::{GROUPS, OPTIONS, Opt};
 
 use crate::base::{Error, Result};
+use crate::device::images::BUILD_VARIABLES;
 use suggest::nearest;
 
 /// Environment variables of options start with this, followed by the name in capitals.
 pub const ENV_PREFIX: &str = "GRPO_RT_";
-/// Variables with these beginnings belong to the tests and the build, not to options.
-pub const ENV_RESERVED: &[&str] =
-    &["GRPO_RT_TEST_", "GRPO_RT_KERNELS", "GRPO_RT_NVCC", "GRPO_RT_CUDA_", "GRPO_RT_HIP_"];
+/// Variables with this beginning belong to the tests, not to options; neither do those of the build.
+pub const ENV_OF_TESTS: &str = "GRPO_RT_TEST_";
 
 /// Where the value of an option came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -437,7 +437,7 @@ fn read_environment(
     let mut given: Vec<Given> = Vec::new();
     for (variable, text) in environment {
         let Some(name) = variable.strip_prefix(ENV_PREFIX) else { continue };
-        if ENV_RESERVED.iter().any(|r| variable.starts_with(r)) {
+        if variable.starts_with(ENV_OF_TESTS) || BUILD_VARIABLES.contains(&variable.as_str()) {
             continue;
         }
         let name = name.to_ascii_lowercase();

@@ -45,7 +45,7 @@ struct SampleArgs {
     penalty: f32,
     key0: u32,
     key1: u32,
-    unused: i32,
+    inv_penalty: f32,
 }
 const _: () = assert!(size_of::<SampleArgs>() == 128);
 
@@ -130,7 +130,7 @@ pub fn launch(op: &Sample, k: &mut Launcher) -> Result<()> {
         penalty: s.repetition_penalty,
         key0,
         key1,
-        unused: 0,
+        inv_penalty: 1.0 / s.repetition_penalty,
     };
     let walk = k.typed(["sample_tiles_f32", "sample_tiles_bf16"]);
     k.kernel(MODULE, walk, [tiles, rows, 1], 64, &args);
