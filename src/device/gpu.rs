@@ -46,8 +46,14 @@ impl Attribute {
     }
 }
 
-/// Static shared memory that a kernel may always have; more must be asked for.
-const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
+/// Shared memory that a kernel may have without asking: on AMD all there is, where the function to ask
+/// with takes no kernel of a module.
+fn shared_without_asking(vendor: Vendor) -> u32 {
+    match vendor {
+        Vendor::Cuda => 48 << 10,
+        Vendor::Hip => 64 << 10,
+    }
+}
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES` and its twin.
 pub const MAX_DYNAMIC_SHARED: i32 = 8;
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL` and its twin: other threads may go on calling the driver.
@@ -197,7 +203,8 @@ impl Gpu {
                 f as usize
             }
         };
-        let allowed = loaded.shared.get(l.kernel).copied().unwrap_or(SHARED_WITHOUT_ASKING);
+        let free = shared_without_asking(self.properties.vendor);
+        let allowed = loaded.shared.get(l.kernel).copied().unwrap_or(free);
         if l.shared > allowed {
             let bytes = l.shared as i32;
             // SAFETY: a function of this context.
