@@ -54,6 +54,9 @@ fn shared_without_asking(vendor: Vendor) -> u32 {
         Vendor::Hip => 64 << 10,
     }
 }
+/// Held from the announcement of an emulated launch's ranges to the launch.
+static EMULATOR: Mutex<()> = Mutex::new(());
+
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES` and its twin.
 pub const MAX_DYNAMIC_SHARED: i32 = 8;
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL` and its twin: other threads may go on calling the driver.
@@ -236,6 +239,8 @@ impl Gpu {
 
     fn launch(&self, l: &Launch) -> Result<()> {
         let function = self.kernel(l)?;
+        // The ranges are those of the next launch, whichever thread's it is.
+        let _alone = self.driver.emulator_allow.map(|_| locked(&EMULATOR));
         if let Some(allow) = self.driver.emulator_allow {
             // SAFETY: pairs of addresses, read before the call returns.
             unsafe { allow(l.ranges.as_ptr().cast(), l.ranges.len() as i32) };
