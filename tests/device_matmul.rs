@@ -86,8 +86,7 @@ impl Placed {
         let mut commands = Vec::new();
         let (inputs, outputs) = bound.split_at(5);
         let properties = self.arena.device().properties();
-        let launcher = Launcher::new(inputs, outputs, None, None, &mut commands);
-        let mut launcher = launcher.on(properties);
+        let mut launcher = Launcher::new(inputs, outputs, None, None, properties, &mut commands);
         assert_eq!(launcher.float_type(), self.dtype);
         let result = f(&mut launcher);
         (result, commands)

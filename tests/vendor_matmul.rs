@@ -11,7 +11,7 @@ use grpo_rt::device::probe::open_with_library;
 use grpo_rt::device::{Device, DeviceSpec, MatmulImpl, Vendor, open_with};
 use grpo_rt::ops::matmul::Matmul;
 use grpo_rt::ops::{Case, Fill, OPS};
-use grpo_rt::tape::conformance::{errors, hold_against};
+use grpo_rt::tape::conformance::agrees;
 
 mod devices; // emulated and present devices
 
@@ -166,10 +166,9 @@ fn products_go_through_the_vendors_library() {
             // Forward, and in the reverse walk the gradients of both factors.
             for (case, products) in cases().iter().zip([3, 1, 0]) {
                 let before = calls();
-                let cpu = errors(spec, case, float, 5, None).unwrap();
+                agrees(spec, case, float, 5, None).unwrap();
                 assert_eq!(calls(), before, "the CPU has products of its own");
-                let ours = errors(spec, case, float, 5, Some(&device)).unwrap();
-                hold_against(case, float, cpu, ours).unwrap();
+                agrees(spec, case, float, 5, Some(&device)).unwrap();
                 let made = calls() - before;
                 let whole = products > 0 && made >= products && made % products == 0;
                 assert!(whole || made == products, "{vendor:?} {float:?} {}: {made}", case.label);
@@ -178,7 +177,7 @@ fn products_go_through_the_vendors_library() {
         // A library that fails is an error of the device.
         // SAFETY: a function of it that takes a number.
         unsafe { library.get::<extern "C" fn(i32)>("fake_fail").unwrap()(14) };
-        let e = errors(spec, &cases()[0], DType::F32, 5, Some(&device)).unwrap_err();
+        let e = agrees(spec, &cases()[0], DType::F32, 5, Some(&device)).unwrap_err();
         assert!(e.contains("multiply returned 14"), "{e}");
     }
 }

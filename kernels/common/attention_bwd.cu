@@ -108,6 +108,30 @@ GRT_DEV void attn_grade(grt_frag_c& s, const grt_frag_c& dp, float scale_log2,
     }
 }
 
+// The two products that both gradients recompute, of one 16-row strip of two tiles with 16-row strips of
+// two others: s = left x right^T and dp = left2 x right2^T.
+template <int TILES, class Left, class Right>
+GRT_DEV void attn_two_products(grt_frag_c (&s)[TILES], grt_frag_c (&dp)[TILES], const Left& left,
+                               const Left& left2, int row, const Right& right,
+                               const Right& right2, int head_dim) {
+    GRT_UNROLL for (int t = 0; t < TILES; t++) {
+        attn_clear(s[t]);
+        attn_clear(dp[t]);
+    }
+    GRT_ROLLED for (int k = 0; k < head_dim; k += 16) {
+        grt_frag_a a, a2;
+        grt_load_a(a, left, row, k);
+        grt_load_a(a2, left2, row, k);
+        GRT_UNROLL for (int t = 0; t < TILES; t++) {
+            grt_frag_b f;
+            grt_load_b(f, right, t * 16, k);
+            grt_mma(s[t], a, f);
+            grt_load_b(f, right2, t * 16, k);
+            grt_mma(dp[t], a2, f);
+        }
+    }
+}
+
 template <int DP>
 GRT_DEV void attn_backward_dq(const AttnDqArgs& a, unsigned char* shared) {
     constexpr int KT = DP / 16, TILES = ATTN_DQ_KEYS / 16;
@@ -132,22 +156,7 @@ GRT_DEV void attn_backward_dq(const AttnDqArgs& a, unsigned char* shared) {
     for (int b = 0; walk.is_block(b); b++) {
         walk.arrive(b);
         grt_frag_c s[TILES], dp[TILES];
-        GRT_UNROLL for (int t = 0; t < TILES; t++) {
-            attn_clear(s[t]);
-            attn_clear(dp[t]);
-        }
-        GRT_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
-            grt_frag_a q, dout;
-            grt_load_a(q, room.q, row, k);
-            grt_load_a(dout, room.dout, row, k);
-            GRT_UNROLL for (int t = 0; t < TILES; t++) {
-                grt_frag_b f;
-                grt_load_b(f, walk.k(b), t * 16, k);
-                grt_mma(s[t], q, f);
-                grt_load_b(f, walk.v(b), t * 16, k);
-                grt_mma(dp[t], dout, f);
-            }
-        }
+        attn_two_products(s, dp, room.q, room.dout, row, walk.k(b), walk.v(b), a.head_dim);
         if ((b + 1) * ATTN_DQ_KEYS > room.rows.least)
             GRT_UNROLL for (int t = 0; t < TILES; t++)
                 attn_hide(s[t], b * ATTN_DQ_KEYS + t * 16, room.rows.visible + row);
@@ -281,22 +290,7 @@ GRT_DEV void attn_backward_dkv(const AttnDkvArgs& a, unsigned char* shared) {
     for (int b = 0; b < walk.blocks; b++) {
         walk.arrive(b);
         grt_frag_c s[TILES], dp[TILES];
-        GRT_UNROLL for (int t = 0; t < TILES; t++) {
-            attn_clear(s[t]);
-            attn_clear(dp[t]);
-        }
-        GRT_ROLLED for (int k = 0; k < a.head_dim; k += 16) {
-            grt_frag_a keys, values;
-            grt_load_a(keys, room.k, key, k);
-            grt_load_a(values, room.v, key, k);
-            GRT_UNROLL for (int t = 0; t < TILES; t++) {
-                grt_frag_b f;
-                grt_load_b(f, walk.q(b), t * 16, k);
-                grt_mma(s[t], keys, f);
-                grt_load_b(f, walk.dout(b), t * 16, k);
-                grt_mma(dp[t], values, f);
-            }
-        }
+        attn_two_products(s, dp, room.k, room.v, key, walk.q(b), walk.dout(b), a.head_dim);
         GRT_UNROLL for (int t = 0; t < TILES; t++) {
             grt_frag_a p, ds;
             attn_grade_keys(s[t], dp[t], a.scale_log2, room.blocks[b % 3], key, t * 16);

@@ -10,15 +10,13 @@ use super::Outcome;
 use super::output::print;
 use crate::base::{DType, Error, Result};
 use crate::device::{self, Device, DeviceSpec, KnownDevice, MatmulImpl};
-use crate::ops::{Case, OPS, OpSpec};
-use crate::tape::conformance::{Errors, errors, hold_against};
+use crate::ops::{Case, NO_KERNEL, OPS, OpSpec};
+use crate::tape::conformance::agrees;
 use crate::tape::measure::{Measured, measure};
 use crate::train::options::Options;
 
 /// Seed of the cases' numbers.
 const SEED: u64 = 17;
-/// What an op without a kernel says (`ops::Op::launch`).
-const NO_KERNEL: &str = "has no kernel";
 
 /// What a table is made for.
 struct Table {
@@ -92,7 +90,7 @@ impl Table {
     fn check(&self, spec: &OpSpec, float: DType) -> usize {
         let mut failed = 0;
         for case in (spec.cases)() {
-            let result = self.agrees(spec, &case, float);
+            let result = agrees(spec, &case, float, SEED, self.device.as_ref());
             let (status, why) = match &result {
                 Ok(_) => ("pass", None),
                 Err(e) if e.contains(NO_KERNEL) => ("missing", Some(e.clone())),
@@ -119,18 +117,6 @@ impl Table {
             });
         }
         failed
-    }
-
-    fn agrees(
-        &self,
-        spec: &OpSpec,
-        case: &Case,
-        float: DType,
-    ) -> std::result::Result<Errors, String> {
-        let cpu = errors(spec, case, float, SEED, None)?;
-        let Some(device) = &self.device else { return Ok(cpu) };
-        let found = errors(spec, case, float, SEED, Some(device))?;
-        hold_against(case, float, cpu, found).map(|()| found)
     }
 
     fn measure(&self, spec: &OpSpec, float: DType) -> Result<()> {

@@ -36,7 +36,8 @@ pub struct Launch {
     pub shared: u32,
     /// The argument struct.
     pub args: Vec<u8>,
-    /// Address ranges that the kernel may touch: (first byte, end). What the emulator checks.
+    /// Address ranges that the kernel may touch: (first byte, end). For the emulator, which checks
+    /// them; empty on real devices.
     pub ranges: Vec<[u64; 2]>,
 }
 

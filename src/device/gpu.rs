@@ -134,11 +134,7 @@ impl Gpu {
             // SAFETY: as above.
             Context::Device(set) => done("set device", unsafe { set(number) })?,
         }
-        let mut properties = properties(&driver, device, spec)?;
-        let (mut free, mut total) = (0, 0);
-        // SAFETY: as above.
-        done("memory info", unsafe { (driver.memory_info)(&raw mut free, &raw mut total) })?;
-        properties.available = free;
+        let properties = properties(&driver, device, spec)?;
         let mut stream: Handle = std::ptr::null_mut();
         // SAFETY: as above.
         let code = unsafe { (driver.stream_create)(&raw mut stream, NON_BLOCKING) };
@@ -267,7 +263,6 @@ impl Gpu {
                 std::ptr::null_mut(),
             )
         };
-        let [x, y, z] = l.grid;
         self.done(&format!("launch {} ({x}x{y}x{z} blocks of {})", l.kernel, l.threads), code)
     }
 
@@ -354,7 +349,9 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
     name[255] = 0;
     // SAFETY: ends in zero.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
-    let (mut memory, mut version) = (0, 0);
+    let (mut memory, mut version, mut free, mut total) = (0, 0, 0, 0);
+    // SAFETY: writes two numbers.
+    done("memory info", unsafe { (driver.memory_info)(&raw mut free, &raw mut total) })?;
     // SAFETY: writes one number.
     done("device memory", unsafe { (driver.device_memory)(&raw mut memory, device) })?;
     // SAFETY: writes one number.
@@ -375,7 +372,7 @@ fn properties(driver: &Driver, device: i32, spec: &str) -> Result<Properties> {
         wave: attribute(Attribute::Wave)? as usize,
         units: attribute(Attribute::Units)? as usize,
         memory,
-        available: 0,
+        available: free,
         shared: attribute(Attribute::Shared)? as usize,
         emulated: driver.emulator_allow.is_some(),
         matmul: MatmulImpl::Own,

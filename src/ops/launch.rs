@@ -29,20 +29,19 @@ pub struct Launcher<'a> {
     outputs: &'a [Bound<'a>],
     table: Option<Bound<'a>>,
     work: Option<Bound<'a>>,
+    device: &'a Properties,
     commands: &'a mut Vec<Command>,
-    wave: usize,
-    units: usize,
-    matmul: MatmulImpl,
 }
 
 impl<'a> Launcher<'a> {
-    /// Binds a node; `commands` is what it appends to. Panics if an output overlaps another slot of
+    /// Binds a node of a tape for `device`; `commands` is what it appends to. Panics if an output overlaps another slot of
     /// the node: that would be a defect of the plan.
     pub fn new(
         inputs: &'a [Bound<'a>],
         outputs: &'a [Bound<'a>],
         table: Option<Bound<'a>>,
         work: Option<Bound<'a>>,
+        device: &'a Properties,
         commands: &'a mut Vec<Command>,
     ) -> Self {
         let meets = |a: &Bound, b: &Bound| {
@@ -54,35 +53,20 @@ impl<'a> Launcher<'a> {
                 || outputs.iter().take(i).any(|v| meets(v, o));
             assert!(!clash, "output {i} overlaps another slot of its node");
         }
-        Launcher {
-            inputs,
-            outputs,
-            table,
-            work,
-            commands,
-            wave: 32,
-            units: 132,
-            matmul: MatmulImpl::Own,
-        }
+        Launcher { inputs, outputs, table, work, device, commands }
     }
 
-    /// Says which device it is for; until then one like an H100.
-    #[must_use]
-    pub fn on(self, device: &Properties) -> Self {
-        let (wave, units) = (device.wave, device.units.max(1));
-        Launcher { wave, units, matmul: device.matmul, ..self }
-    }
     /// Whose kernels compute the products of linear layers.
     pub fn matmul(&self) -> MatmulImpl {
-        self.matmul
+        self.device.matmul
     }
     /// Threads that run in step. What a kernel computes must not depend on it.
     pub fn wave(&self) -> usize {
-        self.wave
+        self.device.wave
     }
     /// Multiprocessors or compute units. What a kernel computes must not depend on it.
     pub fn units(&self) -> usize {
-        self.units
+        self.device.units.max(1)
     }
 
     /// Number of inputs.
@@ -157,10 +141,7 @@ impl<'a> Launcher<'a> {
         if grid.contains(&0) {
             return;
         }
-        let slots = self.inputs.iter().chain(self.outputs).chain(&self.table).chain(&self.work);
-        let mut ranges: Vec<[u64; 2]> = slots.map(Bound::range).filter(|[a, b]| a < b).collect();
-        ranges.sort_unstable();
-        ranges.dedup();
+        let ranges = if self.device.emulated { self.ranges() } else { Vec::new() };
         self.commands.push(Command::Launch(Launch {
             module,
             kernel,
@@ -175,6 +156,15 @@ impl<'a> Launcher<'a> {
     /// Has the vendor's library compute a product.
     pub fn vendor_matmul(&mut self, g: Gemm) {
         self.commands.push(Command::Matmul(g));
+    }
+
+    /// The address ranges that the node's kernels may touch.
+    fn ranges(&self) -> Vec<[u64; 2]> {
+        let slots = self.inputs.iter().chain(self.outputs).chain(&self.table).chain(&self.work);
+        let mut ranges: Vec<[u64; 2]> = slots.map(Bound::range).filter(|[a, b]| a < b).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        ranges
     }
 
     /// Sets `bytes` bytes to `byte`.

@@ -120,7 +120,7 @@ pub trait Op: Send + Sync + Debug {
     /// # Errors
     /// If there is no kernel for this case.
     fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::internal(format!("op {} has no kernel", self.name())))
+        Err(Error::internal(format!("op {} {NO_KERNEL}", self.name())))
     }
 
     /// Identity of the index table that the op's kernels read, if they read one: the address of what
@@ -272,6 +272,9 @@ impl Case {
         self.inputs.iter().map(of).collect()
     }
 }
+
+/// What an op says that cannot be launched; by it a missing kernel is told from a failing one.
+pub const NO_KERNEL: &str = "has no kernel";
 
 /// A row of the op table.
 pub struct OpSpec {

@@ -48,7 +48,7 @@ fn with_roundings(base: Tolerance, roundings: u32) -> Tolerance {
 ///
 /// # Errors
 /// In words: what is beyond the op's tolerance, or why the case did not run.
-pub fn errors(
+fn errors(
     spec: &OpSpec,
     case: &Case,
     float: DType,
@@ -94,12 +94,30 @@ pub fn errors(
     Ok(worst)
 }
 
+/// Worst errors of a case on a backend that agrees: within the op's tolerance, and for a device also
+/// held against the CPU's own error.
+///
+/// # Errors
+/// In words, as [`errors`] and [`hold_against`].
+pub fn agrees(
+    spec: &OpSpec,
+    case: &Case,
+    float: DType,
+    seed: u64,
+    device: Option<&Arc<dyn Device>>,
+) -> Result<Errors, String> {
+    let cpu = errors(spec, case, float, seed, None)?;
+    let Some(device) = device else { return Ok(cpu) };
+    let found = errors(spec, case, float, seed, Some(device))?;
+    hold_against(case, float, cpu, found).map(|()| found)
+}
+
 /// The rule for another backend: at most twice the error of the same computation on the CPU in that
 /// precision, or one rounding where the CPU has next to none.
 ///
 /// # Errors
 /// In words: what is worse than that.
-pub fn hold_against(case: &Case, float: DType, cpu: Errors, device: Errors) -> Result<(), String> {
+fn hold_against(case: &Case, float: DType, cpu: Errors, device: Errors) -> Result<(), String> {
     let rounding = if float == DType::BF16 { BF16_ROUNDING } else { 2.0 * F32_ROUNDING };
     let pairs =
         [("forward", cpu.forward, device.forward), ("backward", cpu.backward, device.backward)];

@@ -169,11 +169,8 @@ impl Run<'_> {
         let inputs: Vec<Bound> = node.inputs.iter().map(bind).collect();
         let outputs: Vec<Bound> = node.outputs.iter().map(bind).collect();
         let (table, work) = (node.table.as_ref().map(bind), node.work.as_ref().map(bind));
-        let mut launcher = Launcher::new(&inputs, &outputs, table, work, commands);
-        if let Some(device) = self.arena.device() {
-            launcher = launcher.on(device.properties());
-        }
-        op.launch(&mut launcher)
+        let device = self.arena.device().expect("only tapes of devices are enqueued").properties();
+        op.launch(&mut Launcher::new(&inputs, &outputs, table, work, device, commands))
     }
 
     /// Where a slot lies in the arena.
