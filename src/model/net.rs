@@ -183,7 +183,7 @@ impl<'a> Net<'a> {
         shape: &AttentionShape,
         cache: Option<(LayerCache, Slot)>,
     ) -> Result<Slot> {
-        let rope = Rope { head_dim: shape.head_dim, inverse: false };
+        let rope = Rope::new(shape.head_dim);
         let q = self.tape.op(rope, &[q, shape.cos, shape.sin])?;
         let mut k = self.tape.op(rope, &[k, shape.cos, shape.sin])?;
         let mut v = v;

@@ -71,7 +71,7 @@ pub fn vision(
         net.tape.begin_segment(format!("visual.blocks.{i}"));
         let h = net.rms_norm(x, &format!("{m}.norm1"), v.rms_norm_eps)?;
         let qkv = net.linear(h, &format!("{m}.attn.qkv"))?;
-        let qkv = net.tape.ops(Split { parts: 3 }, &[qkv])?;
+        let qkv = net.tape.ops(Split::columns(&[v.hidden_size; 3]), &[qkv])?;
         let shape = if v.is_full_attention(i) { &full } else { &windowed };
         let a = net.attention([qkv[0], qkv[1], qkv[2]], shape, None)?;
         let a = net.linear(a, &format!("{m}.attn.proj"))?;
