@@ -59,8 +59,18 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 /// Ops whose rows know nothing of each other, whatever their inputs.
-const ROW_BY_ROW: &[&str] =
-    &["add", "dropout", "gelu", "layer_norm", "rms_norm", "rope", "split", "swiglu"];
+const ROW_BY_ROW: &[&str] = &[
+    "add",
+    "dropout",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rope",
+    "scale_columns",
+    "split",
+    "swiglu",
+    "transpose_columns",
+];
 
 #[test]
 fn a_row_is_the_same_alone_and_among_others() {

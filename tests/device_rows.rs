@@ -21,8 +21,18 @@ fn on_all(f: impl Fn(&Arc<dyn Device>)) {
 }
 
 /// Ops whose rows know nothing of each other, whatever their inputs.
-const ROW_BY_ROW: &[&str] =
-    &["add", "dropout", "gelu", "layer_norm", "rms_norm", "rope", "split", "swiglu"];
+const ROW_BY_ROW: &[&str] = &[
+    "add",
+    "dropout",
+    "gelu",
+    "layer_norm",
+    "rms_norm",
+    "rope",
+    "scale_columns",
+    "split",
+    "swiglu",
+    "transpose_columns",
+];
 
 /// The case with the first `rows` rows of every matrix. Tests fill tensors from their start, so these
 /// rows hold the same numbers.

@@ -117,7 +117,7 @@ impl Graph {
         match s.kind {
             0 if shape[1] > 0 && shape[1] % 2 == 0 => {
                 let half = shape[1] / 2;
-                let parts = self.tape.ops(Split { parts: 2 }, &[a]).unwrap();
+                let parts = self.tape.ops(Split::columns(&[half, half]), &[a]).unwrap();
                 for (p, &slot) in parts.iter().enumerate() {
                     let part = x.chunks(shape[1]).flat_map(|r| r[p * half..][..half].to_vec());
                     self.push(slot, [shape[0], half], part.collect());

@@ -51,8 +51,8 @@ GRT_KERNEL(accumulate_f32, AccumulateArgs, 256) { accumulate<float>(a); }
 GRT_KERNEL(accumulate_bf16, AccumulateArgs, 256) { accumulate<grt_bf16>(a); }
 
 // A matrix [rows, cols] out of one whose rows are from_stride elements apart into one whose rows are
-// to_stride apart; both strides and the offsets of the first elements are multiples of cols. Without
-// `from`, zeros.
+// to_stride apart. Without `from`, zeros. `aligned`: strides and the offsets of the first elements are
+// whole groups, so a group may move in one access if it is whole itself.
 struct SplitArgs {
     const void* from;
     void* to;
@@ -60,25 +60,84 @@ struct SplitArgs {
     int to_stride;
     int rows;
     int cols;
+    int aligned;
+    int unused;
 };
-static_assert(sizeof(SplitArgs) == 32, "mirrored in src/ops/split.rs");
+static_assert(sizeof(SplitArgs) == 40, "mirrored in src/ops/split.rs");
 
+template <class S, bool WIDE>
+GRT_DEV void split_group(const SplitArgs& a, const grt_group<WIDE>& g) {
+    constexpr int N = grt_vec<S>::N;
+    S* to = (S*)a.to + (int64_t)g.row * a.to_stride + g.col;
+    if (a.from) {
+        grt_copy_group((const S*)a.from + (int64_t)g.row * a.from_stride + g.col, to, g);
+    } else {
+        float zeros[N] = {};
+        grt_store_group(to, g, zeros);
+    }
+}
 template <class S>
 GRT_DEV void split_copy(const SplitArgs& a) {
-    constexpr int N = grt_vec<S>::N;
     grt_rows<S>(a.rows, a.cols, [&](auto g) {
-        S* to = (S*)a.to + (int64_t)g.row * a.to_stride + g.col;
-        if (a.from) {
-            const S* from = (const S*)a.from + (int64_t)g.row * a.from_stride + g.col;
-            grt_copy_group(from, to, g);
-        } else {
-            float zeros[N] = {};
-            grt_store_group(to, g, zeros);
-        }
+        if (a.aligned) split_group<S>(a, g);
+        else split_group<S>(a, grt_group<false>{g.at, g.row, g.col, g.count});
     });
 }
 GRT_KERNEL(split_copy_f32, SplitArgs, 256) { split_copy<float>(a); }
 GRT_KERNEL(split_copy_bf16, SplitArgs, 256) { split_copy<grt_bf16>(a); }
+
+// y[t, j rows + i] = x[t, i cols + j] for each of `count` rows t. A thread gathers the group that it
+// stores; what its neighbours read beside it is in the cache.
+struct TransposeArgs {
+    const void* x;
+    void* y;
+    int count;
+    int rows;
+    int cols;
+    int unused;
+};
+static_assert(sizeof(TransposeArgs) == 32, "mirrored in src/ops/transpose_columns.rs");
+
+template <class S>
+GRT_DEV void transpose_columns(const TransposeArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_rows<S>(a.count, a.rows * a.cols, [&](auto g) {
+        const S* x = (const S*)a.x + (g.at - g.col);
+        int j = (int)((uint32_t)g.col / (uint32_t)a.rows), i = g.col - j * a.rows;
+        float y[N] = {};
+        GRT_UNROLL for (int n = 0; n < N; n++) {
+            if (n < g.count) y[n] = grt_load(x + i * a.cols + j);
+            if (++i == a.rows) i = 0, j++;
+        }
+        grt_store_group((S*)a.y + g.at, g, y);
+    });
+}
+GRT_KERNEL(transpose_columns_f32, TransposeArgs, 256) { transpose_columns<float>(a); }
+GRT_KERNEL(transpose_columns_bf16, TransposeArgs, 256) { transpose_columns<grt_bf16>(a); }
+
+// y = x * w, a weight per column.
+struct ScaleColumnsArgs {
+    const void* x;
+    const float* w;
+    void* y;
+    int rows;
+    int cols;
+};
+static_assert(sizeof(ScaleColumnsArgs) == 32, "mirrored in src/ops/scale_columns.rs");
+
+template <class S>
+GRT_DEV void scale_columns(const ScaleColumnsArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_rows<S>(a.rows, a.cols, [&](auto g) {
+        float x[N], w[N];
+        grt_load_group((const S*)a.x + g.at, g, x);
+        grt_load_group(a.w + g.col, g, w);
+        GRT_UNROLL for (int i = 0; i < N; i++) x[i] *= w[i];
+        grt_store_group((S*)a.y + g.at, g, x);
+    });
+}
+GRT_KERNEL(scale_columns_f32, ScaleColumnsArgs, 256) { scale_columns<float>(a); }
+GRT_KERNEL(scale_columns_bf16, ScaleColumnsArgs, 256) { scale_columns<grt_bf16>(a); }
 
 // y = silu(gate) * up, silu(g) = g * sigmoid(g).
 struct SwigluArgs {

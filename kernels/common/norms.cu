@@ -260,8 +260,8 @@ GRT_KERNEL(layer_norm_bwd_input_bf16, LayerNormBwdInputArgs, 512) {
 // Rows that a thread has under way.
 #define FOLD_STEP 4
 
-// part[chunk, cols] = sum over the chunk's rows of dy * (x - mean) * rstd, of dy * x * rstd where
-// there is no mean, or of dy where there is no x.
+// part[chunk, cols] = sum over the chunk's rows of dy * (x - mean) * rstd; no mean is a mean of 0, no
+// rstd one of 1. Where there is no x, of dy.
 struct FoldRowsArgs {
     const void* x;
     const float* mean;
@@ -291,7 +291,7 @@ GRT_DEV void fold_group(const FoldRowsArgs& a, const grt_group<WIDE>& g, int sta
             grt_load_group((const S*)a.dy + at, g, dy[k]);
             if (!a.x) continue;
             grt_load_group((const S*)a.x + at, g, x[k]);
-            r[k] = grt_load(a.rstd + t);
+            r[k] = a.rstd ? grt_load(a.rstd + t) : 1.0f;
             m[k] = a.mean ? grt_load(a.mean + t) : 0.0f;
         }
         GRT_UNROLL for (int k = 0; k < FOLD_STEP; k++) {

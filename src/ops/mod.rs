@@ -30,8 +30,10 @@ pub mod pack_weights; // panels for products that meet the same weights often
 pub mod rms_norm; // decoders
 pub mod rope; // text, 2-D vision, M-RoPE by tables
 pub mod sample; // next tokens from logits
-pub mod split; // columns into equal parts
+pub mod scale_columns; // layer scale
+pub mod split; // columns into parts
 pub mod swiglu; // gated activation
+pub mod transpose_columns; // rows seen as matrices, transposed
 pub mod zero; // clears tensors in place
 
 pub use io::Io;
@@ -310,8 +312,10 @@ pub static OPS: &[&OpSpec] = &[
     &rms_norm::SPEC,
     &rope::SPEC,
     &sample::SPEC,
+    &scale_columns::SPEC,
     &split::SPEC,
     &swiglu::SPEC,
+    &transpose_columns::SPEC,
     &zero::SPEC,
 ];
 

@@ -1,4 +1,4 @@
-//! Sums over the rows of a matrix: gradients of norm weights and of biases. Chunks of rows at fixed
+//! Sums over the rows of a matrix: gradients of norm weights, of layer scales and of biases. Chunks of rows at fixed
 //! places are summed first, then the chunks in order, so the bits depend on the rows alone.
 
 use super::int;
@@ -16,6 +16,11 @@ const THREADS: usize = 256;
 pub enum Term {
     /// `dy`.
     Plain,
+    /// `dy x`.
+    Product {
+        /// Of the shape of `dy`.
+        x: DevicePtr,
+    },
     /// `dy x rstd`.
     Scaled {
         /// Of the shape of `dy`.
@@ -74,6 +79,7 @@ pub fn launch(k: &mut Launcher, dy: usize, term: Term, fresh: bool) {
     let none = DevicePtr::NULL;
     let (x, mean, rstd) = match term {
         Term::Plain => (none, none, none),
+        Term::Product { x } => (x, none, none),
         Term::Scaled { x, rstd } => (x, none, rstd),
         Term::Normalised { x, mean, rstd } => (x, mean, rstd),
     };
