@@ -124,7 +124,9 @@ impl TextConfig {
             }
         }
         match b.gate_up {
-            GateUp::Separate(modules) => modules.map(|m| list.linear(m, h, f, false)).into(),
+            GateUp::Separate(modules) => {
+                modules.iter().for_each(|m| list.linear(m, h, f, false));
+            }
             GateUp::Fused(module) => list.linear(module, h, 2 * f, false),
         }
         list.linear(b.down, f, h, false);

@@ -4,11 +4,10 @@
 use crate::base::{Error, HostTensor, Result, TensorData};
 use crate::io::safetensors;
 use crate::model::families::Part;
-use crate::model::families::qwen2_5_vl::net::{TextInput, head, text, vision};
+use crate::model::decoder::{TextInput, head, text};
 use crate::model::net::Net;
 use crate::model::params::Training;
-use crate::model::processor::qwen_image::ImageBackend;
-use crate::model::prompt::ImageStack;
+use crate::model::prompt::VisualStack;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
@@ -24,7 +23,7 @@ use std::sync::Arc;
 /// # Errors
 /// If the chat or the model cannot be read, or gradients are wanted of a chat that does not end with
 /// an assistant's message.
-pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(String, HostTensor)>> {
+pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
     let (messages, images) = read_messages(&settings.messages)?;
     let mut training = training_of(&settings.model)?;
     if settings.grad && training == Training::None {
@@ -32,8 +31,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         training = Training::Full(all);
     }
     let machine = MachineSettings { threads: settings.threads, ..MachineSettings::default() };
-    let mut w = Workspace::open(&settings.model, &machine, &training, 0)?;
-    w.encoder.images = w.encoder.images.clone().with_backend(backend);
+    let w = Workspace::open(&settings.model, &machine, &training, 0)?;
     let complete = messages.last().is_some_and(|m| m.role == "assistant");
     if settings.grad && !complete {
         return Err(Error::data("gradients need something to learn")
@@ -58,16 +56,16 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
     let config = &w.model.config;
     let mut tape = w.model.params.tape();
     let mut net = Net::new(&mut tape, &w.model.params);
-    let mut stack = ImageStack::default();
+    let mut stack = VisualStack::default();
     let index = stack.place_prompt(&prompt);
     let features = match stack.pixels() {
         Some((pixels, grids)) => {
             out.push(("pixel_values".into(), pixels.clone()));
             let sizes = grids.iter().flatten().map(|&n| n as i32);
             out.push(("image_grid_thw".into(), integers(vec![grids.len(), 3], sizes)));
-            Some(vision(&mut net, config, pixels, &grids)?)
+            config.vision.encode(&mut net, pixels, &grids)?
         }
-        None => None,
+        None => Vec::new(),
     };
     let all = Span { start: 0, len: prompt.len() };
     let input = TextInput {
@@ -78,8 +76,8 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         cache: None,
         read: None,
     };
-    let hidden = text(&mut net, config, &input)?;
-    let weights = head(&mut net, config)?;
+    let hidden = text(&mut net, &config.text, &input)?;
+    let weights = head(&mut net, &config.text)?;
     let logits = tape.op(Matmul { wide: true, ..Matmul::default() }, &[hidden, weights])?;
     tape.name(logits, "logits");
     let named: Vec<_> = (0..tape.slots().len() as u32)
@@ -143,6 +141,6 @@ fn answer_rows(ids: &[u32], start: usize, end_of_turn: u32) -> Vec<i32> {
 /// # Errors
 /// As [`trace`], or if the file cannot be written.
 pub fn trace_to_file(settings: &TraceSettings) -> Result<()> {
-    let tensors = trace(settings, ImageBackend::default())?;
+    let tensors = trace(settings)?;
     safetensors::save(&settings.out, &tensors, &Default::default())
 }

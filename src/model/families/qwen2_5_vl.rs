@@ -108,7 +108,7 @@ impl Family for Qwen25Vl {
     }
 
     fn special_tokens(&self) -> &'static [&'static str] {
-        &crate::io::text::bpe::QWEN_SPECIAL_TOKENS
+        &crate::io::text::bpe::SPECIAL_TOKENS
     }
 
     fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {

@@ -5,6 +5,7 @@
 
 use super::{VisionConfig, VisionLayout, vision_layout};
 use crate::base::{HostTensor, Result};
+use crate::model::families::VisionTower;
 use crate::model::net::{AttentionShape, Net};
 use crate::model::rope::RopeTables;
 use crate::ops::Slot;
