@@ -403,6 +403,10 @@ fn cases() -> Vec<Case> {
         case("head size 64", 4, 2, 64, 71, vec![seg(0, 71, &[(0, 71)], true)]),
         case("head size 72", 2, 2, 72, 70, vec![seg(0, 70, &[(0, 70)], false)]),
         case("head size 96", 2, 1, 96, 70, vec![seg(0, 70, &[(0, 70)], true)]),
+        // Sizes between those: kernels of the next one, whose last columns are empty.
+        case("head size 88", 2, 2, 88, 20, vec![seg(0, 20, &[(0, 20)], false)]),
+        case("head size 104", 2, 1, 104, 20, vec![seg(0, 20, &[(0, 20)], true)]),
+        case("head size 112", 2, 2, 112, 20, vec![seg(0, 20, &[(0, 20)], false)]),
         case(
             "head size 128, seven heads to one",
             7,

@@ -37,7 +37,7 @@ struct EmbedBwd {
 }
 
 /// The row of the vision features that a negative index names.
-fn vision_row(index: i32) -> Option<usize> {
+pub(super) fn vision_row(index: i32) -> Option<usize> {
     (index < 0).then_some(!index as usize) // !i = -(i + 1), without overflow
 }
 

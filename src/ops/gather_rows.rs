@@ -107,17 +107,39 @@ fn gather<T: Pod + Send + Sync>(x: &[T], index: &[i32], h: usize, y: &mut [T]) {
 /// ascending order of `t`; `None` skips. With `fresh`, the output starts from 0. Panics if a row
 /// does not exist.
 pub(super) fn scatter_add(io: &Io, rows: usize, row: impl Fn(usize) -> Option<usize>, fresh: bool) {
+    scatter_entries(io, rows, row, fresh, None);
+}
+
+/// Adds row `e / taps` of the node's first input, times entry `e` of its input 2, to the row of its
+/// output that entry `e` of its input 1 names, in ascending order of `e`. Else as [`scatter_add`].
+pub(super) fn scatter_weighted(io: &Io, rows: usize, taps: usize, fresh: bool) {
+    let index = io.input::<i32>(1);
+    scatter_entries(io, rows, |e| Some(index[e] as usize), fresh, Some(taps));
+}
+
+/// What [`scatter_add`] and [`scatter_weighted`] share; the latter gives `taps`.
+fn scatter_entries(
+    io: &Io,
+    rows: usize,
+    row: impl Fn(usize) -> Option<usize>,
+    fresh: bool,
+    taps: Option<usize>,
+) {
     match (io.in_type(0).dtype, io.out_type(0).dtype) {
-        (DType::F64, _) => scatter_reference(io.input(0), rows, row, fresh, io.output(0)),
-        (DType::BF16, DType::BF16) => scatter::<bf16, bf16>(io, rows, row, fresh),
-        (DType::BF16, _) => scatter::<bf16, f32>(io, rows, row, fresh),
-        _ => scatter::<f32, f32>(io, rows, row, fresh),
+        (DType::F64, _) => {
+            let weights = taps.map(|taps| (taps, io.input(2)));
+            scatter_reference(io.input(0), weights, rows, row, fresh, io.output(0));
+        }
+        (DType::BF16, DType::BF16) => scatter::<bf16, bf16>(io, rows, row, fresh, taps),
+        (DType::BF16, _) => scatter::<bf16, f32>(io, rows, row, fresh, taps),
+        _ => scatter::<f32, f32>(io, rows, row, fresh, taps),
     }
 }
 
 /// The definition.
 fn scatter_reference(
     dy: &[f64],
+    weights: Option<(usize, &[f64])>,
     rows: usize,
     row: impl Fn(usize) -> Option<usize>,
     fresh: bool,
@@ -127,14 +149,26 @@ fn scatter_reference(
         out.fill(0.0);
     }
     let h = out.len() / rows.max(1);
+    let taps = weights.map_or(1, |w| w.0);
     for (t, dy) in dy.chunks(h.max(1)).enumerate() {
-        let Some(to) = row(t) else { continue };
-        out[to * h..][..h].iter_mut().zip(dy).for_each(|(o, d)| *o += d);
+        for e in t * taps..(t + 1) * taps {
+            let Some(to) = row(e) else { continue };
+            let w = weights.map_or(1.0, |w| w.1[e]);
+            out[to * h..][..h].iter_mut().zip(dy).for_each(|(o, d)| *o += w * d);
+        }
     }
 }
 
 /// Columns that are summed at a time, in registers and the nearest cache.
 const BLOCK: usize = 256;
+
+/// The rows that are added, and how: entry `e` means row `e / taps`, times its weight.
+#[derive(Clone, Copy)]
+struct Terms<'a, S> {
+    dy: &'a [S],
+    taps: usize,
+    weights: Option<&'a [f32]>,
+}
 
 /// The sum of each row of `out` is formed in f32 and stored once.
 fn scatter<S: Stored, G: Stored>(
@@ -142,15 +176,17 @@ fn scatter<S: Stored, G: Stored>(
     rows: usize,
     row: impl Fn(usize) -> Option<usize>,
     fresh: bool,
+    taps: Option<usize>,
 ) {
     let (dy, out) = (io.input::<S>(0), io.output::<G>(0));
     if out.is_empty() {
         return;
     }
     let h = out.len() / rows;
-    // (row of the result, row of dy), so that each row's part is found and in order.
+    let terms = Terms { dy, taps: taps.unwrap_or(1), weights: taps.map(|_| io.input(2)) };
+    // (row of the result, entry), so that each row's part is found and in order.
     let mut pairs: Vec<(usize, usize)> =
-        (0..dy.len() / h).filter_map(|t| row(t).map(|to| (to, t))).collect();
+        (0..dy.len() / h * terms.taps).filter_map(|e| row(e).map(|to| (to, e))).collect();
     assert!(pairs.iter().all(|p| p.0 < rows), "a row outside of 0..{rows}");
     pairs.sort_unstable();
     let per_task = rows_per_task(h);
@@ -161,7 +197,7 @@ fn scatter<S: Stored, G: Stored>(
             let mine = &pairs[next..next + count];
             next += count;
             if count > 0 {
-                add_rows(dy, mine, fresh, out);
+                add_terms(terms, mine, fresh, out);
             } else if fresh {
                 out.fill(G::store(0.0));
             }
@@ -169,8 +205,13 @@ fn scatter<S: Stored, G: Stored>(
     });
 }
 
-/// `out (+)= Σ dy[t]` over the pairs `(_, t)`, in their order.
-fn add_rows<S: Stored, G: Stored>(dy: &[S], pairs: &[(usize, usize)], fresh: bool, out: &mut [G]) {
+/// `out (+)=` the terms of the pairs `(_, e)`, in their order.
+fn add_terms<S: Stored, G: Stored>(
+    terms: Terms<S>,
+    pairs: &[(usize, usize)],
+    fresh: bool,
+    out: &mut [G],
+) {
     let h = out.len();
     vectorised(
         #[inline(always)]
@@ -182,10 +223,20 @@ fn add_rows<S: Stored, G: Stored>(dy: &[S], pairs: &[(usize, usize)], fresh: boo
                         *a = o.load();
                     }
                 }
-                for &(_, t) in pairs {
-                    let dy = &dy[t * h + b * BLOCK..][..out.len()];
-                    for (a, &d) in acc.iter_mut().zip(dy) {
-                        *a += d.load();
+                for &(_, e) in pairs {
+                    let dy = &terms.dy[e / terms.taps * h + b * BLOCK..][..out.len()];
+                    match terms.weights {
+                        Some(w) => {
+                            let w = w[e];
+                            for (a, &d) in acc.iter_mut().zip(dy) {
+                                *a = w.mul_add(d.load(), *a);
+                            }
+                        }
+                        None => {
+                            for (a, &d) in acc.iter_mut().zip(dy) {
+                                *a += d.load();
+                            }
+                        }
                     }
                 }
                 for (o, &a) in out.iter_mut().zip(&acc) {

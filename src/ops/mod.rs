@@ -15,6 +15,7 @@ pub mod shapes; // shape checks that ops share
 pub mod accumulate; // sum into a gradient
 pub mod adamw; // one optimizer step, in place
 pub mod add; // residual connections
+pub mod add_rows; // features of deeper vision layers
 pub mod attention; // softmax(q k^T) v over key spans
 pub mod dropout; // mask from (seed, step, sample, token)
 pub mod embed; // token embeddings and vision rows
@@ -34,6 +35,7 @@ pub mod scale_columns; // layer scale
 pub mod split; // columns into parts
 pub mod swiglu; // gated activation
 pub mod transpose_columns; // rows seen as matrices, transposed
+pub mod weighted_rows; // interpolated position embeddings
 pub mod zero; // clears tensors in place
 
 pub use io::Io;
@@ -299,6 +301,7 @@ pub struct OpSpec {
 pub static OPS: &[&OpSpec] = &[
     &adamw::SPEC,
     &add::SPEC,
+    &add_rows::SPEC,
     &attention::SPEC,
     &dropout::SPEC,
     &embed::SPEC,
@@ -316,6 +319,7 @@ pub static OPS: &[&OpSpec] = &[
     &split::SPEC,
     &swiglu::SPEC,
     &transpose_columns::SPEC,
+    &weighted_rows::SPEC,
     &zero::SPEC,
 ];
 
