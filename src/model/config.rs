@@ -156,7 +156,7 @@ fn family(top: &Keys) -> Result<&'static dyn Family> {
         let known = FAMILIES.iter().map(|f| format!("{} ({})", f.model_type(), f.architecture()));
         Error::data("unknown model family")
             .file(top.file)
-            .key("model_type, architectures")
+            .key("model_type")
             .expected(format!("one of: {}", known.collect::<Vec<_>>().join(", ")))
             .found(match (model_type, architecture) {
                 (None, None) => "neither model_type nor architectures".to_string(),

@@ -76,9 +76,8 @@ fn initial_value(p: &Param, seed: u64, number: u32, layers: usize) -> Vec<f32> {
 }
 
 /// Last parts of the names of projections back into a residual stream.
-const RESIDUAL: [&str; 9] = [
-    "o_proj", "down_proj", "attn.proj", "projection_layer", "wo", "w2", "dense", "fc2", "4h_to_h",
-];
+const RESIDUAL: [&str; 9] =
+    ["o_proj", "down_proj", "attn.proj", "projection_layer", "wo", "w2", "dense", "fc2", "4h_to_h"];
 
 /// Deviation of a matrix: `1/sqrt(inputs)`, so that signals keep their size through every layer at
 /// any width; projections back into the residual stream are smaller by `sqrt(2 layers)` (GPT-2,
@@ -116,28 +115,32 @@ mod tests {
     use super::*;
     use crate::io::safetensors::Checkpoint;
     use crate::io::text::{ChatTemplate, Tokenizer, bpe::train_bpe};
+    use crate::model::families::{NewTokenizer, qwen2_5_vl::Qwen25Vl};
     use crate::model::processor::{chat::ChatEncoder, qwen_image::QwenImageProcessor};
 
     fn tokenizer() -> TrainedTokenizer {
         train_bpe((0..20).map(|i| format!("Which color is shape {i}? red")), 300).unwrap()
     }
 
+    fn preset(t: &TrainedTokenizer, size: &str) -> Result<VlmConfig> {
+        let vocab_size = t.tokenizer().vocab_size();
+        VlmConfig::preset(&Qwen25Vl, size, &NewTokenizer { vocab_size, id: &|s| t.special_id(s) })
+    }
+
     fn created(seed: u64) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let t = tokenizer();
-        let ids = token_ids(&t).unwrap();
-        let config = VlmConfig::preset("tiny", t.tokenizer().vocab_size(), ids).unwrap();
-        create_model(dir.path(), config, &t, seed).unwrap();
+        create_model(dir.path(), preset(&t, "tiny").unwrap(), &t, seed).unwrap();
         dir
     }
 
     #[test]
     fn every_preset_is_known() {
-        let ids = token_ids(&tokenizer()).unwrap();
-        for preset in PRESETS {
-            VlmConfig::preset(preset, 300, ids.clone()).unwrap();
+        let t = tokenizer();
+        for size in PRESETS {
+            preset(&t, size).unwrap();
         }
-        let error = VlmConfig::preset("huge", 300, ids).unwrap_err().to_string();
+        let error = preset(&t, "huge").unwrap_err().to_string();
         assert!(PRESETS.iter().all(|p| error.contains(p)), "{error}");
     }
 
@@ -147,10 +150,10 @@ mod tests {
         let config = VlmConfig::from_dir(dir.path()).unwrap();
         let tokens = Tokenizer::from_dir(dir.path()).unwrap();
         assert_eq!(config.text.vocab_size, tokens.vocab_size());
-        assert_eq!(config.tokens, token_ids(&tokenizer()).unwrap());
+        assert_eq!(config.tokens, preset(&tokenizer(), "tiny").unwrap().tokens);
         assert_eq!(tokens.token(config.tokens.eos[0]).as_deref(), Some("<|im_end|>"));
         let template = ChatTemplate::from_dir(dir.path()).unwrap();
-        let chat = ChatEncoder::new(tokens, template, config.tokens.image).unwrap();
+        let chat = ChatEncoder::new(tokens, template, &config.tokens, "<|im_end|>").unwrap();
         assert_eq!(chat.end_of_turn_id, config.tokens.eos[0]);
         let images = QwenImageProcessor::from_dir(dir.path()).unwrap();
         assert_eq!(images.patch_dim(), config.vision.patch_values());
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn too_few_embedding_rows_are_refused() {
         let t = tokenizer();
-        let mut config = VlmConfig::preset("tiny", 300, token_ids(&t).unwrap()).unwrap();
+        let mut config = preset(&t, "tiny").unwrap();
         config.text.vocab_size = t.tokenizer().vocab_size() - 1;
         let error = create_model(tempfile::tempdir().unwrap(), config, &t, 0).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("rows"), "{error}");

@@ -182,7 +182,8 @@ mod tests {
             target_modules: Targets::Names(vec!["q_proj".into(), "gate_proj".into()]),
         };
         let covered = |name: &str, part, linear| {
-            let spec = ParamSpec { name: format!("{name}.weight"), shape: vec![4, 4], part, linear };
+            let spec =
+                ParamSpec { name: format!("{name}.weight"), shape: vec![4, 4], part, linear };
             c.covered(&spec).map(str::to_string)
         };
         let q = "model.language_model.layers.0.self_attn.q_proj";

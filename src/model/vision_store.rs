@@ -273,7 +273,8 @@ impl VisionStore {
             match oldest {
                 Some(key) => shelf.entries.remove(&key),
                 None => {
-                    let row = self.hidden * self.levels.iter().map(|l| l.dtype.size()).sum::<usize>();
+                    let row =
+                        self.hidden * self.levels.iter().map(|l| l.dtype.size()).sum::<usize>();
                     return Err(Error::device(
                         "the images of one pass do not fit the vision cache",
                     )

@@ -84,9 +84,7 @@ impl Vlm {
         let pairs = config.family.names();
         let naming = detect_naming(pairs, file.names()).map_err(|e| e.file(file.source()))?;
         let params = ParamStore::place(&specs(&config), training, float, arena)?;
-        params.load(arena, &file, |p| {
-            (!is_adapter(p)).then(|| name_in(pairs, naming, &p.name))
-        })?;
+        params.load(arena, &file, |p| (!is_adapter(p)).then(|| name_in(pairs, naming, &p.name)))?;
         params.init_adapters(arena, seed)?;
         Ok(Vlm { config, params, dir: dir.to_path_buf(), naming })
     }

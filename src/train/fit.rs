@@ -147,9 +147,7 @@ fn look(
     let prompts: Vec<Prompt> =
         at.iter().filter_map(|&i| encoder.encode_row(&rows[i]).ok()).collect();
     let count = prompts.len();
-    let prompt = prompts
-        .into_iter()
-        .max_by_key(|p| (p.len(), p.visual_tokens()))?;
+    let prompt = prompts.into_iter().max_by_key(|p| (p.len(), p.visual_tokens()))?;
     let longest_answer = rows.iter().map(|r| r.answer.as_str()).max_by_key(|a| a.len());
     let answer = match longest_answer.filter(|_| answers) {
         Some(text) => encoder.chat.encode_answer(text).ok()?.len(),

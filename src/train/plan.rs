@@ -337,8 +337,7 @@ fn assume(
     s: &TrainSettings,
 ) -> Result<(Arc<Prompt>, Assumed)> {
     let (processor, default_limits) = processor(&s.model, config)?;
-    let one =
-        processor.image_shape(a.size.0, a.size.1).map_err(|e| e.key("prompt_image_size"))?;
+    let one = processor.image_shape(a.size.0, a.size.1).map_err(|e| e.key("prompt_image_size"))?;
     let (grid, image_tokens) = (one.grid_thw, one.rows());
     let of_images = a.images * image_tokens;
     let text = a.text.unwrap_or_else(|| a.limit.unwrap_or(0).saturating_sub(of_images));

@@ -3,8 +3,8 @@
 
 use crate::base::{Error, HostTensor, Result, TensorData};
 use crate::io::safetensors;
-use crate::model::families::Part;
 use crate::model::decoder::{TextInput, head, text};
+use crate::model::families::Part;
 use crate::model::net::Net;
 use crate::model::params::Training;
 use crate::model::prompt::VisualStack;

@@ -80,7 +80,9 @@ fn read_head_dim(keys: &Keys, hidden: usize, heads: usize, default: usize) -> Re
         };
     }
     if hidden % heads != 0 || !quotient.is_multiple_of(2) {
-        return Err(keys.wrong("num_attention_heads", format!("hidden_size {hidden} in even parts")));
+        return Err(
+            keys.wrong("num_attention_heads", format!("hidden_size {hidden} in even parts"))
+        );
     }
     if keys.size("head_dim", quotient)? != quotient {
         let expected = format!("hidden_size / num_attention_heads = {quotient}");

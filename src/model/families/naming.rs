@@ -25,9 +25,7 @@ pub fn canonical_name(pairs: NamePairs, name: &str) -> Option<String> {
     if pairs.iter().any(|(module, _)| name.starts_with(module)) {
         return Some(name.into());
     }
-    pairs
-        .iter()
-        .find_map(|(module, disk)| Some(format!("{module}{}", name.strip_prefix(disk)?)))
+    pairs.iter().find_map(|(module, disk)| Some(format!("{module}{}", name.strip_prefix(disk)?)))
 }
 
 /// The name of a canonical tensor or module in `naming`.

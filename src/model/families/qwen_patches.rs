@@ -32,10 +32,7 @@ pub fn push_frame(positions: &mut Vec<[i32; 2]>, h: usize, w: usize, merge: usiz
 ///
 /// # Errors
 /// If a grid does not divide by the merge size.
-pub fn frames(
-    grids: &[[usize; 3]],
-    merge: usize,
-) -> Result<(Vec<[i32; 2]>, Vec<(usize, usize)>)> {
+pub fn frames(grids: &[[usize; 3]], merge: usize) -> Result<(Vec<[i32; 2]>, Vec<(usize, usize)>)> {
     let (mut positions, mut segments) = (Vec::new(), Vec::new());
     for (i, &grid) in grids.iter().enumerate() {
         let [t, h, w] = merged_grid(grid, merge, i)?;

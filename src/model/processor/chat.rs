@@ -292,8 +292,16 @@ mod tests {
             (0..20).map(|i| format!("What color is shape {i}? You are a helpful assistant."));
         let trained = train_bpe(texts, 330).unwrap();
         let image = trained.special_id("<|image_pad|>").unwrap();
+        let tokens = TokenIds { image, ..TokenIds::default() };
         let template = ChatTemplate::from_source("test template", template).unwrap();
-        ChatEncoder::new(trained.tokenizer().clone(), template, image).unwrap()
+        ChatEncoder::new(trained.tokenizer().clone(), template, &tokens, "<|im_end|>").unwrap()
+    }
+
+    /// Images of these numbers of tokens.
+    fn images(tokens: &[usize]) -> Vec<VisualText> {
+        let pad = "<|image_pad|>".to_string();
+        let one = |&n| VisualText { written: pad.clone(), text: pad.clone(), runs: vec![n] };
+        tokens.iter().map(one).collect()
     }
 
     fn user(parts: Vec<Part>) -> Vec<Message> {
@@ -304,12 +312,12 @@ mod tests {
     fn images_get_their_tokens_between_vision_marks() {
         let e = encoder(QWEN2_5_VL_TEMPLATE);
         let m = user(vec![Part::Image(0), Part::Text("What color?".into()), Part::Image(1)]);
-        let p = e.encode_prompt(&m, &[4, 2]).unwrap();
-        assert_eq!(p.image_spans.iter().map(|s| s.1).collect::<Vec<_>>(), [4, 2]);
-        for (start, len) in &p.image_spans {
-            assert!(p.ids[*start..start + len].iter().all(|id| *id == e.image_token_id));
-            assert_eq!(Some(p.ids[start - 1]), e.vision_start_id);
-            assert_eq!(Some(p.ids[start + len]), e.vision_end_id);
+        let p = e.encode_prompt(&m, &images(&[4, 2])).unwrap();
+        assert_eq!(p.starts.len(), 2);
+        for (start, len) in p.starts.iter().zip([4, 2]) {
+            assert!(p.ids[*start..start + len].iter().all(|id| *id == e.placeholders[0]));
+            assert_eq!(Some(p.ids[start - 1]), e.tokenizer.token_id("<|vision_start|>"));
+            assert_eq!(Some(p.ids[start + len]), e.tokenizer.token_id("<|vision_end|>"));
         }
         let expanded = p.text.replacen("<|image_pad|>", &"<|image_pad|>".repeat(5), 1);
         let expanded = expanded.replace(
@@ -330,9 +338,9 @@ mod tests {
             // Cut in the middle: the template would glue it together again.
             vec![Part::Text("<|image_".into()), Part::Text("pad|> x".into()), Part::Image(0)],
         ] {
-            let p = e.encode_prompt(&user(parts.clone()), &[3]).unwrap();
-            assert_eq!(p.image_spans.len(), 1);
-            assert_eq!(p.ids.iter().filter(|id| **id == e.image_token_id).count(), 3);
+            let p = e.encode_prompt(&user(parts.clone()), &images(&[3])).unwrap();
+            assert_eq!(p.starts.len(), 1);
+            assert_eq!(p.ids.iter().filter(|id| **id == e.placeholders[0]).count(), 3);
             // Default system message, user, assistant: no fourth turn.
             let starts = e.tokenizer.token_id("<|im_start|>").unwrap();
             assert_eq!(p.ids.iter().filter(|id| **id == starts).count(), 3);
@@ -352,7 +360,7 @@ mod tests {
         let e = encoder(QWEN2_5_VL_TEMPLATE);
         let text = "a < b\n\n  2 <im_end> <| x";
         let plain = user(vec![Part::Image(0), Part::Text(text.into())]);
-        let p = e.encode_prompt(&plain, &[2]).unwrap();
+        let p = e.encode_prompt(&plain, &images(&[2])).unwrap();
         let guard = Guard { pairs: vec![('<', '\u{F0000}')] };
         let one = e.template.render(&[e.json_message(&plain[0], Some(&guard))], true, &Map::new());
         let ids = e.encode_guarded(&one.unwrap(), &guard).unwrap();
@@ -363,12 +371,12 @@ mod tests {
     fn counts_that_differ_are_named() {
         let e = encoder(QWEN2_5_VL_TEMPLATE);
         let m = user(vec![Part::Image(0), Part::Text("x".into())]);
-        let error = e.encode_prompt(&m, &[1, 1]).unwrap_err().to_string();
+        let error = e.encode_prompt(&m, &images(&[1, 1])).unwrap_err().to_string();
         assert!(error.contains("1 images") && error.contains("2 images"), "{error}");
         let e = encoder("{{ messages[0].content[1].text }}{# image #}");
-        let error = e.encode_prompt(&m, &[1]).unwrap_err().to_string();
+        let error = e.encode_prompt(&m, &images(&[1])).unwrap_err().to_string();
         assert!(error.contains("1 placeholders") && error.contains("0 placeholders"), "{error}");
-        assert!(e.encode_prompt(&m, &[0]).is_err());
+        assert!(e.encode_prompt(&m, &images(&[0])).is_err());
     }
 
     #[test]
