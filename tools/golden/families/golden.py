@@ -207,6 +207,10 @@ def run_mrope_case(model, full, labels, gradients):
     ids, types = full["input_ids"], full["mm_token_type_ids"]
     out, inputs, rows, deep = {}, dict(input_ids=ids, mm_token_type_ids=types), {}, {}
     grids = {k: full[k] for k in ("image_grid_thw", "video_grid_thw") if k in full}
+    if "second_per_grid_ts" in full:  # Qwen2.5-VL
+        grids["second_per_grid_ts"] = torch.as_tensor(full["second_per_grid_ts"])
+        inputs |= {"second_per_grid_ts": grids["second_per_grid_ts"]}
+        out |= {"second_per_grid_ts": grids["second_per_grid_ts"]}
     for kind, pixels, grid in [(1, "pixel_values", "image_grid_thw"), (2, "pixel_values_videos", "video_grid_thw")]:
         if pixels not in full:
             continue
