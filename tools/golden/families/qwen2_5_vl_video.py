@@ -16,7 +16,7 @@ MODELS = {
         vision=dict(hidden_size=16, intermediate_size=24, depth=3, num_heads=2, patch_size=4, window_size=16,
                     fullatt_block_indexes=[1], tokens_per_second=2),
         pixels=(256, 1024), video_pixels=(256, 1024), sizes=[(37, 19), (17, 40)],
-        video=dict(size=(44, 21), frames=9, fps=3.0, image=True), cases=["_one", "_video"], gradients="_video",
+        video=dict(size=(44, 21), frames=11, fps=3.0, image=True), cases=["_one", "_video"], gradients="_video",
     ),
 }
 
