@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::Outcome;
 use super::output::{check_output_dir, counted, print, print_warning};
 use crate::base::{Error, Result};
-use crate::io::text::bpe::{MIN_VOCAB_SIZE, TrainedTokenizer, train_bpe};
+use crate::io::text::SpecialTokens;
+use crate::io::text::bpe::{TrainedTokenizer, train_bpe_for};
 use crate::model::config::VlmConfig;
 use crate::model::create::{PRESETS, create_model};
 use crate::model::families::{NewTokenizer, family_named, parameters};
@@ -36,7 +37,8 @@ pub fn init(options: &Options) -> Result<Outcome> {
     let family = family_named(&s.family)?;
     check_preset(options, &s)?;
     check_output_dir(&s.output_dir, s.overwrite)?;
-    let tokenizer = train_bpe(texts(&s)?.into_iter(), s.vocab_size)?;
+    let specials = SpecialTokens::of(family.name())?;
+    let tokenizer = train_bpe_for(specials, texts(&s)?.into_iter(), s.vocab_size)?;
     let ids = NewTokenizer {
         vocab_size: tokenizer.tokenizer().vocab_size(),
         id: &|token| tokenizer.special_id(token),
@@ -60,7 +62,8 @@ pub fn init(options: &Options) -> Result<Outcome> {
 
 /// Before anything is read: a preset that does not exist.
 fn check_preset(options: &Options, s: &InitSettings) -> Result<()> {
-    let placeholder = NewTokenizer { vocab_size: MIN_VOCAB_SIZE, id: &|_| Ok(0) };
+    let vocab_size = SpecialTokens::of(&s.family)?.min_vocab_size();
+    let placeholder = NewTokenizer { vocab_size, id: &|_| Ok(0) };
     VlmConfig::preset(family_named(&s.family)?, &s.preset, &placeholder).map(|_| ()).map_err(|_| {
         options
             .wrong("preset", format!("unknown preset `{}`", s.preset))

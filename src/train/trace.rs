@@ -7,6 +7,7 @@ use crate::model::decoder::{TextInput, head, text};
 use crate::model::families::Part;
 use crate::model::net::Net;
 use crate::model::params::Training;
+use crate::model::processor::Visual;
 use crate::model::prompt::VisualStack;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
@@ -17,7 +18,8 @@ use crate::train::workspace::{Workspace, read_messages, training_of};
 use std::sync::Arc;
 
 /// Named tensors of a trace: `input_ids [T]`, `position_ids [3,T]`, `pixel_values`,
-/// `image_grid_thw [images,3]`, named activations, `logits [T,V]`, and with gradients `loss` (mean
+/// `image_grid_thw [images,3]` (of videos `pixel_values_videos`, `video_grid_thw`), features of the
+/// tower (`image_embeds`, `deepstack.<level>`), named activations, `logits [T,V]`, and with gradients `loss` (mean
 /// negative log-likelihood of the last assistant message) and `grad.<name in the checkpoint>`.
 ///
 /// # Errors
@@ -60,13 +62,12 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
     let index = stack.place_prompt(&prompt);
     let features = match stack.pixels() {
         Some((pixels, grids)) => {
-            out.push(("pixel_values".into(), pixels.clone()));
-            let sizes = grids.iter().flatten().map(|&n| n as i32);
-            out.push(("image_grid_thw".into(), integers(vec![grids.len(), 3], sizes)));
+            push_pixels(&mut out, stack.visuals());
             config.vision.encode(&mut net, pixels, &grids)?
         }
         None => Vec::new(),
     };
+    let levels = features.clone();
     let all = Span { start: 0, len: prompt.len() };
     let input = TextInput {
         index,
@@ -84,7 +85,7 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
         .map(crate::ops::Slot)
         .filter_map(|s| tape.slots()[s.0 as usize].name.clone().map(|n| (n, s)))
         .collect();
-    for (_, s) in &named {
+    for s in named.iter().map(|(_, s)| s).chain(&levels) {
         tape.keep(*s);
     }
     let mut loss = None;
@@ -108,7 +109,12 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
     }
     let plan = tape.plan();
     let run = tape.run(&plan, &w.arena, w.arena.shared_base())?;
-    for (name, s) in named {
+    let level = |i: usize| match i {
+        0 => "image_embeds".to_string(),
+        _ => format!("deepstack.{}", i - 1),
+    };
+    let levels = levels.into_iter().enumerate().map(|(i, s)| (level(i), s));
+    for (name, s) in named.into_iter().chain(levels) {
         out.push((name, HostTensor::f32(tape.ty(s).shape.clone(), run.f32(s)?)));
     }
     if let Some(logp) = loss {
@@ -123,6 +129,21 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
         }
     }
     Ok(out)
+}
+
+/// Patches and grids, those of images and of videos apart.
+fn push_pixels(out: &mut Vec<(String, HostTensor)>, visuals: &[Arc<Visual>]) {
+    for (pixels, grid, video) in
+        [("pixel_values", "image_grid_thw", false), ("pixel_values_videos", "video_grid_thw", true)]
+    {
+        let of: Vec<_> = visuals.iter().filter(|v| v.seconds.is_empty() != video).collect();
+        let Some(first) = of.first() else { continue };
+        let patches: Vec<f32> = of.iter().flat_map(|v| &v.patches).copied().collect();
+        let shape = [patches.len() / first.patch_dim, first.patch_dim];
+        out.push((pixels.into(), HostTensor::f32(shape, patches)));
+        let sizes = of.iter().flat_map(|v| v.grid_thw).map(|n| n as i32);
+        out.push((grid.into(), integers(vec![of.len(), 3], sizes)));
+    }
 }
 
 fn integers(shape: Vec<usize>, values: impl Iterator<Item = i32>) -> HostTensor {

@@ -39,7 +39,8 @@ pub struct Architecture {
 
 /// A family of models: reads its files, makes its processors, writes new models.
 pub trait Family: Sync + Debug {
-    /// Name in `grpo-rt init --family`.
+    /// Name in `grpo-rt init --family`, and of the row of
+    /// [`SpecialTokens`](crate::io::text::SpecialTokens) that a new model's tokenizer has.
     fn name(&self) -> &'static str;
 
     /// `model_type` of config.json.
@@ -96,9 +97,6 @@ pub trait Family: Sync + Debug {
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>>;
 
-    /// Control tokens of a new tokenizer.
-    fn special_tokens(&self) -> &'static [&'static str];
-
     /// config.json of a new model of a preset's size, for a tokenizer with these ids.
     ///
     /// # Errors
@@ -107,9 +105,6 @@ pub trait Family: Sync + Debug {
 
     /// Files of a new model beside config.json, weights and tokenizer: name and content.
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)>;
-
-    /// Text of the chat template of a new model.
-    fn new_template(&self) -> &'static str;
 }
 
 /// What a new model's configuration needs to know of its tokenizer.

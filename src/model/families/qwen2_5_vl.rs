@@ -13,7 +13,6 @@ use super::{
     Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
 };
 use crate::base::{Error, HostTensor, Result};
-use crate::io::text::template::QWEN2_5_VL_TEMPLATE;
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
     TextDefaults, bos_id, eos_ids, mrope_section, read_text, token_id,
@@ -107,10 +106,6 @@ impl Family for Qwen25Vl {
         Ok(Box::new(QwenImageProcessor::new(settings)?.with_options(options)?))
     }
 
-    fn special_tokens(&self) -> &'static [&'static str] {
-        &crate::io::text::bpe::SPECIAL_TOKENS
-    }
-
     fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
         preset(size, tokenizer)
     }
@@ -119,10 +114,6 @@ impl Family for Qwen25Vl {
         let settings = ImageProcessorSettings::published(config.vision.patching())
             .within_context(config.text.max_position_embeddings);
         vec![("preprocessor_config.json", settings.to_json("Qwen2_5_VLProcessor"))]
-    }
-
-    fn new_template(&self) -> &'static str {
-        QWEN2_5_VL_TEMPLATE
     }
 }
 
