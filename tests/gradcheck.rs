@@ -5,8 +5,8 @@
 use grpo_rt::base::{DType, HostTensor, Philox, RngDomain, Tolerance};
 use grpo_rt::grpo::pack::{Packed, TrainCompletion, TrainGroup, pack};
 use grpo_rt::mem::{Arena, Region};
+use grpo_rt::model::decoder::{head, text};
 use grpo_rt::model::families::Part;
-use grpo_rt::model::families::qwen2_5_vl::net::{head, text, vision};
 use grpo_rt::model::lora::{LoraConfig, Targets};
 use grpo_rt::model::net::{AdapterDropout, Net};
 use grpo_rt::model::params::{ParamStore, Training};
