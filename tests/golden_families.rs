@@ -15,7 +15,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What a folder's golden has; a folder without a line here fails `every_folder_is_compared`.
-const FOLDERS: &[&str] = &[];
+const FOLDERS: &[&str] = &[
+    "internvl/qwen2",
+    "internvl/qwen3",
+    "internvl_chat/internlm2",
+    "internvl_chat/qwen2",
+    "internvl_chat/qwen3",
+];
+
+/// Cases that no trace can have yet: videos. Their pixels are compared by unit tests of the processors.
+const LATER: &[&str] = &["_video"];
 
 type Tensors = BTreeMap<String, HostTensor>;
 
@@ -99,6 +108,11 @@ fn compare(folder: &Path, case: &str) -> BTreeSet<String> {
             "input_ids" | "position_ids" | "image_grid_thw" | "video_grid_thw" => {
                 assert_eq!(get(name).to_i64_vec().unwrap(), want.to_i64_vec().unwrap(), "{at}");
             }
+            "image_num_patches" => {
+                let grids = get("image_grid_thw").to_i64_vec().unwrap();
+                let tiles: Vec<i64> = grids.chunks(3).map(|grid| grid[0]).collect();
+                assert_eq!(tiles, want.to_i64_vec().unwrap(), "{at}");
+            }
             "pixel_values" | "pixel_values_videos" => check_pixels(&at, get(name), &want, true),
             "pixel_values_fast" => {
                 let fast = self::ours(folder, case, false, ImageBackend::Torchvision);
@@ -138,6 +152,7 @@ fn cases(folder: &Path) -> Vec<String> {
             let name = n.to_str()?.strip_prefix("expected")?;
             Some(name.strip_suffix(".safetensors")?.to_string())
         })
+        .filter(|case| !LATER.contains(&case.as_str()))
         .collect();
     cases.sort();
     cases

@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 const MAX_SHARD_BYTES: usize = 50_000_000_000;
 
 /// Files beside the weights that make a folder loadable; copied as they are.
-const COMPANIONS: [&str; 14] = [
+const COMPANIONS: [&str; 15] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

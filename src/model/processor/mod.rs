@@ -3,6 +3,7 @@
 
 pub mod chat; // messages to token ids with runs of visual tokens
 pub mod qwen_image; // images of Qwen2-VL and what followed it, to patches
+pub mod tiles; // images of InternVL cut into tiles, frames of its videos
 
 use crate::base::Result;
 use crate::io::image::Image;

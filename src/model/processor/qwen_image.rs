@@ -300,7 +300,7 @@ pub fn smart_resize(
 }
 
 /// Value of each of the 256 pixel values in each channel, in the order of operations of the backend.
-fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]; 3] {
+pub(super) fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]; 3] {
     let mut table = [[0f32; 256]; 3];
     for (c, row) in table.iter_mut().enumerate() {
         let (mean, std) = (s.image_mean[c] as f32, s.image_std[c] as f32);
@@ -325,7 +325,7 @@ fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]
     table
 }
 
-fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
+pub(crate) fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
     let read = |name: &str| -> Result<Option<Value>> {
         let path = dir.join(name);
         let bytes = match std::fs::read(&path) {
