@@ -526,6 +526,8 @@ pub struct LoggingSettings {
     pub jsonl: bool,
     /// Completions printed at every logged step; `None` is all of them, `Some(0)` is none.
     pub print_completions: Option<usize>,
+    /// Say what is trained before the first step.
+    pub print_trainable: bool,
     /// Print warnings, errors and results only.
     pub quiet: bool,
 }
