@@ -312,7 +312,7 @@ fn models_that_are_incomplete_or_damaged() {
     p.copy_folder(&model("tied_bf16_sharded"), "shards");
     std::fs::remove_file(p.path("shards/model-00002-of-00003.safetensors")).unwrap();
     for (name, code, parts) in [
-        ("family", DATA, &["family/config.json", "key `model_type`", "one of: qwen2_5_vl"][..]),
+        ("family", DATA, &["family/config.json", "key `model_type`", "one of: ", "qwen2_5_vl"][..]),
         ("wide", DATA, &["wide/model.safetensors", "tensor `", "[40, 64]", "[32, 64]", "hint:"]),
         ("heads", DATA, &["heads/config.json", "num_attention_heads"]),
         ("no_config", IO, &["no_config/config.json", "give the folder"]),

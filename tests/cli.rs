@@ -8,6 +8,7 @@ use grpo_rt::io::dataset::{DatasetOptions, load};
 use grpo_rt::io::safetensors::Checkpoint;
 use grpo_rt::io::text::{ChatTemplate, Tokenizer};
 use grpo_rt::model::config::VlmConfig;
+use grpo_rt::model::processor::VisualProcessor;
 use grpo_rt::model::processor::chat::ChatEncoder;
 use grpo_rt::model::processor::qwen_image::QwenImageProcessor;
 use grpo_rt::train::options::{Command as Known, help, overview};
@@ -123,12 +124,11 @@ fn shapes_and_a_model_for_them_are_made() {
     assert!(Checkpoint::open(&model).unwrap().contains("model.embed_tokens.weight"));
     let images = QwenImageProcessor::from_dir(&model).unwrap();
     let template = ChatTemplate::from_dir(&model).unwrap();
-    let chat = ChatEncoder::new(tokenizer, template, config.tokens.image).unwrap();
-    let tokens = images.num_image_tokens(images.grid_of(56, 56).unwrap());
+    let chat = ChatEncoder::new(tokenizer, template, &config.tokens, "<|im_end|>").unwrap();
+    let visual = images.image_shape(56, 56).unwrap();
     let row = &rows("test.jsonl")[0];
-    let prompt = chat.encode_prompt(&row.messages, &[tokens]).unwrap();
-    assert_eq!(prompt.image_spans.len(), 1);
-    assert_eq!(prompt.image_spans[0].1, 4);
+    let prompt = chat.encode_prompt(&row.messages, &[images.text(&visual)]).unwrap();
+    assert_eq!((prompt.starts.len(), visual.rows()), (1, 4));
     assert!(prompt.ids.iter().all(|id| (*id as usize) < config.text.vocab_size));
 
     // The same seed gives the same model, whatever the number of threads.

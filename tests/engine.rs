@@ -72,7 +72,7 @@ fn open(change: &str) -> Lab {
     let rows = load_rows(&s.data).unwrap().rows;
     let prompt = |i: usize| Arc::new(w.encoder.encode_row(&rows[i]).unwrap());
     let prompts = [0, 8, 1, 9].map(prompt).to_vec();
-    assert!(prompts[0].spans[0].1 < prompts[1].spans[0].1, "pictures of two sizes");
+    assert!(prompts[0].visual_tokens() < prompts[1].visual_tokens(), "pictures of two sizes");
     Lab { w, prompts }
 }
 
@@ -329,7 +329,7 @@ fn a_small_vision_cache_costs_time_and_no_bits() {
     let requests = requests(&lab);
     let want = all_bits(&lab.generate(lab.settings(), &requests));
     let hidden = lab.w.model.config.text.hidden_size;
-    let rows = |i: usize| lab.prompts[i].spans[0].1;
+    let rows = |i: usize| lab.prompts[i].visual_tokens();
     let cache = |rows: usize| open(&format!("{F32} --vision_cache_size {}", rows * hidden * 4));
     // Room for a large picture alone: the prompts go one after the other.
     let small = cache(rows(1));

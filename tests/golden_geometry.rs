@@ -3,8 +3,16 @@
 //! here.
 
 use grpo_rt::base::{DType, HostTensor};
-use grpo_rt::model::config::{Family, TextConfig, TokenIds, VisionConfig, VlmConfig};
-use grpo_rt::model::families::{Naming, ParamSpec, Part, qwen2_5_vl as qwen};
+use grpo_rt::model::config::VlmConfig;
+use grpo_rt::model::config::keys::Keys;
+use grpo_rt::model::decoder::TextRope;
+use grpo_rt::model::families::naming::{
+    Naming, PEFT_PREFIX, canonical_name, detect_naming, name_in,
+};
+use grpo_rt::model::families::qwen2_5_vl::{self as qwen, Qwen25Vl, VisionConfig};
+use grpo_rt::model::families::{Family, NewTokenizer, ParamSpec, Part, parameters};
+use grpo_rt::model::positions::{PlacedRun, PositionRule, TokenRun};
+use grpo_rt::model::rope::{RopeTables, mrope_axes, rope_inv_freq};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -39,6 +47,23 @@ fn config(model: &str) -> VlmConfig {
     VlmConfig::from_dir(data(model)).unwrap()
 }
 
+/// The vision part of a configuration.
+fn vision(raw: &Value, text_hidden: usize) -> VisionConfig {
+    let keys = Keys::of(raw, Path::new("config.json")).unwrap();
+    qwen::read_vision(&keys, text_hidden).unwrap()
+}
+
+fn vision_of(model: &str) -> VisionConfig {
+    let raw = read_json(&format!("{model}/config.json"));
+    vision(&raw["vision_config"], config(model).text.hidden_size)
+}
+
+/// Runs of images with these first tokens and grids in patches.
+fn placed(images: &[(usize, [usize; 3])], merge: usize) -> Vec<PlacedRun> {
+    let run = |[t, h, w]: [usize; 3]| TokenRun::of_grid([t, h / merge, w / merge]);
+    images.iter().map(|&(start, grid)| PlacedRun { start, run: run(grid) }).collect()
+}
+
 fn ints<T: TryFrom<i64>>(value: &Value) -> Vec<T> {
     let one = |v: &Value| T::try_from(v.as_i64().unwrap()).ok().unwrap();
     value.as_array().unwrap().iter().map(one).collect()
@@ -68,7 +93,7 @@ fn window_order_is_that_of_transformers() {
             spatial_merge_size: size(&case["merge"]),
             patch_size: size(&case["patch"]),
             window_size: size(&case["window"]),
-            ..config("tied").vision
+            ..vision_of("tied")
         };
         let layout = qwen::vision_layout(&grids(&case["grids"]), &cfg).unwrap();
         assert_eq!(layout.window_index, ints::<u32>(&case["window_index"]), "{case}");
@@ -100,10 +125,10 @@ fn text_positions_are_those_of_transformers() {
     for case in golden["positions"].as_array().unwrap() {
         let images: Vec<(usize, [usize; 3])> =
             ints::<usize>(&case["starts"]).into_iter().zip(grids(&case["grids"])).collect();
-        let (positions, delta) =
-            qwen::rope_index(size(&case["length"]), &images, size(&case["merge"])).unwrap();
+        let (length, runs) = (size(&case["length"]), placed(&images, size(&case["merge"])));
+        let (positions, next) = PositionRule::Grid.positions(length, &runs).unwrap();
         assert_eq!(positions.concat(), ints::<i32>(&case["position_ids"]), "{case}");
-        assert_eq!(i64::from(delta), case["delta"].as_i64().unwrap());
+        assert_eq!(i64::from(next) - length as i64, case["delta"].as_i64().unwrap());
     }
 }
 
@@ -114,20 +139,22 @@ fn positions_of_whole_conversations() {
         for case in ["", "_one", "_text"] {
             let golden = read_tensors(&format!("{model}/expected{case}.safetensors"));
             let ids = golden["input_ids"].to_i64_vec().unwrap();
-            let merge = cfg.vision.spatial_merge_size;
+            let merge = cfg.vision.patching().merge;
             let mut images = Vec::new();
             let mut at = 0;
             let grids = golden.get("image_grid_thw").map(|g| g.to_i64_vec().unwrap());
             for g in grids.unwrap_or_default().chunks(3) {
                 let image = i64::from(cfg.tokens.image);
                 let start = at + ids[at..].iter().position(|&id| id == image).unwrap();
-                assert_eq!(ids[start - 1], i64::from(cfg.tokens.vision_start));
+                assert_eq!(ids[start - 1], i64::from(cfg.tokens.marks[0]));
                 let grid: [usize; 3] = [g[0] as usize, g[1] as usize, g[2] as usize];
                 at = start + grid.iter().product::<usize>() / (merge * merge);
-                assert_eq!(ids[at], i64::from(cfg.tokens.vision_end));
+                assert_eq!(ids[at], i64::from(cfg.tokens.marks[1]));
                 images.push((start, grid));
             }
-            let (positions, delta) = qwen::rope_index(ids.len(), &images, merge).unwrap();
+            let runs = placed(&images, merge);
+            let (positions, next) = cfg.positions.positions(ids.len(), &runs).unwrap();
+            let delta = next - ids.len() as i32;
             let want = golden["position_ids"].to_i64_vec().unwrap();
             for (t, position) in positions.iter().enumerate() {
                 for axis in 0..3 {
@@ -150,7 +177,7 @@ fn ulps(got: &[f32], want: &[f32]) -> f32 {
 /// Compares a table with that of transformers: to the last place where the frequency is the same, and
 /// to what one unit in the frequency's last place does to the largest angle where torch's vectorised
 /// power is off by that (it depends on the machine that made the golden).
-fn check_tables(got: &qwen::RopeTables, mine: &[f32], freq: &[f32], cos: &[f32], sin: &[f32]) {
+fn check_tables(got: &RopeTables, mine: &[f32], freq: &[f32], cos: &[f32], sin: &[f32]) {
     assert!(ulps(mine, freq) <= 1.0);
     let differing = mine.iter().zip(freq).filter(|(a, b)| a != b).count();
     assert!(differing * 32 <= mine.len(), "{differing} of {} frequencies differ", mine.len());
@@ -172,7 +199,6 @@ fn check_tables(got: &qwen::RopeTables, mine: &[f32], freq: &[f32], cos: &[f32],
 fn rotary_tables_are_those_of_transformers() {
     let golden = read_tensors("rope.safetensors");
     let tensor = |name: String| golden[&name].to_f32_vec();
-    let base = config("tied");
     let pos = golden["text.positions"].to_i64_vec().unwrap();
     let rows = pos.len() / 3;
     let text: Vec<[i32; 3]> =
@@ -180,10 +206,10 @@ fn rotary_tables_are_those_of_transformers() {
     for (head_dim, rope_theta, mrope_section) in
         [(16, 1e6, [2, 3, 3]), (20, 1e4, [2, 4, 4]), (128, 1e6, [16, 24, 24])]
     {
-        let cfg = TextConfig { head_dim, rope_theta, mrope_section, ..base.text.clone() };
-        let tables = qwen::text_rope_tables(&text, &cfg);
+        let axes = mrope_axes(mrope_section);
+        let tables = TextRope { axes, ..TextRope::plain(head_dim, rope_theta) }.tables(&text);
         let name = format!("text{head_dim}");
-        let inv_freq = qwen::rope_inv_freq(head_dim, rope_theta);
+        let inv_freq = rope_inv_freq(head_dim, rope_theta);
         assert_eq!(tables.half, head_dim / 2);
         let [freq, cos, sin] =
             ["inv_freq", "cos", "sin"].map(|part| tensor(format!("{name}.{part}")));
@@ -192,10 +218,9 @@ fn rotary_tables_are_those_of_transformers() {
     let pos = golden["vision.positions"].to_i64_vec().unwrap();
     let vision: Vec<[i32; 2]> = pos.chunks(2).map(|p| [p[0] as i32, p[1] as i32]).collect();
     for head_dim in [8, 12, 16, 80] {
-        let cfg = VisionConfig { hidden_size: head_dim * 2, num_heads: 2, ..base.vision.clone() };
-        let tables = qwen::vision_rope_tables(&vision, &cfg);
+        let tables = RopeTables::of_grid(&vision, head_dim, 1e4);
         let name = format!("vision{head_dim}");
-        let inv_freq = qwen::rope_inv_freq(head_dim / 2, 1e4);
+        let inv_freq = rope_inv_freq(head_dim / 2, 1e4);
         let [freq, cos, sin] =
             ["inv_freq", "cos", "sin"].map(|part| tensor(format!("{name}.{part}")));
         check_tables(&tables, &inv_freq, &freq, &cos, &sin);
@@ -210,26 +235,29 @@ fn named_shapes(value: &Value) -> Vec<(String, Vec<usize>)> {
 #[test]
 fn parameters_have_the_names_and_shapes_of_transformers() {
     for model in MODELS {
-        let parameters = qwen::parameters(&config(model));
+        let list = parameters(&config(model));
         let names = read_json(&format!("{model}/names.json"));
         let mine = |name: &dyn Fn(&ParamSpec) -> String| -> Vec<(String, Vec<usize>)> {
-            parameters.iter().map(|p| (name(p), p.shape.clone())).collect()
+            list.iter().map(|p| (name(p), p.shape.clone())).collect()
         };
         assert_eq!(mine(&|p| p.name.clone()), named_shapes(&names["parameters"]), "{model}");
 
-        let mut on_disk = mine(&|p| qwen::name_in(Naming::Checkpoint, &p.name));
+        let mut on_disk = mine(&|p| name_in(Qwen25Vl.names(), Naming::Checkpoint, &p.name));
         on_disk.sort();
         let stored = read_tensors(&format!("{model}/model.safetensors"));
         assert_eq!(on_disk, stored.into_iter().map(|(n, t)| (n, t.shape)).collect::<Vec<_>>());
         assert_eq!(on_disk, named_shapes(&names["on_disk"]));
-        assert_eq!(qwen::detect_naming(on_disk.iter().map(|p| &p.0)).unwrap(), Naming::Checkpoint);
-        let canonical = parameters.iter().map(|p| &p.name);
-        assert_eq!(qwen::detect_naming(canonical).unwrap(), Naming::Module);
-        for p in &parameters {
-            let disk = qwen::name_in(Naming::Checkpoint, &p.name);
-            assert_eq!(qwen::canonical_name(&disk).as_ref(), Some(&p.name));
+        assert_eq!(
+            detect_naming(Qwen25Vl.names(), on_disk.iter().map(|p| &p.0)).unwrap(),
+            Naming::Checkpoint
+        );
+        let canonical = list.iter().map(|p| &p.name);
+        assert_eq!(detect_naming(Qwen25Vl.names(), canonical).unwrap(), Naming::Module);
+        for p in &list {
+            let disk = name_in(Qwen25Vl.names(), Naming::Checkpoint, &p.name);
+            assert_eq!(canonical_name(Qwen25Vl.names(), &disk).as_ref(), Some(&p.name));
         }
-        let has_head = parameters.iter().any(|p| p.part == Part::Head);
+        let has_head = list.iter().any(|p| p.part == Part::Head);
         assert_eq!(has_head, model == "untied");
     }
 }
@@ -238,10 +266,10 @@ fn parameters_have_the_names_and_shapes_of_transformers() {
 fn sharded_files_hold_the_same_parameters() {
     let index = read_json("tied_bf16_sharded/model.safetensors.index.json");
     let map = index["weight_map"].as_object().unwrap();
-    let parameters = qwen::parameters(&config("tied_bf16_sharded"));
-    assert_eq!(map.len(), parameters.len());
-    for p in parameters {
-        let name = qwen::name_in(Naming::Checkpoint, &p.name);
+    let list = parameters(&config("tied_bf16_sharded"));
+    assert_eq!(map.len(), list.len());
+    for p in list {
+        let name = name_in(Qwen25Vl.names(), Naming::Checkpoint, &p.name);
         let file = map[&name].as_str().unwrap();
         let tensors = read_tensors(&format!("tied_bf16_sharded/{file}"));
         assert_eq!((tensors[&name].dtype(), &tensors[&name].shape), (DType::BF16, &p.shape));
@@ -250,17 +278,17 @@ fn sharded_files_hold_the_same_parameters() {
 
 #[test]
 fn adapter_keys_are_canonical_module_names() {
-    let parameters = qwen::parameters(&config("tied"));
+    let list = parameters(&config("tied"));
     let adapter = read_tensors("tied_lora/adapter_model.safetensors");
     assert_eq!(adapter.len(), 2 * 3 * 2); // A and B of three matrices in two layers
     for (key, tensor) in &adapter {
-        let module = key.strip_prefix(qwen::PEFT_PREFIX).unwrap();
+        let module = key.strip_prefix(PEFT_PREFIX).unwrap();
         let (module, is_a) = match module.strip_suffix(".lora_A.weight") {
             Some(module) => (module, true),
             None => (module.strip_suffix(".lora_B.weight").unwrap(), false),
         };
         let weight = format!("{module}.weight");
-        let p = parameters.iter().find(|p| p.name == weight).expect(&weight);
+        let p = list.iter().find(|p| p.name == weight).expect(&weight);
         let want = if is_a { [3, p.shape[1]] } else { [p.shape[0], 3] };
         assert_eq!(tensor.shape, want);
     }
@@ -269,12 +297,13 @@ fn adapter_keys_are_canonical_module_names() {
 #[test]
 fn both_layouts_of_config_json() {
     let new = config("tied"); // transformers 5
-    assert_eq!(new.family, Family::Qwen25Vl);
+    assert_eq!(new.family.name(), "qwen2_5_vl");
     assert_eq!((new.text.num_heads, new.text.num_kv_heads, new.text.head_dim), (2, 1, 32));
-    assert_eq!((new.text.rope_theta, new.text.mrope_section), (1e6, [4, 6, 6]));
+    assert_eq!((new.text.rope.theta, &new.text.rope.axes), (1e6, &mrope_axes([4, 6, 6])));
     assert!(new.text.tie_word_embeddings);
-    assert_eq!((new.vision.window_units(), new.vision.head_dim()), (2, 8));
-    assert_eq!((new.vision.is_full_attention(1), new.vision.is_full_attention(2)), (true, false));
+    let v = vision_of("tied");
+    assert_eq!((v.window_units(), v.head_dim()), (2, 8));
+    assert_eq!((v.is_full_attention(1), v.is_full_attention(2)), (true, false));
     assert_eq!(new.tokens.eos, [295, 293]); // from generation_config.json
     assert_eq!(new.dtype, Some(DType::F32));
     assert_eq!(config("tied_bf16_sharded").dtype, Some(DType::BF16));
@@ -282,17 +311,11 @@ fn both_layouts_of_config_json() {
     let old = config("untied"); // transformers 4, as published
     assert!(old.raw.get("text_config").is_none());
     assert_eq!((old.text.hidden_size, old.text.head_dim, old.text.num_layers), (40, 20, 2));
-    assert_eq!((old.text.rope_theta, old.text.mrope_section), (1e4, [2, 4, 4]));
+    assert_eq!((old.text.rope.theta, &old.text.rope.axes), (1e4, &mrope_axes([2, 4, 4])));
     assert_eq!((old.text.rms_norm_eps, old.text.tie_word_embeddings), (1e-5, false));
-    assert_eq!((old.vision.in_channels, old.vision.patch_size, old.vision.window_size), (3, 6, 24));
+    let v = vision_of("untied");
+    assert_eq!((v.patch_size, v.window_size), (6, 24));
     assert_eq!((old.tokens.image, old.tokens.pad, old.tokens.bos), (298, Some(293), Some(293)));
-
-    for mut cfg in MODELS.map(config) {
-        let mut back = VlmConfig::from_json(cfg.to_json(), "config.json").unwrap();
-        back.raw = Value::Null;
-        cfg.raw = Value::Null;
-        assert_eq!(back, cfg);
-    }
 }
 
 #[test]
@@ -302,11 +325,11 @@ fn missing_keys_take_the_defaults_of_transformers() {
     let t = &cfg.text;
     assert_eq!((t.hidden_size, t.num_layers, t.num_heads, t.num_kv_heads), (8192, 80, 64, 8));
     assert_eq!(
-        (t.intermediate_size, t.vocab_size, t.mrope_section),
-        (29568, 152_064, [16, 24, 24])
+        (t.intermediate_size, t.vocab_size, &t.rope.axes),
+        (29568, 152_064, &mrope_axes([16, 24, 24]))
     );
-    assert_eq!((t.rms_norm_eps, t.rope_theta, t.tie_word_embeddings), (1e-5, 1e6, false));
-    let v = &cfg.vision;
+    assert_eq!((t.rms_norm_eps, t.rope.theta, t.tie_word_embeddings), (1e-5, 1e6, false));
+    let v = vision(&json!({"out_hidden_size": 8192}), 8192);
     assert_eq!((v.hidden_size, v.intermediate_size, v.depth, v.num_heads), (3584, 3420, 32, 16));
     assert_eq!(
         (v.window_size, v.fullatt_block_indexes.as_slice()),
@@ -367,23 +390,18 @@ fn what_cannot_run_is_an_error_with_its_key() {
 
 #[test]
 fn presets_have_the_promised_sizes() {
-    let tokens = TokenIds {
-        image: 1,
-        video: 2,
-        vision_start: 3,
-        vision_end: 4,
-        eos: vec![5],
-        bos: None,
-        pad: Some(0),
+    let id = |token: &str| Ok(if token == "<|endoftext|>" { 0 } else { 1 + token.len() as u32 });
+    let preset = |size, vocab_size| {
+        VlmConfig::preset(&Qwen25Vl, size, &NewTokenizer { vocab_size, id: &id })
     };
     for (name, smallest, largest) in
         [("tiny", 1_000_000, 2_000_000), ("small", 15e6 as usize, 25e6 as usize)]
     {
-        let cfg = VlmConfig::preset(name, 512, tokens.clone()).unwrap();
-        let count: usize = qwen::parameters(&cfg).iter().map(ParamSpec::len).sum();
+        let cfg = preset(name, 512).unwrap();
+        let count: usize = parameters(&cfg).iter().map(ParamSpec::len).sum();
         assert!((smallest..largest).contains(&count), "{name}: {count}");
-        assert_eq!(cfg.tokens, tokens);
+        assert_eq!((cfg.tokens.image, cfg.tokens.pad), (14, Some(0)));
     }
-    assert!(VlmConfig::preset("huge", 512, tokens.clone()).is_err());
-    assert!(VlmConfig::preset("tiny", 4, tokens).is_err());
+    assert!(preset("huge", 512).is_err());
+    assert!(preset("tiny", 4).is_err());
 }

@@ -7,8 +7,9 @@ use grpo_rt::io::image::pillow_resize::pillow_resize;
 use grpo_rt::io::image::torch_resize::torch_resize;
 use grpo_rt::io::image::{Alpha, Filter, Image, open, open_with};
 use grpo_rt::io::safetensors::{Checkpoint, save, save_sharded};
+use grpo_rt::model::processor::ImageBackend;
 use grpo_rt::model::processor::qwen_image::{
-    ImageBackend, ImageProcessorSettings, QwenImageProcessor, smart_resize,
+    ImageProcessorSettings, QwenImageProcessor, smart_resize,
 };
 use serde_json::Value;
 use std::path::PathBuf;

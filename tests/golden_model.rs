@@ -4,7 +4,10 @@
 
 use grpo_rt::base::{DType, HostTensor, Tolerance};
 use grpo_rt::io::safetensors::Checkpoint;
-use grpo_rt::model::processor::qwen_image::ImageBackend;
+use grpo_rt::model::families::Family;
+use grpo_rt::model::families::naming::{Naming, name_in};
+use grpo_rt::model::families::qwen2_5_vl::Qwen25Vl;
+use grpo_rt::model::processor::{ImageBackend, ProcessorOptions};
 use grpo_rt::train::settings::{ModelSettings, TraceSettings, Trained};
 use grpo_rt::train::trace::trace;
 use std::collections::BTreeMap;
@@ -21,8 +24,10 @@ fn settings(model: &str, adapter: Option<&str>, messages: &str, grad: bool) -> T
             dtype: DType::F32,
             adapter: adapter.map(data),
             trained: Trained::Nothing,
-            min_pixels: None,
-            max_pixels: None,
+            processor: ProcessorOptions {
+                backend: Some(ImageBackend::Pillow),
+                ..ProcessorOptions::default()
+            },
         },
         messages: data(messages),
         grad,
@@ -38,8 +43,7 @@ fn wide(t: &HostTensor) -> Vec<f64> {
 
 /// Runs a case and compares everything that the golden has; returns how many gradients that were.
 fn compare(s: &TraceSettings, expected: &str) -> usize {
-    let ours: BTreeMap<String, HostTensor> =
-        trace(s, ImageBackend::Pillow).unwrap().into_iter().collect();
+    let ours: BTreeMap<String, HostTensor> = trace(s).unwrap().into_iter().collect();
     let golden = Checkpoint::open(data(expected)).unwrap();
     let mut gradients = 0;
     let mut worst = BTreeMap::new();
@@ -97,10 +101,7 @@ fn compare(s: &TraceSettings, expected: &str) -> usize {
 /// Our gradient of a canonical parameter name, whatever naming the checkpoint has.
 fn gradient(ours: &BTreeMap<String, HostTensor>, canonical: &str) -> Vec<f64> {
     let canonical = canonical.strip_prefix("base_model.model.").unwrap_or(canonical);
-    let on_disk = grpo_rt::model::families::qwen2_5_vl::name_in(
-        grpo_rt::model::families::Naming::Checkpoint,
-        canonical,
-    );
+    let on_disk = name_in(Qwen25Vl.names(), Naming::Checkpoint, canonical);
     let names = [format!("grad.{canonical}"), format!("grad.{on_disk}")];
     let found = names.iter().find_map(|n| ours.get(n));
     wide(found.unwrap_or_else(|| panic!("no gradient of {canonical}")))
@@ -142,8 +143,7 @@ fn bfloat16_is_as_close_to_float32_as_transformers_is() {
     for model in ["tied", "untied", "grouped"] {
         let mut s = settings(model, None, &format!("{model}/messages.json"), true);
         s.model.dtype = DType::BF16;
-        let ours: BTreeMap<String, HostTensor> =
-            trace(&s, ImageBackend::Pillow).unwrap().into_iter().collect();
+        let ours: BTreeMap<String, HostTensor> = trace(&s).unwrap().into_iter().collect();
         let golden = Checkpoint::open(data(&format!("{model}/expected.safetensors"))).unwrap();
         let mut parts = BTreeMap::from([("logits", (0.0f64, 0.0f64)), ("gradients", (0.0, 0.0))]);
         for name in golden.names() {

@@ -125,6 +125,7 @@ fn the_step_of_training_decays_matrices_only() {
             name: format!("p{i}"),
             shape: shape.clone(),
             part: Part::Language,
+            linear: false,
         })
         .collect();
     for case in list(&golden["adamw"]) {

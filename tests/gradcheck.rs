@@ -5,12 +5,13 @@
 use grpo_rt::base::{DType, HostTensor, Philox, RngDomain, Tolerance};
 use grpo_rt::grpo::pack::{Packed, TrainCompletion, TrainGroup, pack};
 use grpo_rt::mem::{Arena, Region};
+use grpo_rt::model::decoder::{head, text};
 use grpo_rt::model::families::Part;
-use grpo_rt::model::families::qwen2_5_vl::net::{head, text, vision};
 use grpo_rt::model::lora::{LoraConfig, Targets};
 use grpo_rt::model::net::{AdapterDropout, Net};
 use grpo_rt::model::params::{ParamStore, Training};
-use grpo_rt::model::processor::qwen_image::ProcessedImage;
+use grpo_rt::model::positions::{PositionRule, TokenRun};
+use grpo_rt::model::processor::Visual;
 use grpo_rt::model::prompt::Prompt;
 use grpo_rt::model::vlm::Vlm;
 use grpo_rt::ops::gather_rows::GatherRows;
@@ -99,17 +100,19 @@ fn a_gradient_reaches_a_parameter_through_a_view() {
 }
 
 /// An image with random pixels.
-fn image(grid: [usize; 3], number: u32) -> Arc<ProcessedImage> {
+fn image(grid: [usize; 3], number: u32) -> Arc<Visual> {
     let patch_dim = 3 * 2 * 4 * 4;
     let mut stream = Philox::new(2, RngDomain::Test).stream(3, number);
     let patches = (0..grid.iter().product::<usize>() * patch_dim).map(|_| stream.normal());
-    Arc::new(ProcessedImage {
+    Arc::new(Visual {
         patches: patches.collect(),
         patch_dim,
         grid_thw: grid,
         original: (grid[2] * 4, grid[1] * 4),
         resized: (grid[2] * 4, grid[1] * 4),
         content: u128::from(number),
+        runs: vec![TokenRun::of_grid([1, grid[1] / 2, grid[2] / 2])],
+        seconds: vec![],
     })
 }
 
@@ -122,7 +125,7 @@ fn batch() -> Packed {
         ids.extend(vec![298; tokens]);
         ids.extend([297, 30, 40 + number]);
         let images = vec![image(grid, number)];
-        Arc::new(Prompt::new(ids, images, vec![(3, tokens)], 2, String::new()).unwrap())
+        Arc::new(Prompt::new(ids, images, vec![3], PositionRule::Grid, String::new()).unwrap())
     };
     let completion = |sample: u32, ids: &[u32], advantage: f32| TrainCompletion {
         ids: ids.to_vec(),
@@ -154,10 +157,10 @@ fn training_pass(model: &Vlm, packed: &Packed, old: Option<&[f32]>, dropout: f64
         net.dropout = Some(AdapterDropout { p: dropout, seed: 1, step: 2, keys });
     }
     let mut input = packed.input.clone();
-    let (pixels, grids) = packed.images.pixels().unwrap();
-    input.vision = Some(vision(&mut net, &model.config, pixels, &grids).unwrap());
-    let hidden = text(&mut net, &model.config, &input).unwrap();
-    let w = head(&mut net, &model.config).unwrap();
+    let (pixels, grids) = packed.visuals.pixels().unwrap();
+    input.vision = model.config.vision.encode(&mut net, pixels, &grids).unwrap();
+    let hidden = text(&mut net, &model.config.text, &input).unwrap();
+    let w = head(&mut net, &model.config.text).unwrap();
     let rows = tape.indices(packed.rows.clone());
     let hidden = tape.op(GatherRows, &[hidden, rows]).unwrap();
     let targets = tape.indices(packed.targets.clone());

@@ -103,10 +103,10 @@ fn lab() -> &'static Lab {
         let text = prompts("data/text.jsonl")[0].len();
         let prompts = prompts("data/train.jsonl");
         let images: std::collections::BTreeSet<u128> =
-            prompts.iter().map(|p| p.images[0].content).collect();
+            prompts.iter().map(|p| p.visuals[0].content).collect();
         assert_eq!((prompts.len(), images.len()), (8, 8), "every row has a picture of its own");
-        let beside = prompts[0].len() - prompts[0].spans[0].1;
-        assert!(prompts.iter().all(|p| p.len() == beside + p.spans[0].1));
+        let beside = prompts[0].len() - prompts[0].visual_tokens();
+        assert!(prompts.iter().all(|p| p.len() == beside + p.visual_tokens()));
         Lab { dir, beside, text }
     })
 }

@@ -18,7 +18,8 @@ use grpo_rt::mem::{Arena, Recompute};
 use grpo_rt::model::config::VlmConfig;
 use grpo_rt::model::lora::{LoraConfig, Targets};
 use grpo_rt::model::params::{Param, Training};
-use grpo_rt::model::processor::qwen_image::ProcessedImage;
+use grpo_rt::model::positions::{PositionRule, TokenRun};
+use grpo_rt::model::processor::Visual;
 use grpo_rt::model::prompt::Prompt;
 use grpo_rt::model::vision_store::VisionStore;
 use grpo_rt::model::vlm::{self, Vlm};
@@ -268,15 +269,18 @@ fn a_model_of_published_size_is_planned_within_a_tenth() {
     });
     let mut arena = Arena::reserve(vlm::model_bytes(&config, &training, DType::F32)).unwrap();
     let params = vlm::place(&config, &training, DType::F32, &mut arena).unwrap();
-    let image = ProcessedImage {
+    let image = Visual {
         patches: vec![0.0; 32 * 32 * 1176],
         patch_dim: 1176,
         grid_thw: [1, 32, 32],
         original: (448, 448),
         resized: (448, 448),
         content: 0,
+        runs: vec![TokenRun::of_grid([1, 16, 16])],
+        seconds: vec![],
     };
-    let prompt = Prompt::new(vec![1; 320], vec![image.into()], vec![(10, 256)], 2, "".into());
+    let rule = PositionRule::Grid;
+    let prompt = Prompt::new(vec![1; 320], vec![image.into()], vec![10], rule, "".into());
     let ids = vec![0; 472];
     let completions = (0..8).map(|i| TrainCompletion { ids: ids.clone(), ..completion(i % 3) });
     let group = TrainGroup { prompt: prompt.unwrap().into(), completions: completions.collect() };

@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::Outcome;
 use super::output::{check_output_dir, counted, print, print_warning};
 use crate::base::{Error, Result};
-use crate::io::text::bpe::{MIN_VOCAB_SIZE, TrainedTokenizer, train_bpe};
-use crate::model::config::{TokenIds, VlmConfig};
-use crate::model::create::{PRESETS, create_model, token_ids};
-use crate::model::families::qwen2_5_vl;
+use crate::io::text::SpecialTokens;
+use crate::io::text::bpe::{TrainedTokenizer, train_bpe_for};
+use crate::model::config::VlmConfig;
+use crate::model::create::{PRESETS, create_model};
+use crate::model::families::{NewTokenizer, family_named, parameters};
 use crate::train::options::Options;
 use crate::train::settings::InitSettings;
 
@@ -33,12 +34,17 @@ const AROUND_A_ROW: &str = "system\nYou are a helpful assistant.\nuser\nassistan
 /// be written.
 pub fn init(options: &Options) -> Result<Outcome> {
     let s = InitSettings::from_options(options)?;
+    let family = family_named(&s.family)?;
     check_preset(options, &s)?;
     check_output_dir(&s.output_dir, s.overwrite)?;
-    let tokenizer = train_bpe(texts(&s)?.into_iter(), s.vocab_size)?;
-    let config =
-        VlmConfig::preset(&s.preset, tokenizer.tokenizer().vocab_size(), token_ids(&tokenizer)?)?;
-    let parameters: usize = qwen2_5_vl::parameters(&config).iter().map(|p| p.len()).sum();
+    let specials = SpecialTokens::of(family.name())?;
+    let tokenizer = train_bpe_for(specials, texts(&s)?.into_iter(), s.vocab_size)?;
+    let ids = NewTokenizer {
+        vocab_size: tokenizer.tokenizer().vocab_size(),
+        id: &|token| tokenizer.special_id(token),
+    };
+    let config = VlmConfig::preset(family, &s.preset, &ids)?;
+    let parameters: usize = parameters(&config).iter().map(|p| p.len()).sum();
     create_model(&s.output_dir, config, &tokenizer, s.seed)?;
     if !s.quiet {
         print(&format!(
@@ -56,16 +62,9 @@ pub fn init(options: &Options) -> Result<Outcome> {
 
 /// Before anything is read: a preset that does not exist.
 fn check_preset(options: &Options, s: &InitSettings) -> Result<()> {
-    let placeholder = TokenIds {
-        image: 0,
-        video: 0,
-        vision_start: 0,
-        vision_end: 0,
-        eos: Vec::new(),
-        bos: None,
-        pad: None,
-    };
-    VlmConfig::preset(&s.preset, MIN_VOCAB_SIZE, placeholder).map(|_| ()).map_err(|_| {
+    let vocab_size = SpecialTokens::of(&s.family)?.min_vocab_size();
+    let placeholder = NewTokenizer { vocab_size, id: &|_| Ok(0) };
+    VlmConfig::preset(family_named(&s.family)?, &s.preset, &placeholder).map(|_| ()).map_err(|_| {
         options
             .wrong("preset", format!("unknown preset `{}`", s.preset))
             .expected(format!("one of: {}", PRESETS.join(", ")))

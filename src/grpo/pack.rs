@@ -1,8 +1,8 @@
 //! Groups of completions to one decoder pass. A prompt is forwarded once for its whole group: each
 //! completion's segment sees the prompt's keys and its own. Nothing is padded.
 
-use crate::model::families::qwen2_5_vl::net::TextInput;
-use crate::model::prompt::{ImageStack, Prompt};
+use crate::model::decoder::TextInput;
+use crate::model::prompt::{Prompt, VisualStack};
 use crate::ops::attention::{Segment, Span};
 use std::sync::Arc;
 
@@ -43,9 +43,9 @@ impl TrainGroup {
 /// One decoder pass and the tokens whose log-probability is wanted.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    /// The images, each distinct one once.
-    pub images: ImageStack,
-    /// The decoder's input, with rows of the features of `images`; its `vision` slot is filled in when
+    /// Images and videos, each distinct one once.
+    pub visuals: VisualStack,
+    /// The decoder's input, with rows of the features of `visuals`; its `vision` slot is filled in when
     /// the tape is built.
     pub input: TextInput,
     /// Prompts that are forwarded.
@@ -71,10 +71,10 @@ pub struct Packed {
 /// Packs groups into one pass.
 pub fn pack(groups: &[TrainGroup]) -> Packed {
     let mut p = Packed {
-        images: ImageStack::default(),
+        visuals: VisualStack::default(),
         input: TextInput {
             index: Vec::new(),
-            vision: None,
+            vision: Vec::new(),
             positions: Vec::new(),
             segments: Arc::new(Vec::new()),
             cache: None,
@@ -94,7 +94,7 @@ pub fn pack(groups: &[TrainGroup]) -> Packed {
     for g in groups {
         let start = p.input.index.len();
         let prompt = Span { start, len: g.prompt.len() };
-        p.input.index.extend(p.images.place_prompt(&g.prompt));
+        p.input.index.extend(p.visuals.place_prompt(&g.prompt));
         p.input.positions.extend(&g.prompt.positions);
         segments.push(Segment { queries: prompt, keys: vec![prompt], causal: true });
         let first = g.completions.first().map_or(0, |c| c.sample);

@@ -5,11 +5,11 @@ use crate::base::{HostTensor, Result};
 use crate::grpo::pack::Packed;
 use crate::mem::{Arena, Recompute};
 use crate::model::config::VlmConfig;
+use crate::model::decoder::{head, text};
 use crate::model::families::Part;
-use crate::model::families::qwen2_5_vl::net::{head, text, vision};
 use crate::model::net::{AdapterDropout, Net};
 use crate::model::params::ParamStore;
-use crate::model::prompt::ImageStack;
+use crate::model::prompt::VisualStack;
 use crate::model::vision_store::{VisionStore, VisionWeights, blank_pixels, stand_in};
 use crate::ops::Slot;
 use crate::ops::gather_rows::GatherRows;
@@ -136,7 +136,7 @@ pub fn trains_vision(params: &ParamStore) -> bool {
 
 /// A pass ready to run; encodes the images that its tower does not train on and the store lacks.
 fn pass<'a>(on: &Learner<'a>, packed: &'a Packed) -> Result<Pass<'a>> {
-    let images: Vec<_> = packed.images.images().iter().map(|(i, rows)| (i, *rows)).collect();
+    let images: Vec<_> = packed.visuals.visuals().iter().collect();
     let features = if on.trains_vision() || images.is_empty() {
         Features::Tape
     } else {
@@ -180,9 +180,9 @@ fn distinct(rows: &mut [i32]) -> Vec<i32> {
 }
 
 /// Turns rows of a pass's own features into rows of the store, where image `i` begins at `rows[i]`.
-fn point_into_store(index: &mut [i32], images: &ImageStack, rows: &[usize]) {
-    let images = images.images().iter().zip(rows);
-    let moved: Vec<usize> = images.flat_map(|((_, n), &first)| first..first + n).collect();
+fn point_into_store(index: &mut [i32], visuals: &VisualStack, rows: &[usize]) {
+    let visuals = visuals.visuals().iter().zip(rows);
+    let moved: Vec<usize> = visuals.flat_map(|(v, &first)| first..first + v.rows()).collect();
     for i in index.iter_mut().filter(|i| **i < 0) {
         *i = -(moved[!*i as usize] as i32 + 1);
     }
@@ -202,21 +202,21 @@ impl Pass<'_> {
         let mut net = Net::new(&mut tape, self.params);
         net.adapter = adapter;
         let mut input = packed.input.clone();
-        let grids = packed.images.grids();
+        let grids = packed.visuals.grids();
         input.vision = match &self.features {
-            _ if grids.is_empty() => None,
-            Features::Tape => {
-                let pixels = packed.images.pixels().map(|(pixels, _)| pixels);
-                pixels.map(|pixels| vision(&mut net, config, pixels, &grids)).transpose()?
-            }
+            _ if grids.is_empty() => Vec::new(),
+            Features::Tape => match packed.visuals.pixels() {
+                Some((pixels, grids)) => config.vision.encode(&mut net, pixels, &grids)?,
+                None => Vec::new(),
+            },
             Features::PlannedTape => {
-                Some(vision(&mut net, config, blank_pixels(config, &grids), &grids)?)
+                config.vision.encode(&mut net, blank_pixels(config, &grids), &grids)?
             }
             Features::Store(store, rows) => {
-                point_into_store(&mut input.index, &packed.images, rows);
-                Some(store.slot(net.tape))
+                point_into_store(&mut input.index, &packed.visuals, rows);
+                store.slots(net.tape)
             }
-            Features::Planned => Some(stand_in(net.tape, config)),
+            Features::Planned => stand_in(net.tape, config),
         };
         if let Some(d) = dropout {
             let keys = HostTensor::i32([packed.keys.len() / 2, 2], packed.keys.clone());
@@ -228,8 +228,8 @@ impl Pass<'_> {
         if dropout.is_none() {
             input.read = Some(distinct(&mut rows));
         }
-        let hidden = text(&mut net, config, &input)?;
-        let w = head(&mut net, config)?;
+        let hidden = text(&mut net, &config.text, &input)?;
+        let w = head(&mut net, &config.text)?;
         let rows = tape.indices(rows);
         let hidden = tape.op(GatherRows, &[hidden, rows])?;
         let mut inputs = vec![hidden, w, tape.indices(packed.targets.clone())];
@@ -294,7 +294,7 @@ pub fn log_probs(
 
 /// Images that passes have encoded since `before`, those of the training tape included.
 fn images_since(on: &Learner, before: u64, packed: &Packed) -> u64 {
-    let in_tape = if on.trains_vision() { packed.images.images().len() as u64 } else { 0 };
+    let in_tape = if on.trains_vision() { packed.visuals.visuals().len() as u64 } else { 0 };
     on.vision.encoded() - before + in_tape
 }
 

@@ -10,9 +10,9 @@ use crate::base::{DType, Error, Philox, Result, RngDomain};
 use crate::io::atomic::write_atomic;
 use crate::io::text::bpe::TrainedTokenizer;
 use crate::mem::Arena;
-use crate::model::config::{TokenIds, VlmConfig};
+use crate::model::config::VlmConfig;
+use crate::model::families::Part;
 use crate::model::params::{Param, Training};
-use crate::model::processor::qwen_image::{ImageProcessorSettings, write_config};
 use crate::model::vlm::{Vlm, model_bytes};
 
 /// Sizes that [`VlmConfig::preset`] knows.
@@ -20,28 +20,6 @@ pub const PRESETS: [&str; 2] = ["tiny", "small"];
 
 /// Standard deviation of embeddings: with the head tied to them, first logits then spread by about 1.
 const EMBEDDING_DEVIATION: f32 = 0.1;
-
-/// Half of the context of a new model is the most that one image may take.
-const IMAGE_SHARE: usize = 2;
-
-/// Ids of the control tokens in a new tokenizer; Qwen's instruction models end a completion at the
-/// end of the turn and at the end of the text.
-///
-/// # Errors
-/// A tokenizer without one of them.
-pub fn token_ids(tokenizer: &TrainedTokenizer) -> Result<TokenIds> {
-    let id = |name| tokenizer.special_id(name);
-    let end_of_text = id("<|endoftext|>")?;
-    Ok(TokenIds {
-        image: id("<|image_pad|>")?,
-        video: id("<|video_pad|>")?,
-        vision_start: id("<|vision_start|>")?,
-        vision_end: id("<|vision_end|>")?,
-        eos: vec![id("<|im_end|>")?, end_of_text],
-        bos: Some(end_of_text),
-        pad: Some(end_of_text),
-    })
-}
 
 /// Writes a model of `config` with random weights to the folder `dir`, which is made if missing:
 /// `config.json` (layout of transformers 5), `generation_config.json`, `model.safetensors` (names of
@@ -68,10 +46,12 @@ pub fn create_model(
     }
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot make the folder", dir, &e))?;
     write_json(&dir.join("generation_config.json"), &generation_config(&config))?;
-    write_config(dir, &image_settings(&config))?;
+    for (name, content) in config.family.processor_files(&config) {
+        write_json(&dir.join(name), &content)?;
+    }
     tokenizer.save(dir)?;
     let mut arena = Arena::reserve(model_bytes(&config, &Training::None, DType::F32))?;
-    let json = config.to_json();
+    let json = config.raw.clone();
     let layers = config.text.num_layers;
     let mut number = 0;
     let model = Vlm::create(config, &mut arena, |p| {
@@ -83,7 +63,7 @@ pub fn create_model(
     write_json(&dir.join("config.json"), &json)
 }
 
-/// First value of parameter `number`: norms 1, biases 0, matrices normal.
+/// First value of parameter `number`: norms and scales 1, biases 0, everything else normal.
 fn initial_value(p: &Param, seed: u64, number: u32, layers: usize) -> Vec<f32> {
     if p.shape.len() == 1 {
         let value = if p.name.ends_with(".bias") { 0.0 } else { 1.0 };
@@ -95,18 +75,24 @@ fn initial_value(p: &Param, seed: u64, number: u32, layers: usize) -> Vec<f32> {
     (0..p.len()).map(|_| deviation * stream.normal()).collect()
 }
 
+/// Last parts of the names of projections back into a residual stream.
+const RESIDUAL: [&str; 9] =
+    ["o_proj", "down_proj", "attn.proj", "projection_layer", "wo", "w2", "dense", "fc2", "4h_to_h"];
+
 /// Deviation of a matrix: `1/sqrt(inputs)`, so that signals keep their size through every layer at
 /// any width; projections back into the residual stream are smaller by `sqrt(2 layers)` (GPT-2,
 /// section 2.3), so that the stream does not grow with depth. The 0.02 of transformers is tuned to
 /// widths of thousands: at 128 its branches are almost silent, and a tiny model trained from it
 /// does not find the image within a demo's time.
 fn deviation(p: &Param, layers: usize) -> f32 {
-    if p.name.ends_with("embed_tokens.weight") || p.name.starts_with("lm_head") {
+    // Tables that are looked up in, not multiplied by: embeddings of tokens and places, single tokens.
+    let looked_up = p.name.contains("embed") && !p.name.contains("patch_embed") || p.shape[0] == 1;
+    if looked_up || p.part == Part::Head {
         return EMBEDDING_DEVIATION;
     }
     let inputs: usize = p.shape[1..].iter().product();
-    let residual = ["o_proj.weight", "down_proj.weight", "attn.proj.weight"];
-    let branches = if residual.iter().any(|n| p.name.ends_with(n)) { 2 * layers } else { 1 };
+    let module = p.name.strip_suffix(".weight").unwrap_or(&p.name);
+    let branches = if RESIDUAL.iter().any(|n| module.ends_with(n)) { 2 * layers } else { 1 };
     1.0 / ((inputs * branches) as f32).sqrt()
 }
 
@@ -120,24 +106,6 @@ fn generation_config(config: &VlmConfig) -> Value {
     })
 }
 
-/// Image settings that fit the vision tower, with room for a question and a completion in the
-/// context.
-fn image_settings(config: &VlmConfig) -> ImageProcessorSettings {
-    let vision = &config.vision;
-    let unit = vision.patch_size * vision.spatial_merge_size;
-    let most_units = config.text.max_position_embeddings / IMAGE_SHARE;
-    let default = ImageProcessorSettings::default();
-    ImageProcessorSettings {
-        // As the published processor: four tokens at least.
-        min_pixels: (4 * unit * unit) as u64,
-        max_pixels: default.max_pixels.min((most_units * unit * unit) as u64),
-        patch_size: vision.patch_size,
-        temporal_patch_size: vision.temporal_patch_size,
-        merge_size: vision.spatial_merge_size,
-        ..default
-    }
-}
-
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_atomic(path, format!("{value:#}\n").as_bytes())
 }
@@ -147,28 +115,32 @@ mod tests {
     use super::*;
     use crate::io::safetensors::Checkpoint;
     use crate::io::text::{ChatTemplate, Tokenizer, bpe::train_bpe};
+    use crate::model::families::{NewTokenizer, qwen2_5_vl::Qwen25Vl};
     use crate::model::processor::{chat::ChatEncoder, qwen_image::QwenImageProcessor};
 
     fn tokenizer() -> TrainedTokenizer {
         train_bpe((0..20).map(|i| format!("Which color is shape {i}? red")), 300).unwrap()
     }
 
+    fn preset(t: &TrainedTokenizer, size: &str) -> Result<VlmConfig> {
+        let vocab_size = t.tokenizer().vocab_size();
+        VlmConfig::preset(&Qwen25Vl, size, &NewTokenizer { vocab_size, id: &|s| t.special_id(s) })
+    }
+
     fn created(seed: u64) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let t = tokenizer();
-        let ids = token_ids(&t).unwrap();
-        let config = VlmConfig::preset("tiny", t.tokenizer().vocab_size(), ids).unwrap();
-        create_model(dir.path(), config, &t, seed).unwrap();
+        create_model(dir.path(), preset(&t, "tiny").unwrap(), &t, seed).unwrap();
         dir
     }
 
     #[test]
     fn every_preset_is_known() {
-        let ids = token_ids(&tokenizer()).unwrap();
-        for preset in PRESETS {
-            VlmConfig::preset(preset, 300, ids.clone()).unwrap();
+        let t = tokenizer();
+        for size in PRESETS {
+            preset(&t, size).unwrap();
         }
-        let error = VlmConfig::preset("huge", 300, ids).unwrap_err().to_string();
+        let error = preset(&t, "huge").unwrap_err().to_string();
         assert!(PRESETS.iter().all(|p| error.contains(p)), "{error}");
     }
 
@@ -178,10 +150,10 @@ mod tests {
         let config = VlmConfig::from_dir(dir.path()).unwrap();
         let tokens = Tokenizer::from_dir(dir.path()).unwrap();
         assert_eq!(config.text.vocab_size, tokens.vocab_size());
-        assert_eq!(config.tokens, token_ids(&tokenizer()).unwrap());
+        assert_eq!(config.tokens, preset(&tokenizer(), "tiny").unwrap().tokens);
         assert_eq!(tokens.token(config.tokens.eos[0]).as_deref(), Some("<|im_end|>"));
         let template = ChatTemplate::from_dir(dir.path()).unwrap();
-        let chat = ChatEncoder::new(tokens, template, config.tokens.image).unwrap();
+        let chat = ChatEncoder::new(tokens, template, &config.tokens, "<|im_end|>").unwrap();
         assert_eq!(chat.end_of_turn_id, config.tokens.eos[0]);
         let images = QwenImageProcessor::from_dir(dir.path()).unwrap();
         assert_eq!(images.patch_dim(), config.vision.patch_values());
@@ -216,7 +188,7 @@ mod tests {
     #[test]
     fn too_few_embedding_rows_are_refused() {
         let t = tokenizer();
-        let mut config = VlmConfig::preset("tiny", 300, token_ids(&t).unwrap()).unwrap();
+        let mut config = preset(&t, "tiny").unwrap();
         config.text.vocab_size = t.tokenizer().vocab_size() - 1;
         let error = create_model(tempfile::tempdir().unwrap(), config, &t, 0).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("rows"), "{error}");

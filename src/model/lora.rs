@@ -3,6 +3,7 @@
 //! the matmul op.
 
 use crate::base::{Error, Philox, Result, RngDomain};
+use crate::model::families::{ParamSpec, Part};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -69,9 +70,11 @@ impl LoraConfig {
         self.lora_alpha / self.r as f64
     }
 
-    /// True if the module of this canonical name carries an adapter.
-    pub fn covers(&self, module: &str) -> bool {
-        module.starts_with("model.language_model.") && self.target_modules.cover(module)
+    /// The module whose weights these are, if it carries an adapter.
+    pub fn covered<'s>(&self, weights: &'s ParamSpec) -> Option<&'s str> {
+        let module = weights.name.strip_suffix(".weight")?;
+        let eligible = weights.linear && weights.part == Part::Language;
+        (eligible && self.target_modules.cover(module)).then_some(module)
     }
 
     /// First value of the `A` factor: uniform in ±1/√inputs (PEFT: `kaiming_uniform_` with a = √5).
@@ -82,8 +85,12 @@ impl LoraConfig {
         (0..self.r * inputs).map(|_| (2.0 * s.uniform() - 1.0) * bound).collect()
     }
 
-    /// `adapter_config.json` as PEFT reads it.
-    pub fn to_json(&self, base_model: &str) -> Value {
+    /// `adapter_config.json` as PEFT reads it; `excluded` are parts of module paths that carry none.
+    pub fn to_json(&self, base_model: &str, excluded: &[&str]) -> Value {
+        let excluded = match excluded {
+            [one] => one.to_string(),
+            several => format!("({})", several.join("|")),
+        };
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -93,7 +100,7 @@ impl LoraConfig {
             "lora_dropout": self.lora_dropout,
             "target_modules": self.target_modules.to_json(),
             // PEFT matches module names anywhere; the vision tower has modules of the same names.
-            "exclude_modules": r".*visual\..*",
+            "exclude_modules": format!(r".*{excluded}\..*"),
             "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,
@@ -174,10 +181,21 @@ mod tests {
             lora_dropout: 0.0,
             target_modules: Targets::Names(vec!["q_proj".into(), "gate_proj".into()]),
         };
-        assert!(c.covers("model.language_model.layers.0.self_attn.q_proj"));
-        assert!(!c.covers("model.language_model.layers.0.self_attn.o_proj"));
-        assert!(!c.covers("model.visual.blocks.0.mlp.gate_proj"));
-        assert!(!c.covers("model.language_model.layers.0.mlp.notgate_proj"));
+        let covered = |name: &str, part, linear| {
+            let spec =
+                ParamSpec { name: format!("{name}.weight"), shape: vec![4, 4], part, linear };
+            c.covered(&spec).map(str::to_string)
+        };
+        let q = "model.language_model.layers.0.self_attn.q_proj";
+        assert_eq!(covered(q, Part::Language, true).as_deref(), Some(q));
+        for (name, part, linear) in [
+            (q, Part::Language, false),
+            ("model.language_model.layers.0.self_attn.o_proj", Part::Language, true),
+            ("model.visual.blocks.0.mlp.gate_proj", Part::Vision, true),
+            ("model.language_model.layers.0.mlp.notgate_proj", Part::Language, true),
+        ] {
+            assert_eq!(covered(name, part, linear), None);
+        }
         assert_eq!(c.scale(), 2.0);
         assert!(c.initial_a(1, 0, 16).iter().all(|x| x.abs() <= 0.25));
     }

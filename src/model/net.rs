@@ -5,16 +5,18 @@
 
 use crate::base::{HostTensor, Result};
 use crate::mem::Region;
-use crate::model::families::qwen2_5_vl::RopeTables;
 use crate::model::panels::Panels;
 use crate::model::params::ParamStore;
+use crate::model::rope::RopeTables;
 use crate::ops::add::Add;
-use crate::ops::attention::{Attention, Segment};
+use crate::ops::attention::{Attention, Segment, Span};
 use crate::ops::dropout::Dropout;
 use crate::ops::kv_write::KvWrite;
+use crate::ops::layer_norm::LayerNorm;
 use crate::ops::matmul::{Lora, Matmul};
 use crate::ops::rms_norm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Pairing, Rope};
+use crate::ops::split::Split;
 use crate::ops::swiglu::Swiglu;
 use crate::ops::{Emit, Slot};
 use crate::tape::Tape;
@@ -44,6 +46,19 @@ pub struct LayerCache {
     pub rows: usize,
 }
 
+/// How queries and keys are turned by their positions.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation {
+    /// Tables `[T, rotary_dim / 2]`.
+    pub cos: Slot,
+    /// Tables `[T, rotary_dim / 2]`.
+    pub sin: Slot,
+    /// Dimensions of a head that turn.
+    pub rotary_dim: usize,
+    /// Which two turn together.
+    pub pairing: Pairing,
+}
+
 /// Who attends to whom in one layer, and with which rotation.
 #[derive(Debug, Clone)]
 pub struct AttentionShape {
@@ -55,10 +70,25 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Spans of every query.
     pub segments: Arc<Vec<Segment>>,
-    /// Rotation tables `[T, D/2]`.
-    pub cos: Slot,
-    /// Rotation tables `[T, D/2]`.
-    pub sin: Slot,
+    /// Rotation; `None` where positions are learned.
+    pub rotation: Option<Rotation>,
+}
+
+impl AttentionShape {
+    /// Blocks (first row, rows) whose rows all see each other, as in vision towers.
+    pub fn of_blocks(
+        heads: usize,
+        head_dim: usize,
+        blocks: &[(usize, usize)],
+        rotation: Option<Rotation>,
+    ) -> Self {
+        let whole = |&(start, len): &(usize, usize)| {
+            let span = Span { start, len };
+            Segment { queries: span, keys: vec![span], causal: false }
+        };
+        let segments = Arc::new(blocks.iter().map(whole).collect());
+        AttentionShape { heads, kv_heads: heads, head_dim, segments, rotation }
+    }
 }
 
 /// Layers of one set of weights on one tape.
@@ -115,9 +145,11 @@ impl<'a> Net<'a> {
             inputs.push(self.param(&format!("{module}.bias"), None)?);
         }
         let mut lora = None;
-        if let Some(config) = self.params.lora().filter(|c| self.adapter && c.covers(module)) {
+        let factor = format!("{module}.lora_A.weight");
+        let covered = self.adapter && self.params.get(&factor).is_some();
+        if let Some(config) = self.params.lora().filter(|_| covered) {
             let scale = config.scale();
-            inputs.push(self.param(&format!("{module}.lora_A.weight"), None)?);
+            inputs.push(self.param(&factor, None)?);
             inputs.push(self.param(&format!("{module}.lora_B.weight"), None)?);
             let own_input = self.dropout.is_some();
             if let Some(d) = self.dropout {
@@ -145,6 +177,44 @@ impl<'a> Net<'a> {
         Ok(self.tape.ops(RmsNorm { eps }, &[x, w])?[0])
     }
 
+    /// RMS norm of every head of `[T,N*D]`, with one weight `[D]` for all of them.
+    ///
+    /// # Errors
+    /// If the model has no such module, or heads do not divide the columns.
+    pub fn head_norm(&mut self, x: Slot, module: &str, head_dim: usize, eps: f64) -> Result<Slot> {
+        let shape = self.tape.ty(x).shape.clone();
+        let rows = shape.iter().product::<usize>() / head_dim;
+        let heads = self.tape.view(x, &[rows, head_dim])?;
+        let normed = self.rms_norm(heads, module, eps)?;
+        self.tape.view(normed, &shape)
+    }
+
+    /// Layer norm of a module, with weight and bias.
+    ///
+    /// # Errors
+    /// If the model has no such module.
+    pub fn layer_norm(&mut self, x: Slot, module: &str, eps: f64) -> Result<Slot> {
+        let w = self.param(&format!("{module}.weight"), None)?;
+        let b = self.param(&format!("{module}.bias"), None)?;
+        Ok(self.tape.ops(LayerNorm { eps }, &[x, w, b])?[0])
+    }
+
+    /// Columns in parts: `[T, groups * Σ sizes]` to `[T, groups * size]` each.
+    ///
+    /// # Errors
+    /// If the sizes are not those of the columns.
+    pub fn split(&mut self, x: Slot, groups: usize, sizes: &[usize]) -> Result<Vec<Slot>> {
+        self.tape.ops(Split { groups, sizes: sizes.to_vec() }, &[x])
+    }
+
+    /// `silu(gate) · up`.
+    ///
+    /// # Errors
+    /// If shapes differ.
+    pub fn swiglu(&mut self, gate: Slot, up: Slot) -> Result<Slot> {
+        self.tape.op(Swiglu, &[gate, up])
+    }
+
     /// `x + y`.
     ///
     /// # Errors
@@ -160,7 +230,7 @@ impl<'a> Net<'a> {
     pub fn gated_mlp(&mut self, x: Slot, module: &str) -> Result<Slot> {
         let gate = self.linear(x, &format!("{module}.gate_proj"))?;
         let up = self.linear(x, &format!("{module}.up_proj"))?;
-        let h = self.tape.op(Swiglu, &[gate, up])?;
+        let h = self.swiglu(gate, up)?;
         self.linear(h, &format!("{module}.down_proj"))
     }
 
@@ -170,6 +240,13 @@ impl<'a> Net<'a> {
         let cos = self.tape.input(HostTensor::f32([rows, t.half], t.cos));
         let sin = self.tape.input(HostTensor::f32([rows, t.half], t.sin));
         (cos, sin)
+    }
+
+    /// The rotation of whole heads, halves together, by these tables.
+    pub fn rotation(&mut self, t: RopeTables) -> Rotation {
+        let rotary_dim = 2 * t.half;
+        let (cos, sin) = self.rope_tables(t);
+        Rotation { cos, sin, rotary_dim, pairing: Pairing::Halves }
     }
 
     /// Rotates queries and keys and attends; with a cache, new keys and values are written to
@@ -183,10 +260,12 @@ impl<'a> Net<'a> {
         shape: &AttentionShape,
         cache: Option<(LayerCache, Slot)>,
     ) -> Result<Slot> {
-        let rope = Rope::new(shape.head_dim);
-        let q = self.tape.op(rope, &[q, shape.cos, shape.sin])?;
-        let mut k = self.tape.op(rope, &[k, shape.cos, shape.sin])?;
-        let mut v = v;
+        let (mut q, mut k, mut v) = (q, k, v);
+        if let Some(Rotation { cos, sin, rotary_dim, pairing }) = shape.rotation {
+            let rope = Rope { head_dim: shape.head_dim, rotary_dim, pairing, inverse: false };
+            q = self.tape.op(rope, &[q, cos, sin])?;
+            k = self.tape.op(rope, &[k, cos, sin])?;
+        }
         if let Some((cache, rows)) = cache {
             let columns = shape.kv_heads * shape.head_dim;
             for (x, region) in [(&mut k, cache.k), (&mut v, cache.v)] {

@@ -23,10 +23,7 @@ pub struct Panels {
 
 /// Weights of the products of the decoder; the embedding is one if it is the head too.
 fn packed<'a>(params: &'a ParamStore, head: &'a str) -> impl Iterator<Item = &'a Param> {
-    params.all().iter().filter(move |p| {
-        let linear = p.part == Part::Language && p.name.contains(".layers.") && p.shape.len() == 2;
-        (linear && !p.name.contains(".lora_")) || p.name == head
-    })
+    params.all().iter().filter(move |p| (p.linear && p.part == Part::Language) || p.name == head)
 }
 
 /// Words of a parameter's panels.

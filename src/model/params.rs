@@ -42,6 +42,8 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// Part of the model.
     pub part: Part,
+    /// True for the weights of a linear layer.
+    pub linear: bool,
     /// Value and gradient.
     pub place: ParamRef,
     /// First and second moments, if the parameter is trained.
@@ -135,14 +137,12 @@ fn wanted(specs: &[ParamSpec], training: &Training) -> Vec<Wanted> {
         .collect();
     if let Some(lora) = training.lora() {
         for s in specs {
-            let Some(module) = s.name.strip_suffix(".weight").filter(|m| lora.covers(m)) else {
-                continue;
-            };
+            let Some(module) = lora.covered(s) else { continue };
             for (factor, shape) in
                 [("lora_A", vec![lora.r, s.shape[1]]), ("lora_B", vec![s.shape[0], lora.r])]
             {
                 let name = format!("{module}.{factor}.weight");
-                let spec = ParamSpec { name, shape, part: s.part };
+                let spec = ParamSpec { name, shape, part: s.part, linear: false };
                 all.push(Wanted { spec, trained: true });
             }
         }
@@ -193,6 +193,7 @@ impl ParamStore {
                 name: w.spec.name,
                 shape: w.spec.shape,
                 part: w.spec.part,
+                linear: w.spec.linear,
                 place: ParamRef { value, grad },
                 moments,
                 master,

@@ -1,21 +1,21 @@
-//! A prompt as the decoder reads it: token ids, which of them stand for image features, positions.
-//! Image tokens are known by their spans, never found by searching for an id.
+//! A prompt as the decoder reads it: token ids, which of them stand for features of images and videos,
+//! positions. Visual tokens are known by their runs, never found by searching for an id.
 
 use crate::base::{HostTensor, Result};
-use crate::model::families::qwen2_5_vl::rope_index;
-use crate::model::processor::qwen_image::ProcessedImage;
+use crate::model::positions::{PlacedRun, PositionRule};
+use crate::model::processor::Visual;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// An encoded chat with its images.
+/// An encoded chat with its images and videos.
 #[derive(Debug, Clone)]
 pub struct Prompt {
-    /// Token ids, image placeholders included.
+    /// Token ids, placeholders included.
     pub ids: Vec<u32>,
-    /// Images in order.
-    pub images: Vec<Arc<ProcessedImage>>,
-    /// (first token, tokens) of each image.
-    pub spans: Vec<(usize, usize)>,
+    /// Images and videos in the order of their tokens.
+    pub visuals: Vec<Arc<Visual>>,
+    /// First token of every run of every visual, in order.
+    pub starts: Vec<usize>,
     /// Temporal, height and width position of each token.
     pub positions: Vec<[i32; 3]>,
     /// Position, on every axis, of the first token after the prompt.
@@ -25,22 +25,22 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// Assigns positions to encoded tokens.
+    /// Assigns positions to encoded tokens; `starts` are the first tokens of the visuals' runs.
     ///
     /// # Errors
-    /// If spans and images do not fit.
+    /// If runs and tokens do not fit.
     pub fn new(
         ids: Vec<u32>,
-        images: Vec<Arc<ProcessedImage>>,
-        spans: Vec<(usize, usize)>,
-        merge: usize,
+        visuals: Vec<Arc<Visual>>,
+        starts: Vec<usize>,
+        rule: PositionRule,
         text: String,
     ) -> Result<Self> {
-        let grids: Vec<(usize, [usize; 3])> =
-            spans.iter().zip(&images).map(|(s, i)| (s.0, i.grid_thw)).collect();
-        let (positions, delta) = rope_index(ids.len(), &grids, merge)?;
-        let next_position = ids.len() as i32 + delta;
-        Ok(Prompt { ids, images, spans, positions, next_position, text })
+        let runs = visuals.iter().flat_map(|v| &v.runs);
+        let placed: Vec<PlacedRun> =
+            starts.iter().zip(runs).map(|(&start, &run)| PlacedRun { start, run }).collect();
+        let (positions, next_position) = rule.positions(ids.len(), &placed)?;
+        Ok(Prompt { ids, visuals, starts, positions, next_position, text })
     }
 
     /// Number of tokens.
@@ -51,17 +51,21 @@ impl Prompt {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
-    /// Images with the number of feature rows of each.
-    pub fn images_with_rows(&self) -> impl Iterator<Item = (&Arc<ProcessedImage>, usize)> {
-        self.images.iter().zip(self.spans.iter().map(|s| s.1))
+    /// Tokens that stand for features.
+    pub fn visual_tokens(&self) -> usize {
+        self.visuals.iter().map(|v| v.rows()).sum()
     }
-    /// Decoder input: token ids, and `-(row + 1)` where an image feature goes; the features of image
-    /// `i` are the rows from `first_rows[i]` on.
+    /// Decoder input: token ids, and `-(row + 1)` where a feature goes; the features of visual `i` are
+    /// the rows from `first_rows[i]` on.
     pub fn index(&self, first_rows: &[usize]) -> Vec<i32> {
         let mut index: Vec<i32> = self.ids.iter().map(|&t| t as i32).collect();
-        for (&(start, len), &first) in self.spans.iter().zip(first_rows) {
-            for (slot, row) in index[start..start + len].iter_mut().zip(first as i32..) {
-                *slot = -(row + 1);
+        let mut starts = self.starts.iter();
+        for (visual, &first) in self.visuals.iter().zip(first_rows) {
+            let mut rows = first as i32..;
+            for (run, &start) in visual.runs.iter().zip(starts.by_ref()) {
+                for (slot, row) in index[start..start + run.tokens].iter_mut().zip(rows.by_ref()) {
+                    *slot = -(row + 1);
+                }
             }
         }
         index
@@ -73,45 +77,44 @@ impl Prompt {
     }
 }
 
-/// The images of a pass, each distinct one once, and the rows that their features will have.
+/// The visuals of a pass, each distinct one once, and the rows that their features will have.
 #[derive(Debug, Clone, Default)]
-pub struct ImageStack {
-    images: Vec<(Arc<ProcessedImage>, usize)>,
+pub struct VisualStack {
+    visuals: Vec<Arc<Visual>>,
     rows: usize,
     first_row: HashMap<u128, usize>,
 }
 
-impl ImageStack {
-    /// The first feature row of an image that has `rows` of them; new images go to the end.
-    pub fn place(&mut self, image: &Arc<ProcessedImage>, rows: usize) -> usize {
-        *self.first_row.entry(image.content).or_insert_with(|| {
-            self.images.push((image.clone(), rows));
-            self.rows += rows;
-            self.rows - rows
+impl VisualStack {
+    /// The first feature row of a visual; new ones go to the end.
+    pub fn place(&mut self, visual: &Arc<Visual>) -> usize {
+        *self.first_row.entry(visual.content).or_insert_with(|| {
+            self.visuals.push(visual.clone());
+            self.rows += visual.rows();
+            self.rows - visual.rows()
         })
     }
-    /// Places the images of a prompt; returns its decoder input.
+    /// Places the visuals of a prompt; returns its decoder input.
     pub fn place_prompt(&mut self, prompt: &Prompt) -> Vec<i32> {
-        let first: Vec<usize> =
-            prompt.images_with_rows().map(|(image, rows)| self.place(image, rows)).collect();
+        let first: Vec<usize> = prompt.visuals.iter().map(|visual| self.place(visual)).collect();
         prompt.index(&first)
     }
-    /// The distinct images with their feature rows, in order.
-    pub fn images(&self) -> &[(Arc<ProcessedImage>, usize)] {
-        &self.images
+    /// The distinct visuals, in order.
+    pub fn visuals(&self) -> &[Arc<Visual>] {
+        &self.visuals
     }
     /// Number of patches.
     pub fn patches(&self) -> usize {
-        self.images.iter().map(|(i, _)| i.patches()).sum()
+        self.visuals.iter().map(|v| v.patches()).sum()
     }
-    /// Patches in time, height and width of each image, in order.
+    /// Patches in time, height and width of each, in order.
     pub fn grids(&self) -> Vec<[usize; 3]> {
-        self.images.iter().map(|(i, _)| i.grid_thw).collect()
+        self.visuals.iter().map(|v| v.grid_thw).collect()
     }
-    /// Patches of all images and their grids; `None` without images.
+    /// Patches of all of them and their grids; `None` if there are none.
     pub fn pixels(&self) -> Option<(HostTensor, Vec<[usize; 3]>)> {
-        let width = self.images.first()?.0.patch_dim;
-        let patches: Vec<f32> = self.images.iter().flat_map(|(i, _)| &i.patches).copied().collect();
+        let width = self.visuals.first()?.patch_dim;
+        let patches: Vec<f32> = self.visuals.iter().flat_map(|v| &v.patches).copied().collect();
         Some((HostTensor::f32([patches.len() / width, width], patches), self.grids()))
     }
 }

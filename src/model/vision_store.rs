@@ -3,14 +3,13 @@
 //! prompts' features from here; so does training, where the tower is frozen. A trained tower's
 //! features are never kept beyond its next update, and its gradient never comes from here.
 
-use crate::base::{Error, HostTensor, Result};
+use crate::base::{DType, Error, HostTensor, Result};
 use crate::mem::{Arena, Region};
 use crate::model::config::VlmConfig;
-use crate::model::families::qwen2_5_vl::net::vision;
 use crate::model::net::Net;
 use crate::model::params::ParamStore;
-use crate::model::processor::qwen_image::ProcessedImage;
-use crate::model::prompt::ImageStack;
+use crate::model::processor::Visual;
+use crate::model::prompt::VisualStack;
 use crate::ops::kv_write::KvWrite;
 use crate::ops::{Emit, Slot};
 use crate::tape::Tape;
@@ -42,30 +41,30 @@ impl Shelf {
     /// The distinct images that are not here; those that are count as used now.
     fn missing<'i>(
         &mut self,
-        images: &[(&'i Arc<ProcessedImage>, usize)],
+        images: &[&'i Arc<Visual>],
         weights: VisionWeights,
-    ) -> Vec<(&'i Arc<ProcessedImage>, usize)> {
+    ) -> Vec<&'i Arc<Visual>> {
         let mut missing = Vec::new();
         let mut seen = HashSet::new();
-        for &(image, rows) in images {
+        for &image in images {
             if !seen.insert(image.content) {
                 continue;
             }
             match self.entries.get_mut(&(image.content, weights)) {
                 Some(entry) => entry.last_use = self.clock,
-                None => missing.push((image, rows)),
+                None => missing.push(image),
             }
         }
         missing
     }
 }
 
-/// A slot of the type of a store, without a store: for tapes that are only planned.
-pub fn stand_in(tape: &mut Tape, config: &VlmConfig) -> Slot {
+/// Slots of the type of a store's levels, without a store: for tapes that are only planned.
+pub fn stand_in(tape: &mut Tape, config: &VlmConfig) -> Vec<Slot> {
     let (hidden, dtype) = (config.text.hidden_size, tape.float_type());
-    // A place that no parameter has.
-    let region = Region { offset: usize::MAX, elements: hidden, dtype };
-    tape.fixed(region, &[1, hidden])
+    // Places that no parameter has.
+    let level = |i| Region { offset: usize::MAX - i, elements: hidden, dtype };
+    (0..config.vision.levels()).map(|i| tape.fixed(level(i), &[1, hidden])).collect()
 }
 
 /// Images in order, cut into those that are encoded together: as many as [`PATCHES_PER_PASS`] allows,
@@ -85,19 +84,21 @@ pub fn passes<T>(images: &[T], patches: impl Fn(&T) -> usize) -> Vec<&[T]> {
     passes
 }
 
-/// The tape that writes the features of some images into rows of a store.
+/// The tape that writes the features of some images into rows of a store, level by level.
 fn encoding(
     (config, params): (&VlmConfig, &ParamStore),
     pixels: HostTensor,
     grids: &[[usize; 3]],
     places: Vec<i32>,
-    store: impl FnOnce(&mut Tape) -> Slot,
+    store: impl FnOnce(&mut Tape) -> Vec<Slot>,
 ) -> Result<Tape> {
     let mut tape = params.tape();
-    let features = vision(&mut Net::new(&mut tape, params), config, pixels, grids)?;
+    let levels = config.vision.encode(&mut Net::new(&mut tape, params), pixels, grids)?;
     let rows = tape.indices(places);
     let store = store(&mut tape);
-    tape.emit_into(Arc::new(KvWrite), &[features, rows], &[store])?;
+    for (features, to) in levels.into_iter().zip(store) {
+        tape.emit_into(Arc::new(KvWrite), &[features, rows], &[to])?;
+    }
     Ok(tape)
 }
 
@@ -114,10 +115,14 @@ pub fn encoding_bytes(
         return Ok(0);
     }
     let pixels = blank_pixels(config, grids);
-    let unit = config.vision.spatial_merge_size * config.vision.spatial_merge_size;
-    let places = vec![0; pixels.shape[0] / unit];
+    let places = vec![0; grids.iter().map(|&g| config.vision.feature_rows(g)).sum()];
     let tape = encoding((config, params), pixels, grids, places, |tape| stand_in(tape, config))?;
     Ok(tape.plan().peak)
+}
+
+/// Bytes of one feature of an image, in all levels.
+pub fn feature_bytes(config: &VlmConfig, dtype: DType) -> usize {
+    config.vision.levels() * config.text.hidden_size * dtype.size()
 }
 
 /// Black patches of images of these grids: to plan with.
@@ -130,7 +135,8 @@ pub fn blank_pixels(config: &VlmConfig, grids: &[[usize; 3]]) -> HostTensor {
 /// See the top of the file.
 #[derive(Debug)]
 pub struct VisionStore {
-    region: Region,
+    /// One per level, each with all rows.
+    levels: Vec<Region>,
     rows: usize,
     hidden: usize,
     shelf: Mutex<Shelf>,
@@ -148,14 +154,16 @@ impl VisionStore {
         arena: &mut Arena,
     ) -> Result<Self> {
         let (hidden, dtype) = (config.text.hidden_size, params.float_type());
-        let rows = bytes / (hidden * dtype.size());
-        let region = arena.persist(rows * hidden, dtype)?;
-        Ok(VisionStore { region, rows, hidden, shelf: Mutex::default() })
+        let rows = bytes / feature_bytes(config, dtype);
+        let levels = (0..config.vision.levels())
+            .map(|_| arena.persist(rows * hidden, dtype))
+            .collect::<Result<_>>()?;
+        Ok(VisionStore { levels, rows, hidden, shelf: Mutex::default() })
     }
 
-    /// All rows, as the `vision` input of an embedding.
-    pub fn slot(&self, tape: &mut Tape) -> Slot {
-        tape.fixed(self.region, &[self.rows, self.hidden])
+    /// All rows of each level, as the decoder's input.
+    pub fn slots(&self, tape: &mut Tape) -> Vec<Slot> {
+        self.levels.iter().map(|&level| tape.fixed(level, &[self.rows, self.hidden])).collect()
     }
 
     /// Rows that it has.
@@ -177,7 +185,7 @@ impl VisionStore {
         &self,
         (config, params): (&VlmConfig, &ParamStore),
         (arena, base): (&Arena, usize),
-        images: &[(&Arc<ProcessedImage>, usize)],
+        images: &[&Arc<Visual>],
         weights: VisionWeights,
     ) -> Result<Vec<usize>> {
         let mut shelf = self.lock();
@@ -191,12 +199,10 @@ impl VisionStore {
             missing = shelf.missing(images, weights);
             self.reserve(&mut shelf, &missing, weights)?;
         }
-        let patches = |image: &&(&Arc<ProcessedImage>, usize)| image.0.patches();
-        for pass in passes(&missing.iter().collect::<Vec<_>>(), patches) {
-            let pass: Vec<_> = pass.iter().map(|image| **image).collect();
-            self.encode(&mut shelf, (config, params), (arena, base), &pass, weights)?;
+        for pass in passes(&missing, |image| image.patches()) {
+            self.encode(&mut shelf, (config, params), (arena, base), pass, weights)?;
         }
-        Ok(images.iter().map(|(i, _)| shelf.entries[&(i.content, weights)].first).collect())
+        Ok(images.iter().map(|i| shelf.entries[&(i.content, weights)].first).collect())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Shelf> {
@@ -207,10 +213,11 @@ impl VisionStore {
     fn reserve(
         &self,
         shelf: &mut Shelf,
-        images: &[(&Arc<ProcessedImage>, usize)],
+        images: &[&Arc<Visual>],
         weights: VisionWeights,
     ) -> Result<()> {
-        for &(image, rows) in images {
+        for &image in images {
+            let rows = image.rows();
             let first = self.make_room(shelf, rows)?;
             let entry = Entry { first, rows, last_use: shelf.clock };
             shelf.entries.insert((image.content, weights), entry);
@@ -224,19 +231,19 @@ impl VisionStore {
         shelf: &mut Shelf,
         (config, params): (&VlmConfig, &ParamStore),
         (arena, base): (&Arena, usize),
-        images: &[(&Arc<ProcessedImage>, usize)],
+        images: &[&Arc<Visual>],
         weights: VisionWeights,
     ) -> Result<()> {
-        let mut stack = ImageStack::default();
+        let mut stack = VisualStack::default();
         let mut places = Vec::new();
-        for &(image, rows) in images {
-            stack.place(image, rows);
+        for &image in images {
+            stack.place(image);
             let first = shelf.entries[&(image.content, weights)].first;
-            places.extend((first..first + rows).map(|r| r as i32));
+            places.extend((first..first + image.rows()).map(|r| r as i32));
         }
         if let Some((pixels, grids)) = stack.pixels() {
             let model = (config, params);
-            let tape = encoding(model, pixels, &grids, places, |tape| self.slot(tape))?;
+            let tape = encoding(model, pixels, &grids, places, |tape| self.slots(tape))?;
             let plan = tape.plan();
             tape.run(&plan, arena, base)?;
         }
@@ -266,7 +273,8 @@ impl VisionStore {
             match oldest {
                 Some(key) => shelf.entries.remove(&key),
                 None => {
-                    let row = self.hidden * self.region.dtype.size();
+                    let row =
+                        self.hidden * self.levels.iter().map(|l| l.dtype.size()).sum::<usize>();
                     return Err(Error::device(
                         "the images of one pass do not fit the vision cache",
                     )

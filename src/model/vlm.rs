@@ -5,8 +5,8 @@ use crate::base::{DType, Error, Result};
 use crate::io::safetensors::{self, Checkpoint};
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
-use crate::model::families::qwen2_5_vl::{self, PEFT_PREFIX};
-use crate::model::families::{Naming, ParamSpec};
+use crate::model::families::naming::{Naming, PEFT_PREFIX, detect_naming, name_in};
+use crate::model::families::parameters as specs;
 use crate::model::lora::LoraConfig;
 use crate::model::params::{Param, ParamStore, Training, streamed};
 use std::path::{Path, PathBuf};
@@ -42,10 +42,6 @@ pub struct Vlm {
     /// The folder it was read from.
     pub dir: PathBuf,
     naming: Naming,
-}
-
-fn specs(config: &VlmConfig) -> Vec<ParamSpec> {
-    qwen2_5_vl::parameters(config)
 }
 
 fn is_adapter(p: &Param) -> bool {
@@ -85,11 +81,10 @@ impl Vlm {
     ) -> Result<Self> {
         let config = VlmConfig::from_dir(dir)?;
         let file = Checkpoint::open(dir)?;
-        let naming = qwen2_5_vl::detect_naming(file.names()).map_err(|e| e.file(file.source()))?;
+        let pairs = config.family.names();
+        let naming = detect_naming(pairs, file.names()).map_err(|e| e.file(file.source()))?;
         let params = ParamStore::place(&specs(&config), training, float, arena)?;
-        params.load(arena, &file, |p| {
-            (!is_adapter(p)).then(|| qwen2_5_vl::name_in(naming, &p.name))
-        })?;
+        params.load(arena, &file, |p| (!is_adapter(p)).then(|| name_in(pairs, naming, &p.name)))?;
         params.init_adapters(arena, seed)?;
         Ok(Vlm { config, params, dir: dir.to_path_buf(), naming })
     }
@@ -136,13 +131,14 @@ impl Vlm {
         if file.contains(&now) {
             return now;
         }
-        let before = format!("{PEFT_PREFIX}{}", qwen2_5_vl::name_in(Naming::Checkpoint, &p.name));
+        let before = name_in(self.config.family.names(), Naming::Checkpoint, &p.name);
+        let before = format!("{PEFT_PREFIX}{before}");
         if file.contains(&before) { before } else { now }
     }
 
     /// Name of a parameter in the files that this model reads and writes.
     pub fn file_name(&self, canonical: &str) -> String {
-        qwen2_5_vl::name_in(self.naming, canonical)
+        name_in(self.config.family.names(), self.naming, canonical)
     }
 
     /// Writes the adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`.
@@ -157,7 +153,7 @@ impl Vlm {
         let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
         safetensors::save_with(dir.join("adapter_model.safetensors"), &specs, &metadata, fetch)?;
         let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        let json = lora.to_json(&base.display().to_string());
+        let json = lora.to_json(&base.display().to_string(), self.config.family.vision_modules());
         let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
         crate::io::atomic::write_atomic(dir.join("adapter_config.json"), text.as_bytes())
     }
@@ -209,7 +205,7 @@ fn set_dtype(json: &mut serde_json::Value, float: DType) {
     for (key, value) in map.iter_mut() {
         match key.as_str() {
             "dtype" | "torch_dtype" => *value = float.torch_name().into(),
-            "text_config" | "vision_config" => set_dtype(value, float),
+            "text_config" | "vision_config" | "llm_config" => set_dtype(value, float),
             _ => {}
         }
     }

@@ -4,7 +4,7 @@
 use crate::base::{DType, Result};
 use crate::mem::plan::aligned;
 use crate::mem::{Arena, Region};
-use crate::model::config::TextConfig;
+use crate::model::decoder::TextConfig;
 use crate::model::net::LayerCache;
 
 /// Rows for keys and values of all layers, from `base` upward in the arena.

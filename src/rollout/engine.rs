@@ -4,7 +4,7 @@
 
 use crate::base::{Error, Result};
 use crate::mem::Arena;
-use crate::model::families::qwen2_5_vl::net::{TextInput, head_name, logits, text};
+use crate::model::decoder::{TextInput, logits, text};
 use crate::model::net::Net;
 use crate::model::panels::Panels;
 use crate::model::prompt::Prompt;
@@ -137,10 +137,10 @@ impl<'a> Engine<'a> {
             .collect();
         let layout = self.layout(requests, &sizes)?;
         let (limits, base) = (layout.limits, self.arena.shared_base());
-        let head = head_name(&self.model.config);
+        let head = self.model.config.text.head_name();
         let panels = match layout.panel_bytes {
             0 => None,
-            _ => Some(Panels::pack(&self.model.params, head, self.arena, base)?),
+            _ => Some(Panels::pack(&self.model.params, &head, self.arena, base)?),
         };
         let base = panels.as_ref().map_or(base, |p| p.end);
         let (rows, float) = (limits.pages * PAGE_ROWS, self.model.params.float_type());
@@ -282,7 +282,10 @@ impl<'a> Engine<'a> {
         let mut tape = self.tape();
         let mut input = TextInput {
             index: Vec::new(),
-            vision: indices.iter().any(Option::is_some).then(|| self.vision.slot(&mut tape)),
+            vision: match indices.iter().any(Option::is_some) {
+                true => self.vision.slots(&mut tape),
+                false => Vec::new(),
+            },
             positions: Vec::new(),
             segments: Arc::new(Vec::new()),
             cache: None,
@@ -322,7 +325,7 @@ impl<'a> Engine<'a> {
         input.segments = Arc::new(segments);
         input.cache = Some((call.pool.layers.clone(), cache_rows));
         let panels = call.panels.as_ref();
-        let hidden = text(&mut self.net(&mut tape, panels), &self.model.config, &input)?;
+        let hidden = text(&mut self.net(&mut tape, panels), &self.model.config.text, &input)?;
         // Rows that draw in the same way are drawn by one op.
         draws.sort_by_key(|(id, _)| Arc::as_ptr(&call.requests[call.sequences[*id].0].sampling));
         let rows: Vec<_> = draws.iter().map(|&(id, row)| self.sample_row(call, id, row)).collect();
@@ -345,11 +348,11 @@ impl<'a> Engine<'a> {
     /// Decoder input of the prompts with images of which rows are in the pass, by piece.
     fn prompt_indices(&self, call: &Call, pass: &[Piece]) -> Result<Vec<Option<Vec<i32>>>> {
         let with_images =
-            |p: &Piece| p.sequence.is_none() && !call.prompt(p.group).images.is_empty();
+            |p: &Piece| p.sequence.is_none() && !call.prompt(p.group).visuals.is_empty();
         let images: Vec<_> = pass
             .iter()
             .filter(|p| with_images(p))
-            .flat_map(|p| call.prompt(p.group).images_with_rows())
+            .flat_map(|p| &call.prompt(p.group).visuals)
             .collect();
         let mut rows = match images.is_empty() {
             true => Vec::new(),
@@ -364,7 +367,7 @@ impl<'a> Engine<'a> {
         let index = |p: &Piece| {
             with_images(p).then(|| {
                 let prompt = call.prompt(p.group);
-                prompt.index(&rows.by_ref().take(prompt.images.len()).collect::<Vec<_>>())
+                prompt.index(&rows.by_ref().take(prompt.visuals.len()).collect::<Vec<_>>())
             })
         };
         Ok(pass.iter().map(index).collect())
@@ -404,7 +407,7 @@ impl<'a> Engine<'a> {
         for same in rows.chunk_by(|a, b| Arc::ptr_eq(&a.2, &b.2)) {
             let gather = tape.indices(same.iter().map(|(row, ..)| *row).collect());
             let hidden = tape.op(GatherRows, &[hidden, gather])?;
-            let logits = logits(&mut self.net(tape, panels), &self.model.config, hidden)?;
+            let logits = logits(&mut self.net(tape, panels), &self.model.config.text, hidden)?;
             let op = Sample {
                 head: Arc::new(head_settings(&same[0].2, &self.settings.forbidden)),
                 settings: same[0].2.clone(),

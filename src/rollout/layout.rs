@@ -4,7 +4,6 @@
 
 use crate::base::{Result, Target};
 use crate::model::config::VlmConfig;
-use crate::model::families::qwen2_5_vl::net::head_name;
 use crate::model::panels::panel_bytes;
 use crate::model::params::ParamStore;
 use crate::model::prompt::Prompt;
@@ -73,7 +72,7 @@ impl Layout {
         let prompts = sizes.iter().map(|g| g.prompt).sum();
         let rows = most_rows(wanted.max_num_batched_tokens, prompts, sequences);
         let page = page_bytes(config, params);
-        let images = wanted.groups.iter().flat_map(|(prompt, _)| &prompt.images);
+        let images = wanted.groups.iter().flat_map(|(prompt, _)| &prompt.visuals);
         let distinct: BTreeMap<u128, [usize; 3]> =
             images.map(|i| (i.content, i.grid_thw)).collect();
         let grids = distinct.into_values().collect();
@@ -83,7 +82,7 @@ impl Layout {
         let fit = free.saturating_sub(pass) / page;
         let pages = useful.max(least).min(fit).max(least);
         let left = free.saturating_sub(pass + pages * page);
-        let packed = panel_bytes(params, head_name(config));
+        let packed = panel_bytes(params, &config.text.head_name());
         // Kernels read the weights as they are.
         let packs = params.target() == Target::Cpu;
         Ok(Layout {
@@ -134,8 +133,8 @@ pub fn parts<'p, 'q>(
     let (mut parts, mut first) = (Vec::new(), 0);
     let mut images: BTreeMap<u128, usize> = BTreeMap::new();
     for (i, piece) in pass.iter().enumerate().filter(|(_, p)| p.sequence.is_none()) {
-        let own = prompt(piece.group).images_with_rows();
-        let own: BTreeMap<u128, usize> = own.map(|(image, n)| (image.content, n)).collect();
+        let own = prompt(piece.group).visuals.iter();
+        let own: BTreeMap<u128, usize> = own.map(|v| (v.content, v.rows())).collect();
         let new = own.iter().filter(|(content, _)| !images.contains_key(content));
         let rows = images.values().chain(new.map(|(_, n)| n)).sum::<usize>();
         if i > first && rows > store {
@@ -222,7 +221,7 @@ pub fn rehearse(
         }
         for part in parts(&pass, |g| groups[g].0, store) {
             let prompts = || part.iter().filter(|p| p.sequence.is_none());
-            let images = prompts().flat_map(|p| &groups[p.group].0.images);
+            let images = prompts().flat_map(|p| &groups[p.group].0.visuals);
             let new: Vec<_> = images.filter(|i| seen.insert(i.content)).collect();
             let passes = passes(&new, |i| i.patches()).into_iter();
             encoded.extend(passes.map(|p| p.iter().map(|i| i.grid_thw).collect::<Vec<_>>()));

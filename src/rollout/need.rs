@@ -3,7 +3,7 @@
 
 use crate::base::Result;
 use crate::model::config::VlmConfig;
-use crate::model::families::qwen2_5_vl::net::{TextInput, logits, text};
+use crate::model::decoder::{TextInput, logits, text};
 use crate::model::net::Net;
 use crate::model::params::ParamStore;
 use crate::model::prompt::Prompt;
@@ -101,17 +101,17 @@ pub fn decoder_bytes(
     let base = usize::MAX / 2 / 64 * 64;
     let input = TextInput {
         index: vec![0; rows],
-        vision: Some(store),
+        vision: store,
         positions: vec![[0; 3]; rows],
         segments: Arc::new(segments),
         cache: Some((KvPool::layout(&config.text, float, base, cache).layers, vec![0; rows])),
         read: None,
     };
-    let hidden = text(&mut Net::new(&mut tape, params), config, &input)?;
+    let hidden = text(&mut Net::new(&mut tape, params), &config.text, &input)?;
     if draws > 0 {
         let last = tape.indices(vec![0; draws]);
         let hidden = tape.op(GatherRows, &[hidden, last])?;
-        let logits = logits(&mut Net::new(&mut tape, params), config, hidden)?;
+        let logits = logits(&mut Net::new(&mut tape, params), &config.text, hidden)?;
         for slot in tape.ops(draw.sample(draws), &[logits])? {
             tape.keep(slot);
         }
@@ -172,7 +172,7 @@ pub fn least_bytes(config: &VlmConfig, params: &ParamStore, s: &RolloutShape) ->
         rows: most_rows(s.max_num_batched_tokens, s.prompt.len() * s.prompts, draws),
         draws,
         pages: group.least_pages(),
-        grids: s.prompt.images.iter().map(|i| i.grid_thw).collect::<Vec<_>>().repeat(s.prompts),
+        grids: s.prompt.visuals.iter().map(|i| i.grid_thw).collect::<Vec<_>>().repeat(s.prompts),
         draw: s.draw.clone(),
     };
     Ok(group.least_pages() * page_bytes(config, params) + pass_bytes(config, params, &shape)?)

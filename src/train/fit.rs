@@ -16,8 +16,9 @@ use crate::mem::plan::aligned;
 use crate::mem::{Arena, Recompute};
 use crate::model::config::VlmConfig;
 use crate::model::params::{ParamStore, Training};
-use crate::model::processor::qwen_image::ProcessedImage;
+use crate::model::processor::Visual;
 use crate::model::prompt::Prompt;
+use crate::model::vision_store::feature_bytes;
 use crate::model::vlm;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::rollout::head_settings;
@@ -146,9 +147,7 @@ fn look(
     let prompts: Vec<Prompt> =
         at.iter().filter_map(|&i| encoder.encode_row(&rows[i]).ok()).collect();
     let count = prompts.len();
-    let prompt = prompts
-        .into_iter()
-        .max_by_key(|p| (p.len(), p.spans.iter().map(|s| s.1).sum::<usize>()))?;
+    let prompt = prompts.into_iter().max_by_key(|p| (p.len(), p.visual_tokens()))?;
     let longest_answer = rows.iter().map(|r| r.answer.as_str()).max_by_key(|a| a.len());
     let answer = match longest_answer.filter(|_| answers) {
         Some(text) => encoder.chat.encode_answer(text).ok()?.len(),
@@ -167,8 +166,7 @@ fn lengthened(p: Prompt, limit: usize, prepared: &Prepared) -> Option<Prompt> {
     let more = limit.saturating_sub(p.len()).min(room);
     let last = *p.ids.last()?;
     let ids = p.ids.into_iter().chain(std::iter::repeat_n(last, more)).collect();
-    let merge = prepared.config.vision.spatial_merge_size;
-    Prompt::new(ids, p.images, p.spans, merge, p.text).ok()
+    Prompt::new(ids, p.visuals, p.starts, prepared.config.positions, p.text).ok()
 }
 
 /// Refuses what does not fit, naming what does.
@@ -219,7 +217,7 @@ pub(super) fn places(
     let mut arena = Arena::planned(bytes, ground.target);
     let params = vlm::place(config, training, float, &mut arena)?;
     let weights = arena.shared_base();
-    let row = config.text.hidden_size * float.size();
+    let row = feature_bytes(config, float);
     let features =
         vision_cache(machine, ground.budget(machine).saturating_sub(weights)) / row * row;
     Ok((params, weights + aligned(features)))
@@ -229,9 +227,7 @@ pub(super) fn places(
 /// device tables are rounded up by more.
 pub(super) fn draw_shape(config: &VlmConfig, s: &TrainSettings, prompt: usize) -> DrawShape {
     let (t, sampling) = (&config.tokens, drawn(&s.sampling));
-    let mut forbidden = vec![t.image, t.video, t.vision_start, t.vision_end];
-    forbidden.sort_unstable();
-    forbidden.dedup();
+    let forbidden = t.placeholders();
     DrawShape {
         head: Arc::new(head_settings(&sampling, &forbidden)),
         sampling: Arc::new(sampling),
@@ -385,7 +381,7 @@ impl Update<'_> {
             groups: mix.groups,
             rows: packed.input.index.len(),
             tokens: packed.targets.len(),
-            grids: packed.images.grids(),
+            grids: packed.visuals.grids(),
             plan: most.expect("the first update is always planned"),
         })
     }
@@ -438,14 +434,15 @@ impl Mix {
 /// The prompt with images of the same sizes and another content, without pixels: equal ones would be
 /// encoded once.
 pub(super) fn with_other_images(prompt: &Prompt, number: usize) -> Prompt {
-    let other = |(i, image): (usize, &Arc<ProcessedImage>)| {
-        let content = (number * prompt.images.len() + i) as u128;
-        Arc::new(ProcessedImage { content, patches: Vec::new(), ..**image })
+    let other = |(i, visual): (usize, &Arc<Visual>)| {
+        let content = (number * prompt.visuals.len() + i) as u128;
+        let (runs, seconds) = (visual.runs.clone(), visual.seconds.clone());
+        Arc::new(Visual { content, patches: Vec::new(), runs, seconds, ..**visual })
     };
     Prompt {
-        images: prompt.images.iter().enumerate().map(other).collect(),
+        visuals: prompt.visuals.iter().enumerate().map(other).collect(),
         ids: prompt.ids.clone(),
-        spans: prompt.spans.clone(),
+        starts: prompt.starts.clone(),
         positions: prompt.positions.clone(),
         next_position: prompt.next_position,
         text: String::new(),

@@ -12,11 +12,9 @@ use crate::grpo::optim::optimizer_bytes;
 use crate::mem::plan::aligned;
 use crate::model::config::VlmConfig;
 use crate::model::params::{ParamStore, Training};
-use crate::model::processor::qwen_image::{
-    ImageProcessorSettings, ProcessedImage, QwenImageProcessor,
-};
+use crate::model::processor::{Visual, VisualProcessor};
 use crate::model::prompt::Prompt;
-use crate::model::vision_store::{encoding_bytes, passes};
+use crate::model::vision_store::{encoding_bytes, feature_bytes, passes};
 use crate::rollout::layout::{Layout, Rehearsal, Wanted, rehearse};
 use crate::rollout::scheduler::GroupSize;
 use crate::train::fit::{self, Ground, Known, Need, Planned, Update};
@@ -27,7 +25,6 @@ use crate::train::settings::{
 use crate::train::step::{needs_frozen_copy, optimizer_settings};
 use crate::train::workspace::{free_bytes, training_of};
 use largest::Largest;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A range of memory with its name.
@@ -139,7 +136,7 @@ impl StepPlan {
         let room = budget.saturating_sub(base);
         let drawing = Drawing { config: &config, params: &params, settings: &s, room };
         let features = regions.iter().find(|r| r.name == FEATURES).map_or(0, |r| r.bytes);
-        let row = config.text.hidden_size * s.model.dtype.size();
+        let row = feature_bytes(&config, s.model.dtype);
         // The store's rows are rounded up to the arena's alignment: fewer than one row more.
         let store = features / row;
         let (layout, rehearsal) = drawing.rollout(&known.prompt, store)?;
@@ -208,7 +205,7 @@ impl StepPlan {
         let tokens = self.assumed.images * self.assumed.image_tokens;
         // A trained tower's features come from the tape itself, but for a reference.
         let groups = if self.encodes_again() { self.micro_batch.groups } else { 1 };
-        groups * tokens * self.config.text.hidden_size * self.dtype.size()
+        groups * tokens * feature_bytes(&self.config, self.dtype)
     }
 
     fn encodes_again(&self) -> bool {
@@ -340,8 +337,8 @@ fn assume(
     s: &TrainSettings,
 ) -> Result<(Arc<Prompt>, Assumed)> {
     let (processor, default_limits) = processor(&s.model, config)?;
-    let grid = processor.grid_of(a.size.0, a.size.1).map_err(|e| e.key("prompt_image_size"))?;
-    let image_tokens = processor.num_image_tokens(grid);
+    let one = processor.image_shape(a.size.0, a.size.1).map_err(|e| e.key("prompt_image_size"))?;
+    let (grid, image_tokens) = (one.grid_thw, one.rows());
     let of_images = a.images * image_tokens;
     let text = a.text.unwrap_or_else(|| a.limit.unwrap_or(0).saturating_sub(of_images));
     if text == 0 {
@@ -351,20 +348,18 @@ fn assume(
             .found(a.limit.unwrap_or(0).to_string())
             .hint("lower --prompt_image_size, --prompt_images or --max_pixels"));
     }
-    let spans: Vec<_> = (0..a.images).map(|i| (i * image_tokens, image_tokens)).collect();
-    let image = |i: usize| {
-        Arc::new(ProcessedImage {
-            patches: Vec::new(),
-            patch_dim: processor.patch_dim(),
-            grid_thw: grid,
-            original: a.size,
-            resized: (grid[2] * config.vision.patch_size, grid[1] * config.vision.patch_size),
-            content: i as u128,
-        })
-    };
+    // All images first, each run of tokens right after the one before.
+    let runs: Vec<usize> = one.runs.iter().map(|r| r.tokens).collect();
+    let mut starts = Vec::new();
+    let mut end = 0;
+    for tokens in runs.iter().cycle().take(runs.len() * a.images) {
+        starts.push(end);
+        end += tokens;
+    }
+    let image = |i: usize| Arc::new(Visual { content: i as u128, ..one.clone() });
     let images = (0..a.images).map(image).collect();
     let ids = vec![0; of_images + text];
-    let prompt = Prompt::new(ids, images, spans, config.vision.spatial_merge_size, String::new())?;
+    let prompt = Prompt::new(ids, images, starts, config.positions, String::new())?;
     let (context, length) = (config.text.max_position_embeddings, s.sampling.max_completion_length);
     if prompt.next_position as usize + length > context {
         return Err(Error::usage("prompt and completion are longer than the model's context")
@@ -385,24 +380,17 @@ fn assume(
 }
 
 /// The image processor of the folder, or that of the published models; true if it is the latter.
-fn processor(model: &ModelSettings, config: &VlmConfig) -> Result<(QwenImageProcessor, bool)> {
-    let v = &config.vision;
+fn processor(
+    model: &ModelSettings,
+    config: &VlmConfig,
+) -> Result<(Box<dyn VisualProcessor>, bool)> {
     let files = ["preprocessor_config.json", "processor_config.json"];
-    let has = |dir: &Path| files.iter().any(|f| dir.join(f).is_file());
-    let (processor, default) = match has(&model.path) {
-        true => (QwenImageProcessor::from_dir(&model.path)?, false),
-        false => {
-            let settings = ImageProcessorSettings {
-                patch_size: v.patch_size,
-                temporal_patch_size: v.temporal_patch_size,
-                merge_size: v.spatial_merge_size,
-                ..ImageProcessorSettings::default()
-            };
-            (QwenImageProcessor::new(settings)?, true)
-        }
+    let own = files.iter().any(|f| model.path.join(f).is_file());
+    let processor = match own {
+        true => config.family.processor(&model.path, config, &model.processor)?,
+        false => config.family.default_processor(config, &model.processor)?,
     };
-    let wide = |n: Option<usize>| n.map(|n| n as u64);
-    Ok((processor.with_pixel_limits(wide(model.min_pixels), wide(model.max_pixels))?, default))
+    Ok((processor, !own))
 }
 
 /// What a step is planned with.
@@ -453,8 +441,9 @@ impl Drawing<'_> {
     ) -> Result<Option<Phase>> {
         let update =
             Update { config: self.config, params: self.params, settings: self.settings, training };
-        let unit = self.config.vision.spatial_merge_size.pow(2);
-        let rows = |grids: &[[usize; 3]]| grids.iter().map(patches).sum::<usize>() / unit;
+        let rows = |grids: &[[usize; 3]]| {
+            grids.iter().map(|&g| self.config.vision.feature_rows(g)).sum::<usize>()
+        };
         let per_group = rows(&micro_batch.grids) / micro_batch.groups.max(1);
         let kept = per_group * self.settings.grpo.prompts_per_generation <= store;
         let from_store = !update.trains_vision() || self.settings.grpo.beta != 0.0;

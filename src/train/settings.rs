@@ -12,6 +12,7 @@ pub use paths::check_paths;
 use crate::base::DType;
 use crate::device::{DeviceSpec, KnownDevice, MatmulImpl};
 use crate::mem::Recompute;
+use crate::model::processor::ProcessorOptions;
 use crate::train::options::Options;
 
 /// What `train` needs.
@@ -236,10 +237,8 @@ pub struct ModelSettings {
     pub adapter: Option<PathBuf>,
     /// What is trained; `Trained::Nothing` for `eval` and `trace`.
     pub trained: Trained,
-    /// Least pixels of an image; `None` is the model's own limit.
-    pub min_pixels: Option<usize>,
-    /// Most pixels of an image; `None` is the model's own limit.
-    pub max_pixels: Option<usize>,
+    /// What is changed of the model's own image processor.
+    pub processor: ProcessorOptions,
 }
 
 /// What a run trains.

@@ -3,12 +3,12 @@
 
 use crate::base::{Error, HostTensor, Result, TensorData};
 use crate::io::safetensors;
+use crate::model::decoder::{TextInput, head, text};
 use crate::model::families::Part;
-use crate::model::families::qwen2_5_vl::net::{TextInput, head, text, vision};
 use crate::model::net::Net;
 use crate::model::params::Training;
-use crate::model::processor::qwen_image::ImageBackend;
-use crate::model::prompt::ImageStack;
+use crate::model::processor::Visual;
+use crate::model::prompt::VisualStack;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
@@ -18,13 +18,14 @@ use crate::train::workspace::{Workspace, read_messages, training_of};
 use std::sync::Arc;
 
 /// Named tensors of a trace: `input_ids [T]`, `position_ids [3,T]`, `pixel_values`,
-/// `image_grid_thw [images,3]`, named activations, `logits [T,V]`, and with gradients `loss` (mean
+/// `image_grid_thw [images,3]` (of videos `pixel_values_videos`, `video_grid_thw`), features of the
+/// tower (`image_embeds`, `deepstack.<level>`), named activations, `logits [T,V]`, and with gradients `loss` (mean
 /// negative log-likelihood of the last assistant message) and `grad.<name in the checkpoint>`.
 ///
 /// # Errors
 /// If the chat or the model cannot be read, or gradients are wanted of a chat that does not end with
 /// an assistant's message.
-pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(String, HostTensor)>> {
+pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
     let (messages, images) = read_messages(&settings.messages)?;
     let mut training = training_of(&settings.model)?;
     if settings.grad && training == Training::None {
@@ -32,8 +33,7 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         training = Training::Full(all);
     }
     let machine = MachineSettings { threads: settings.threads, ..MachineSettings::default() };
-    let mut w = Workspace::open(&settings.model, &machine, &training, 0)?;
-    w.encoder.images = w.encoder.images.clone().with_backend(backend);
+    let w = Workspace::open(&settings.model, &machine, &training, 0)?;
     let complete = messages.last().is_some_and(|m| m.role == "assistant");
     if settings.grad && !complete {
         return Err(Error::data("gradients need something to learn")
@@ -58,17 +58,16 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
     let config = &w.model.config;
     let mut tape = w.model.params.tape();
     let mut net = Net::new(&mut tape, &w.model.params);
-    let mut stack = ImageStack::default();
+    let mut stack = VisualStack::default();
     let index = stack.place_prompt(&prompt);
     let features = match stack.pixels() {
         Some((pixels, grids)) => {
-            out.push(("pixel_values".into(), pixels.clone()));
-            let sizes = grids.iter().flatten().map(|&n| n as i32);
-            out.push(("image_grid_thw".into(), integers(vec![grids.len(), 3], sizes)));
-            Some(vision(&mut net, config, pixels, &grids)?)
+            push_pixels(&mut out, stack.visuals());
+            config.vision.encode(&mut net, pixels, &grids)?
         }
-        None => None,
+        None => Vec::new(),
     };
+    let levels = features.clone();
     let all = Span { start: 0, len: prompt.len() };
     let input = TextInput {
         index,
@@ -78,15 +77,15 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         cache: None,
         read: None,
     };
-    let hidden = text(&mut net, config, &input)?;
-    let weights = head(&mut net, config)?;
+    let hidden = text(&mut net, &config.text, &input)?;
+    let weights = head(&mut net, &config.text)?;
     let logits = tape.op(Matmul { wide: true, ..Matmul::default() }, &[hidden, weights])?;
     tape.name(logits, "logits");
     let named: Vec<_> = (0..tape.slots().len() as u32)
         .map(crate::ops::Slot)
         .filter_map(|s| tape.slots()[s.0 as usize].name.clone().map(|n| (n, s)))
         .collect();
-    for (_, s) in &named {
+    for s in named.iter().map(|(_, s)| s).chain(&levels) {
         tape.keep(*s);
     }
     let mut loss = None;
@@ -110,7 +109,12 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
     }
     let plan = tape.plan();
     let run = tape.run(&plan, &w.arena, w.arena.shared_base())?;
-    for (name, s) in named {
+    let level = |i: usize| match i {
+        0 => "image_embeds".to_string(),
+        _ => format!("deepstack.{}", i - 1),
+    };
+    let levels = levels.into_iter().enumerate().map(|(i, s)| (level(i), s));
+    for (name, s) in named.into_iter().chain(levels) {
         out.push((name, HostTensor::f32(tape.ty(s).shape.clone(), run.f32(s)?)));
     }
     if let Some(logp) = loss {
@@ -125,6 +129,21 @@ pub fn trace(settings: &TraceSettings, backend: ImageBackend) -> Result<Vec<(Str
         }
     }
     Ok(out)
+}
+
+/// Patches and grids, those of images and of videos apart.
+fn push_pixels(out: &mut Vec<(String, HostTensor)>, visuals: &[Arc<Visual>]) {
+    for (pixels, grid, video) in
+        [("pixel_values", "image_grid_thw", false), ("pixel_values_videos", "video_grid_thw", true)]
+    {
+        let of: Vec<_> = visuals.iter().filter(|v| v.seconds.is_empty() != video).collect();
+        let Some(first) = of.first() else { continue };
+        let patches: Vec<f32> = of.iter().flat_map(|v| &v.patches).copied().collect();
+        let shape = [patches.len() / first.patch_dim, first.patch_dim];
+        out.push((pixels.into(), HostTensor::f32(shape, patches)));
+        let sizes = of.iter().flat_map(|v| v.grid_thw).map(|n| n as i32);
+        out.push((grid.into(), integers(vec![of.len(), 3], sizes)));
+    }
 }
 
 fn integers(shape: Vec<usize>, values: impl Iterator<Item = i32>) -> HostTensor {
@@ -143,6 +162,6 @@ fn answer_rows(ids: &[u32], start: usize, end_of_turn: u32) -> Vec<i32> {
 /// # Errors
 /// As [`trace`], or if the file cannot be written.
 pub fn trace_to_file(settings: &TraceSettings) -> Result<()> {
-    let tensors = trace(settings, ImageBackend::default())?;
+    let tensors = trace(settings)?;
     safetensors::save(&settings.out, &tensors, &Default::default())
 }

@@ -7,15 +7,15 @@ use crate::device::{self, Device};
 use crate::grpo::update::Learner;
 use crate::io::dataset::{Message, Part, Row};
 use crate::io::image::{self, Alpha, Image};
-use crate::io::text::template::ChatTemplate;
 use crate::io::text::tokenizer::Tokenizer;
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
 use crate::model::families::Part as ModelPart;
 use crate::model::lora::{LoraConfig, Targets};
 use crate::model::params::Training;
+use crate::model::positions::PositionRule;
 use crate::model::processor::chat::ChatEncoder;
-use crate::model::processor::qwen_image::QwenImageProcessor;
+use crate::model::processor::{VisualProcessor, VisualText};
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
@@ -28,14 +28,14 @@ use std::sync::Arc;
 pub struct PromptEncoder {
     /// Messages to token ids.
     pub chat: ChatEncoder,
-    /// Images to patches.
-    pub images: QwenImageProcessor,
+    /// Images and videos to patches.
+    pub visuals: Box<dyn VisualProcessor>,
     /// Longest prompt that is accepted, in tokens.
     pub max_prompt_length: Option<usize>,
     /// Positions that the model's context leaves to a prompt, and those that it leaves to a
     /// completion; set by [`Prepared::bound_prompts`].
     max_positions: Option<(usize, usize)>,
-    merge: usize,
+    positions: PositionRule,
 }
 
 impl PromptEncoder {
@@ -46,13 +46,18 @@ impl PromptEncoder {
     pub fn open(settings: &ModelSettings, config: &VlmConfig) -> Result<Self> {
         let dir = &settings.path;
         let tokenizer = Tokenizer::from_dir(dir)?;
-        let chat = ChatEncoder::new(tokenizer, ChatTemplate::from_dir(dir)?, config.tokens.image)
+        let family = config.family;
+        let template = family.template(dir, config)?;
+        let chat = ChatEncoder::new(tokenizer, template, &config.tokens, family.end_of_turn())
             .map_err(|e| e.file(dir.join("tokenizer.json")))?;
-        let wide = |n: Option<usize>| n.map(|n| n as u64);
-        let images = QwenImageProcessor::from_dir(dir)?
-            .with_pixel_limits(wide(settings.min_pixels), wide(settings.max_pixels))?;
-        let merge = config.vision.spatial_merge_size;
-        Ok(PromptEncoder { chat, images, max_prompt_length: None, max_positions: None, merge })
+        let visuals = family.processor(dir, config, &settings.processor)?;
+        Ok(PromptEncoder {
+            chat,
+            visuals,
+            max_prompt_length: None,
+            max_positions: None,
+            positions: config.positions,
+        })
     }
 
     /// Positions that a prompt may have; all there are if nothing bounds them.
@@ -74,11 +79,10 @@ impl PromptEncoder {
     ) -> Result<Prompt> {
         let processed = images
             .iter()
-            .map(|i| self.images.process(i).map(Arc::new))
+            .map(|i| self.visuals.image(i).map(Arc::new))
             .collect::<Result<Vec<_>>>()?;
-        let tokens: Vec<usize> =
-            processed.iter().map(|p| self.images.num_image_tokens(p.grid_thw)).collect();
-        let encoded = self.chat.encode(messages, &tokens, open_turn)?;
+        let texts: Vec<VisualText> = processed.iter().map(|v| self.visuals.text(v)).collect();
+        let encoded = self.chat.encode(messages, &texts, open_turn)?;
         if let Some(limit) = self.max_prompt_length
             && encoded.ids.len() > limit
         {
@@ -87,15 +91,15 @@ impl PromptEncoder {
                 .found(format!(
                     "{} tokens, {} of images",
                     encoded.ids.len(),
-                    tokens.iter().sum::<usize>()
+                    processed.iter().map(|v| v.rows()).sum::<usize>()
                 ))
                 .hint(format!(
                     "raise --max_prompt_length to {} or lower --max_pixels; prompts are never cut",
                     encoded.ids.len()
                 )));
         }
-        let spans = encoded.image_spans;
-        let prompt = Prompt::new(encoded.ids, processed, spans, self.merge, encoded.text)?;
+        let (ids, starts) = (encoded.ids, encoded.starts);
+        let prompt = Prompt::new(ids, processed, starts, self.positions, encoded.text)?;
         if let Some((limit, completion)) = self.max_positions
             && prompt.next_position as usize > limit
         {
@@ -367,7 +371,7 @@ impl Workspace {
     pub fn forbidden_tokens(&self) -> Vec<u32> {
         let t = &self.model.config.tokens;
         let tokenizer = &self.encoder.chat.tokenizer;
-        let mut ids = vec![t.image, t.video, t.vision_start, t.vision_end];
+        let mut ids = t.placeholders();
         ids.extend(tokenizer.token_id("<|vision_pad|>"));
         ids.extend(tokenizer.vocab_size() as u32..self.model.config.text.vocab_size as u32);
         ids.retain(|&i| (i as usize) < self.model.config.text.vocab_size);

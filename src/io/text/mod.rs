@@ -1,11 +1,21 @@
-//! Text in and out: tokenizers of the Hugging Face format, chat templates and the training of a
-//! small byte-level BPE. Nothing here knows an image's pixels or a model's weights.
+//! Text in and out: tokenizers as they are published, chat templates and the training of a small
+//! byte-level BPE. Nothing here knows an image's pixels or a model's weights.
 
+mod added_tokens; // tokens that side files name beside the vocabulary
 pub mod bpe; // trains a small tokenizer for models made from scratch
+pub mod builtin; // chat templates of each family, by name
+pub mod byte_level; // word splits and the byte alphabet of byte-level BPE
+mod files; // which files a tokenizer is made of
+mod protobuf; // the wire format of protobuf messages
+mod sentencepiece; // tokenizer.model of InternLM2
+pub mod special_tokens; // control tokens of each family, by name
 pub mod template; // chat_template.jinja through minijinja
 mod template_json; // tojson of templates
-pub mod tokenizer; // tokenizer.json, streams of text
+mod tiktoken; // tokenizer.model of GLM-4
+pub mod tokenizer; // ids, text, streams of text
+mod vocab_merges; // vocab.json with merges.txt
 
-pub use bpe::{TrainedTokenizer, train_bpe};
+pub use bpe::{TrainedTokenizer, train_bpe, train_bpe_for};
+pub use special_tokens::SpecialTokens;
 pub use template::ChatTemplate;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -9,43 +9,16 @@ use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
+use super::builtin;
+use super::files::{read_json, read_text};
 use super::template_json::python_json;
 use crate::base::{Error, Result};
 
-/// Chat layout of Qwen2.5-VL in our own words, for models made from scratch: a default system
-/// message, one `<|im_start|>role ... <|im_end|>` block per message, and one placeholder between
-/// vision marks per image or video. Renders the same text as the template of
-/// Qwen2.5-VL-7B-Instruct (its variable `add_vision_id` included).
-pub const QWEN2_5_VL_TEMPLATE: &str = r"{%- set seen = namespace(images=0, videos=0) %}
-{%- macro vision(pad) %}{{ '<|vision_start|>' ~ pad ~ '<|vision_end|>' }}{% endmacro %}
-{%- for message in messages %}
-    {%- if loop.first and message['role'] != 'system' %}
-        {{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}
-    {%- endif %}
-    {{- '<|im_start|>' ~ message['role'] ~ '\n' }}
-    {%- if message['content'] is string %}
-        {{- message['content'] }}
-    {%- else %}
-        {%- for part in message['content'] %}
-            {%- if part['type'] == 'image' or 'image' in part or 'image_url' in part %}
-                {%- set seen.images = seen.images + 1 %}
-                {{- 'Picture ' ~ seen.images ~ ': ' if add_vision_id else '' }}
-                {{- vision('<|image_pad|>') }}
-            {%- elif part['type'] == 'video' or 'video' in part %}
-                {%- set seen.videos = seen.videos + 1 %}
-                {{- 'Video ' ~ seen.videos ~ ': ' if add_vision_id else '' }}
-                {{- vision('<|video_pad|>') }}
-            {%- elif 'text' in part %}
-                {{- part['text'] }}
-            {%- endif %}
-        {%- endfor %}
-    {%- endif %}
-    {{- '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-{%- endif %}
-";
+/// Chat layout of Qwen2.5-VL in our own words: a default system message, one
+/// `<|im_start|>role ... <|im_end|>` block per message, and one placeholder between vision marks per
+/// image or video. Renders the same text as the template of Qwen2.5-VL-7B-Instruct (its variable
+/// `add_vision_id` included).
+pub const QWEN2_5_VL_TEMPLATE: &str = include_str!("templates/qwen2_5_vl.jinja");
 
 /// A compiled chat template with the special tokens of its tokenizer.
 #[derive(Debug)]
@@ -83,13 +56,43 @@ impl ChatTemplate {
                 .hint("copy chat_template.jinja from the instruction-tuned model of the same family"));
         };
         let mut template = Self::from_source(&file.display().to_string(), source)?;
+        template.take_special_tokens(&config);
+        Ok(template)
+    }
+
+    /// A template that comes with the program: see [`super::builtin`] for the names. It knows no
+    /// special tokens; see [`ChatTemplate::with_tokens_of`].
+    ///
+    /// # Errors
+    /// A name without a template.
+    pub fn builtin(name: &str) -> Result<Self> {
+        Self::from_source(&format!("built-in template {name}"), builtin::source(name)?)
+    }
+
+    /// The template with the special tokens that a model directory's tokenizer_config.json names.
+    /// Among them is `add_bos_token`: tokenizers with that setting begin every text with the
+    /// `bos_token`, and InternVL's built-in templates write it.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not JSON. Without the file nothing changes.
+    pub fn with_tokens_of(mut self, dir: impl AsRef<Path>) -> Result<Self> {
+        let config = read_json(&dir.as_ref().join("tokenizer_config.json"))?;
+        self.take_special_tokens(&config.unwrap_or(Value::Null));
+        Ok(self)
+    }
+
+    fn take_special_tokens(&mut self, config: &Value) {
         for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
             let value = config.get(key).map(|v| v.get("content").unwrap_or(v));
             if let Some(text @ Value::String(_)) = value {
-                template.special.insert(key.to_owned(), text.clone());
+                self.special.insert(key.to_owned(), text.clone());
             }
         }
-        Ok(template)
+        // Folders of InternLM2 may leave the setting out; its class has it on.
+        let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+        let on = class.starts_with("InternLM2Tokenizer");
+        let set = config.get("add_bos_token").and_then(Value::as_bool);
+        self.special.insert("add_bos_token".to_owned(), set.unwrap_or(on).into());
     }
 
     /// Compiles a template; `origin` is the name that errors use.
@@ -280,26 +283,6 @@ fn template_of(config: &Value) -> Option<String> {
             .map(str::to_owned),
         _ => None,
     }
-}
-
-/// A file's text; `None` if there is no such file.
-fn read_text(file: &Path) -> Result<Option<String>> {
-    match std::fs::read(file) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|e| Error::data("the file is not UTF-8").file(file).found(e.to_string())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("cannot read the file", file, &e)),
-    }
-}
-
-fn read_json(file: &Path) -> Result<Option<Value>> {
-    read_text(file)?
-        .map(|text| {
-            serde_json::from_str(&text)
-                .map_err(|e| Error::data("the file is not JSON").file(file).found(e.to_string()))
-        })
-        .transpose()
 }
 
 fn jinja_error(origin: &str, e: &minijinja::Error) -> Error {

@@ -1,11 +1,13 @@
-//! Tokenizers in the `tokenizer.json` format, through the `tokenizers` crate. Ids never depend on
-//! who asks, and text that came from a user never becomes a control token.
+//! Text to ids and back, through the `tokenizers` crate, for every file format that models are
+//! published with. Ids never depend on who asks, and text that came from a user never becomes a
+//! control token.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use tokenizers::AddedToken;
 
+use super::files;
 use crate::base::{Error, Result};
 
 /// A tokenizer; cloning shares the vocabulary.
@@ -23,19 +25,16 @@ struct Inner {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model directory.
+    /// Reads the tokenizer of a model directory: `tokenizer.json`; or `vocab.json` with `merges.txt`
+    /// (Qwen2); or `tokenizer.model`, which is a SentencePiece model (InternLM2) or a table of ranks
+    /// (GLM-4). Added tokens that only tokenizer_config.json or added_tokens.json names are added, as
+    /// transformers does.
     ///
     /// # Errors
-    /// A directory without the file (with what to do when only the older pair of files is there),
-    /// or a file that is not a tokenizer.
+    /// A directory without any of these files (the error lists them), or a damaged file, with its
+    /// line or byte.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let file = dir.join("tokenizer.json");
-        match std::fs::read(&file) {
-            Ok(bytes) => Self::from_bytes(&bytes).map_err(|e| e.file(&file)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(missing_tokenizer(dir, &e)),
-            Err(e) => Err(Error::io("cannot read the tokenizer", &file, &e)),
-        }
+        Self::new(files::read(dir.as_ref())?)
     }
 
     /// Reads the content of a `tokenizer.json`.
@@ -43,13 +42,7 @@ impl Tokenizer {
     /// # Errors
     /// Bytes that are not a tokenizer that the `tokenizers` crate understands.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let full = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
-            Error::data("cannot read the tokenizer")
-                .expected("a tokenizer.json as the `tokenizers` library 0.x writes it")
-                .found(e.to_string())
-                .hint("save it again: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)")
-        })?;
-        Self::new(full)
+        Self::new(files::parse_tokenizer_json(bytes)?)
     }
 
     pub(super) fn new(mut full: tokenizers::Tokenizer) -> Result<Self> {
@@ -163,21 +156,6 @@ fn encode_with(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>
 
 fn defect(e: tokenizers::Error) -> Error {
     Error::data("cannot use the tokenizer").found(e.to_string())
-}
-
-fn missing_tokenizer(dir: &Path, source: &std::io::Error) -> Error {
-    let e = Error::io("cannot read the tokenizer", dir.join("tokenizer.json"), source);
-    let old = ["vocab.json", "merges.txt", "tokenizer.model"];
-    let found: Vec<&str> = old.into_iter().filter(|f| dir.join(f).is_file()).collect();
-    if found.is_empty() {
-        return e.expected("tokenizer.json in the model directory").hint(
-            "give the directory that holds config.json, tokenizer.json and *.safetensors of one model",
-        );
-    }
-    e.expected("tokenizer.json").found(format!("only {}", found.join(" and "))).hint(
-        "convert it once with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) \
-         writes tokenizer.json beside them",
-    )
 }
 
 /// Text of a growing sequence of ids. Bytes of an incomplete character are held back until the
@@ -300,10 +278,13 @@ mod tests {
         std::fs::write(dir.path().join("vocab.json"), "{}").unwrap();
         let e = Tokenizer::from_dir(dir.path()).unwrap_err();
         assert!(e.to_string().contains("only vocab.json"), "{e}");
-        assert!(e.hint_text().unwrap().contains("save_pretrained"));
+        for name in ["tokenizer.json", "vocab.json with merges.txt", "tokenizer.model"] {
+            assert!(e.to_string().contains(name), "{e}");
+        }
         std::fs::write(dir.path().join("tokenizer.json"), "{\"version\": 3").unwrap();
         let e = Tokenizer::from_dir(dir.path()).unwrap_err();
         assert_eq!(e.exit_code(), 3);
+        assert!(e.to_string().contains("tokenizer.json"), "{e}");
         let e = small().require_id("<|nope|>").unwrap_err();
         assert!(e.to_string().contains("<|nope|>"));
     }

@@ -5,7 +5,11 @@ use crate::base::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-pub(super) fn read_json(path: &Path) -> Result<Value> {
+/// Reads a JSON file of a model folder.
+///
+/// # Errors
+/// If it cannot be read or is no JSON.
+pub fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         Error::io("cannot read the model's configuration", path, &e).hint(
             "give the folder that holds config.json, tokenizer.json and the weights of a model",
@@ -21,33 +25,39 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
 }
 
 /// One JSON object with the file and the path that lead to it, for errors.
-#[derive(Clone)]
-pub(super) struct Keys<'a> {
+#[derive(Debug, Clone)]
+pub struct Keys<'a> {
     object: Option<&'a Map<String, Value>>,
-    pub(super) file: &'a Path,
+    /// The file, for errors.
+    pub file: &'a Path,
     prefix: String,
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn of(value: &'a Value, file: &'a Path) -> Result<Self> {
+    /// The top of a file.
+    ///
+    /// # Errors
+    /// If it is no object.
+    pub fn of(value: &'a Value, file: &'a Path) -> Result<Self> {
         match value.as_object() {
             Some(object) => Ok(Keys { object: Some(object), file, prefix: String::new() }),
             None => Err(Error::data("the file is not a JSON object").file(file)),
         }
     }
-    pub(super) fn empty(&self, key: &str) -> Keys<'a> {
+    /// An object that is not there: every key has its default.
+    pub fn empty(&self, key: &str) -> Keys<'a> {
         Keys { object: None, file: self.file, prefix: format!("{}{key}.", self.prefix) }
     }
     /// The value of a key; None if it is missing or null.
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object?.get(key).filter(|v| !v.is_null())
     }
     /// True if the key is there with the value null.
-    pub(super) fn has_null(&self, key: &str) -> bool {
+    pub fn has_null(&self, key: &str) -> bool {
         self.object.and_then(|o| o.get(key)).is_some_and(Value::is_null)
     }
     /// The error that says what `key` should have been.
-    pub(super) fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
+    pub fn wrong(&self, key: &str, expected: impl Into<String>) -> Error {
         let found = match self.object.and_then(|o| o.get(key)) {
             Some(value) => value.to_string(),
             None => "nothing, and its default does not fit".into(),
@@ -58,7 +68,11 @@ impl<'a> Keys<'a> {
             .expected(expected)
             .found(found)
     }
-    pub(super) fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
+    /// An object inside.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
         self.get(key)
             .map(|value| match value.as_object() {
                 Some(object) => Ok(Keys { object: Some(object), ..self.empty(key) }),
@@ -66,18 +80,30 @@ impl<'a> Keys<'a> {
             })
             .transpose()
     }
-    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>> {
+    /// A text.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn string(&self, key: &str) -> Result<Option<&'a str>> {
         self.get(key)
             .map(|value| value.as_str().ok_or_else(|| self.wrong(key, "a string")))
             .transpose()
     }
-    pub(super) fn boolean(&self, key: &str, default: bool) -> Result<bool> {
+    /// True or false.
+    ///
+    /// # Errors
+    /// If the value is neither.
+    pub fn boolean(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
             None => Ok(default),
             Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
         }
     }
-    pub(super) fn float(&self, key: &str, default: f64) -> Result<f64> {
+    /// A number that is not negative.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn float(&self, key: &str, default: f64) -> Result<f64> {
         match self.get(key) {
             None => Ok(default),
             Some(value) => value
@@ -86,19 +112,31 @@ impl<'a> Keys<'a> {
                 .ok_or_else(|| self.wrong(key, "a number that is not negative")),
         }
     }
-    pub(super) fn size_or_zero(&self, key: &str, default: usize) -> Result<usize> {
+    /// A whole number.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn size_or_zero(&self, key: &str, default: usize) -> Result<usize> {
         match self.get(key) {
             None => Ok(default),
             Some(value) => one_size(value).ok_or_else(|| self.wrong(key, "a whole number")),
         }
     }
-    pub(super) fn size(&self, key: &str, default: usize) -> Result<usize> {
+    /// A whole number above 0.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn size(&self, key: &str, default: usize) -> Result<usize> {
         match self.size_or_zero(key, default)? {
             0 => Err(self.wrong(key, "a whole number above 0")),
             size => Ok(size),
         }
     }
-    pub(super) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>> {
+    /// A list of whole numbers.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>> {
         self.get(key)
             .map(|value| {
                 let list: Option<Vec<usize>> =
@@ -107,13 +145,20 @@ impl<'a> Keys<'a> {
             })
             .transpose()
     }
-    pub(super) fn id(&self, key: &str) -> Result<Option<u32>> {
+    /// A token id.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn id(&self, key: &str) -> Result<Option<u32>> {
         self.get(key)
             .map(|value| one_id(value).ok_or_else(|| self.wrong(key, "a token id")))
             .transpose()
     }
     /// One id or a list of ids.
-    pub(super) fn ids(&self, key: &str) -> Result<Option<Vec<u32>>> {
+    ///
+    /// # Errors
+    /// If the value is neither.
+    pub fn ids(&self, key: &str) -> Result<Option<Vec<u32>>> {
         self.get(key)
             .map(|value| {
                 let ids: Option<Vec<u32>> = match value.as_array() {
@@ -125,7 +170,10 @@ impl<'a> Keys<'a> {
             .transpose()
     }
     /// Checks a key that has only one supported value.
-    pub(super) fn must_be(&self, key: &str, only: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it has another.
+    pub fn must_be(&self, key: &str, only: &str) -> Result<()> {
         match self.string(key)? {
             None => Ok(()),
             Some(value) if value == only => Ok(()),

@@ -1,14 +1,181 @@
-//! Model families: what differs between architectures, one short file each. What they have in common
-//! (parts, parameter descriptions, naming schemes) is here; no tensor is ever touched in this file.
+//! Model families: what differs between architectures, one short file each, and what they are asked.
+//! Code above this folder never branches on a family; it asks a [`Family`] or the [`VisionTower`] and
+//! reads [`TextConfig`](crate::model::decoder::TextConfig). No tensor is ever touched in this file.
 
-pub mod qwen2_5_vl; // Qwen2.5-VL: index arithmetic, rotary tables, parameter names
+pub mod naming; // module paths and names on disk
+pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
+pub mod qwen_patches; // order and positions of patches that come unit by unit
+
+use crate::base::{Error, HostTensor, Result};
+use crate::io::text::ChatTemplate;
+use crate::model::config::keys::Keys;
+use crate::model::config::{TokenIds, VlmConfig};
+use crate::model::decoder::TextConfig;
+use crate::model::net::Net;
+use crate::model::positions::PositionRule;
+use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::ops::Slot;
+use naming::NamePairs;
+use serde_json::Value;
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Every family, in the order in which `--help` lists them.
+pub static FAMILIES: &[&dyn Family] = &[&qwen2_5_vl::Qwen25Vl];
+
+/// What an architecture's config.json says.
+#[derive(Debug, Clone)]
+pub struct Architecture {
+    /// The language model.
+    pub text: TextConfig,
+    /// The vision tower with its connector.
+    pub vision: Arc<dyn VisionTower>,
+    /// Token ids with a meaning.
+    pub tokens: TokenIds,
+    /// How tokens get positions.
+    pub positions: PositionRule,
+}
+
+/// A family of models: reads its files, makes its processors, writes new models.
+pub trait Family: Sync + Debug {
+    /// Name in `grpo-rt init --family`, and of the row of
+    /// [`SpecialTokens`](crate::io::text::SpecialTokens) that a new model's tokenizer has.
+    fn name(&self) -> &'static str;
+
+    /// `model_type` of config.json.
+    fn model_type(&self) -> &'static str;
+
+    /// Class in `architectures` of config.json.
+    fn architecture(&self) -> &'static str;
+
+    /// Reads config.json.
+    ///
+    /// # Errors
+    /// If a key has a wrong value, or the model uses something that this program does not do.
+    fn read(&self, top: &Keys) -> Result<Architecture>;
+
+    /// Prefixes of parameter names: as modules, and on disk.
+    fn names(&self) -> NamePairs;
+
+    /// Parts of module paths that belong to the vision tower and the connector: PEFT matches names of
+    /// target modules anywhere, so an adapter of the language model names what it leaves out.
+    fn vision_modules(&self) -> &'static [&'static str];
+
+    /// The token that ends the assistant's turn.
+    fn end_of_turn(&self) -> &'static str {
+        "<|im_end|>"
+    }
+
+    /// The chat template of a model folder; its own file, unless the family's folders have none that
+    /// knows images.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be parsed.
+    fn template(&self, dir: &Path, _: &VlmConfig) -> Result<ChatTemplate> {
+        ChatTemplate::from_dir(dir)
+    }
+
+    /// The processor of images and videos; a folder without its settings is an error.
+    ///
+    /// # Errors
+    /// If the settings are missing or cannot be followed.
+    fn processor(
+        &self,
+        dir: &Path,
+        config: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>>;
+
+    /// The processor of the published models, for planning without its file.
+    ///
+    /// # Errors
+    /// If options contradict it.
+    fn default_processor(
+        &self,
+        config: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>>;
+
+    /// config.json of a new model of a preset's size, for a tokenizer with these ids.
+    ///
+    /// # Errors
+    /// If there is no such preset.
+    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value>;
+
+    /// Files of a new model beside config.json, weights and tokenizer: name and content.
+    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)>;
+}
+
+/// What a new model's configuration needs to know of its tokenizer.
+pub struct NewTokenizer<'a> {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Id of a control token.
+    pub id: &'a dyn Fn(&str) -> Result<u32>,
+}
+
+/// The family that `name` means on the command line.
+///
+/// # Errors
+/// If there is none, with the list of those there are.
+pub fn family_named(name: &str) -> Result<&'static dyn Family> {
+    FAMILIES.iter().copied().find(|f| f.name() == name).ok_or_else(|| {
+        let known: Vec<&str> = FAMILIES.iter().map(|f| f.name()).collect();
+        Error::usage("unknown model family")
+            .key("family")
+            .expected(format!("one of: {}", known.join(", ")))
+            .found(name)
+    })
+}
+
+/// A vision tower with its connector: pixels to features that the language model reads.
+pub trait VisionTower: Debug + Send + Sync {
+    /// Its parameters, with canonical names.
+    fn parameters(&self) -> Vec<ParamSpec>;
+
+    /// Patches of all visuals `[P, patch_values]` to features `[M,H]` in token order, one slot per
+    /// level: the first replaces embeddings, level `i + 1` is added after decoder layer `i`.
+    ///
+    /// # Errors
+    /// If the patches do not fit the grids or the model.
+    fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>>;
+
+    /// Feature rows of a visual of this grid (frames or tiles, rows, columns, in patches).
+    fn feature_rows(&self, grid: [usize; 3]) -> usize;
+
+    /// Levels of features.
+    fn levels(&self) -> usize {
+        1
+    }
+
+    /// How pixels become patches and patches features.
+    fn patching(&self) -> Patching;
+
+    /// Numbers in one patch: channels x frames x rows x columns.
+    fn patch_values(&self) -> usize {
+        let p = self.patching();
+        3 * p.frames * p.side * p.side
+    }
+}
+
+/// How pixels become patches and patches features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patching {
+    /// Pixels per side of a patch.
+    pub side: usize,
+    /// Frames in a patch.
+    pub frames: usize,
+    /// Patches per side of what becomes one feature.
+    pub merge: usize,
+}
 
 /// The part of a model that a parameter belongs to; freezing and learning rates are set per part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// The vision tower without its connector.
     Vision,
-    /// The layers that carry image features into the language model (`merger`).
+    /// The layers that carry image features into the language model (`merger`, `mlp1`).
     Connector,
     /// The language model with its token embedding, without the head.
     Language,
@@ -19,12 +186,14 @@ pub enum Part {
 /// One parameter of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamSpec {
-    /// Canonical name: the module path in transformers 5.
+    /// Canonical name: the module path in the class that config.json names.
     pub name: String,
     /// Sizes, outermost first, as stored on disk.
     pub shape: Vec<usize>,
     /// The part of the model.
     pub part: Part,
+    /// True for the weights of a linear layer: what an adapter can be put on.
+    pub linear: bool,
 }
 
 impl ParamSpec {
@@ -38,13 +207,45 @@ impl ParamSpec {
     }
 }
 
-/// How the tensors of a checkpoint are named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Naming {
-    /// Module paths of transformers >= 4.52 (`model.visual.*`, `model.language_model.*`); also inside PEFT
-    /// adapters made with these versions, after `base_model.model.`. The canonical names.
-    Module,
-    /// Names of the published checkpoints (`visual.*`, `model.layers.*`); `save_pretrained` of
-    /// transformers 4 and 5 writes these.
-    Checkpoint,
+/// Collects the parameters of a part of a model under a prefix.
+#[derive(Debug)]
+pub struct ParamList {
+    /// Module path that names are relative to; empty for none.
+    pub prefix: String,
+    /// The part of the model.
+    pub part: Part,
+    /// What was collected.
+    pub list: Vec<ParamSpec>,
+}
+
+impl ParamList {
+    /// An empty list.
+    pub fn new(prefix: impl Into<String>, part: Part) -> Self {
+        ParamList { prefix: prefix.into(), part, list: Vec::new() }
+    }
+    /// A parameter that is no linear layer's weight.
+    pub fn push(&mut self, name: &str, shape: &[usize]) {
+        let name = self.full(name);
+        self.list.push(ParamSpec { name, shape: shape.to_vec(), part: self.part, linear: false });
+    }
+    /// A linear layer.
+    pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize, bias: bool) {
+        let weight = self.full(&format!("{name}.weight"));
+        let (shape, part) = (vec![outputs, inputs], self.part);
+        self.list.push(ParamSpec { name: weight, shape, part, linear: true });
+        if bias {
+            self.push(&format!("{name}.bias"), &[outputs]);
+        }
+    }
+    fn full(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+}
+
+/// Every parameter of a model with canonical names, the vision tower's first. A tied head is not
+/// listed: it is the embedding.
+pub fn parameters(config: &VlmConfig) -> Vec<ParamSpec> {
+    let mut list = config.vision.parameters();
+    list.extend(config.text.parameters());
+    list
 }

@@ -1,76 +1,265 @@
-//! Qwen2.5-VL (Bai et al., arXiv 2502.13923) as integers and names: M-RoPE positions, the window order of
-//! vision patches, rotary tables, the list of parameters. Tensors and ops never appear here.
+//! Qwen2.5-VL (Bai et al., arXiv 2502.13923): keys of config.json, the window order of vision patches,
+//! the list of parameters, presets. Tensors and ops are in [`net`].
 //!
-//! Legend: T tokens, P patches, M merged units (one per image token; `merge`² patches each), D head size.
-//! Patches of an image come from the processor unit by unit: a unit's `merge`² patches are neighbours in
-//! memory, so every reordering below moves whole units.
+//! Legend: T tokens, P patches, M merged units (one per image token; `merge`² patches each), D head
+//! size. Patches of an image come from the processor unit by unit, so every reordering below moves
+//! whole units.
 
-use super::{Naming, ParamSpec, Part};
-use crate::base::{Error, Result};
-pub mod net; // the model as a list of ops
+pub mod net; // the vision tower as a list of ops
 
-use crate::model::config::{TextConfig, VisionConfig, VlmConfig};
+use super::naming::NamePairs;
+use super::qwen_patches::{merged_grid, push_frame};
+use super::{
+    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
+};
+use crate::base::{Error, HostTensor, Result};
+use crate::model::config::keys::Keys;
+use crate::model::config::text::{
+    TextDefaults, bos_id, eos_ids, mrope_section, read_text, token_id,
+};
+use crate::model::config::{TokenIds, VlmConfig};
+use crate::model::decoder::TextConfig;
+use crate::model::decoder::names::IN_MODEL;
+use crate::model::net::Net;
+use crate::model::positions::PositionRule;
+use crate::model::processor::qwen_image::{ImageProcessorSettings, QwenImageProcessor};
+use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::model::rope::mrope_axes;
+use crate::ops::Slot;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
 
-/// Name prefix of PEFT adapters: `base_model.model.<canonical module>.lora_A.weight`.
-pub const PEFT_PREFIX: &str = "base_model.model.";
+/// The family.
+#[derive(Debug)]
+pub struct Qwen25Vl;
 
-/// M-RoPE positions (temporal, height, width) of `len` tokens and the difference between the next
-/// position and `len` (`rope_deltas`: token `n >= len` has the position `n + delta` on every axis).
-///
-/// `images` lists (first token, grid in patches `[t, h, w]`) in order. Text advances all axes by one per
-/// token; an image starts at the running position and advances it by the longer side of its merged
-/// grid, whatever its `t` is (`get_rope_index` of transformers 5).
+/// Defaults are those of transformers' Qwen2_5_VLTextConfig.
+const TEXT: TextDefaults = TextDefaults {
+    sizes: [8192, 29568, 80, 64, 8, 152_064, 32_768],
+    rms_norm_eps: 1e-5,
+    rope_theta: 1e6,
+    head_dim: 0,
+    qkv_bias: true,
+    qk_norm: false,
+    names: IN_MODEL,
+};
+
+/// Default of `mrope_section` in Qwen2_5_VLRotaryEmbedding.
+const MROPE_SECTION: [usize; 3] = [16, 24, 24];
+
+/// eps of every norm in the vision tower: written into transformers' Qwen2_5_VLVisionBlock and
+/// Qwen2_5_VLPatchMerger, no key of config.json changes it.
+const VISION_RMS_NORM_EPS: f64 = 1e-6;
+/// Default of `vision_config.rope_parameters.rope_theta`.
+const VISION_ROPE_THETA: f64 = 10_000.0;
+
+impl Family for Qwen25Vl {
+    fn name(&self) -> &'static str {
+        "qwen2_5_vl"
+    }
+    fn model_type(&self) -> &'static str {
+        "qwen2_5_vl"
+    }
+    fn architecture(&self) -> &'static str {
+        "Qwen2_5_VLForConditionalGeneration"
+    }
+    fn names(&self) -> NamePairs {
+        &[
+            ("model.visual.", "visual."),
+            ("model.language_model.layers.", "model.layers."),
+            ("model.language_model.embed_tokens.", "model.embed_tokens."),
+            ("model.language_model.norm.", "model.norm."),
+            ("lm_head.", "lm_head."),
+        ]
+    }
+
+    fn vision_modules(&self) -> &'static [&'static str] {
+        &["visual"]
+    }
+
+    fn read(&self, top: &Keys) -> Result<Architecture> {
+        // transformers 4 has the text keys at the top level
+        let keys = top.object("text_config")?.unwrap_or_else(|| top.clone());
+        let text = read_mrope_text(top, &keys, &TEXT, MROPE_SECTION)?;
+        let vision = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
+        let vision = read_vision(&vision, text.hidden_size)?;
+        let tokens = read_tokens(top, &keys, text.vocab_size)?;
+        Ok(Architecture { text, vision: Arc::new(vision), tokens, positions: PositionRule::Grid })
+    }
+
+    fn processor(
+        &self,
+        dir: &Path,
+        _: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>> {
+        Ok(Box::new(QwenImageProcessor::from_dir(dir)?.with_options(options)?))
+    }
+
+    fn default_processor(
+        &self,
+        config: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>> {
+        let settings = ImageProcessorSettings::published(config.vision.patching());
+        Ok(Box::new(QwenImageProcessor::new(settings)?.with_options(options)?))
+    }
+
+    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
+        preset(size, tokenizer)
+    }
+
+    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+        let settings = ImageProcessorSettings::published(config.vision.patching())
+            .within_context(config.text.max_position_embeddings);
+        vec![("preprocessor_config.json", settings.to_json("Qwen2_5_VLProcessor"))]
+    }
+}
+
+/// A language model with M-RoPE: whole heads turn, neighbouring frequencies share an axis.
 ///
 /// # Errors
-/// If a grid does not divide by `merge`, or if spans overlap or pass the end.
-pub fn rope_index(
-    len: usize,
-    images: &[(usize, [usize; 3])],
-    merge: usize,
-) -> Result<(Vec<[i32; 3]>, i32)> {
-    let mut positions = Vec::with_capacity(len);
-    let mut next = 0i32;
-    for (i, &(start, grid)) in images.iter().enumerate() {
-        let [t, h, w] = merged_grid(grid, merge, i)?;
-        if start < positions.len() || start + t * h * w > len {
-            return Err(Error::data("image tokens do not fit the sequence")
-                .at(format!("image {}", i + 1))
-                .expected(format!(
-                    "{} tokens between token {} and token {len}",
-                    t * h * w,
-                    positions.len()
-                ))
-                .found(format!("a first token at {start}"))
-                .hint("raise max_prompt_length, or lower max_pixels: images cannot be truncated"));
-        }
-        push_text(&mut positions, &mut next, start);
-        for unit in 0..t * h * w {
-            let (frame, row, column) = (unit / (h * w), unit / w % h, unit % w);
-            positions.push([next + frame as i32, next + row as i32, next + column as i32]);
-        }
-        next += h.max(w) as i32;
-    }
-    push_text(&mut positions, &mut next, len);
-    let largest = positions.iter().flatten().max().copied().unwrap_or(-1);
-    Ok((positions, largest + 1 - len as i32))
+/// If a key has a wrong value.
+pub fn read_mrope_text(
+    top: &Keys,
+    keys: &Keys,
+    defaults: &TextDefaults,
+    section: [usize; 3],
+) -> Result<TextConfig> {
+    let mut text = read_text(top, keys, defaults)?;
+    text.rope.axes = mrope_axes(mrope_section(keys, section, text.head_dim)?);
+    Ok(text)
 }
 
-fn push_text(positions: &mut Vec<[i32; 3]>, next: &mut i32, end: usize) {
-    while positions.len() < end {
-        positions.push([*next; 3]);
-        *next += 1;
+/// Token ids under the keys that the Qwen-VL families share; defaults are those of transformers'
+/// Qwen2_5_VLConfig and Qwen2_5_VLTextConfig.
+///
+/// # Errors
+/// If an id is not below the vocabulary's size.
+pub fn read_tokens(top: &Keys, text: &Keys, vocab_size: usize) -> Result<TokenIds> {
+    let special = |key, default| token_id(top, key, default, vocab_size);
+    Ok(TokenIds {
+        image: special("image_token_id", 151_655)?,
+        video: Some(special("video_token_id", 151_656)?),
+        marks: vec![
+            special("vision_start_token_id", 151_652)?,
+            special("vision_end_token_id", 151_653)?,
+        ],
+        eos: eos_ids(text, &[151_645])?,
+        bos: bos_id(text, Some(151_643))?,
+        pad: text.id("pad_token_id")?,
+    })
+}
+
+/// The vision tower and its connector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the gated MLP.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Pixels per side of a patch.
+    pub patch_size: usize,
+    /// Frames per patch.
+    pub temporal_patch_size: usize,
+    /// Patches per side of a merged unit.
+    pub spatial_merge_size: usize,
+    /// Pixels per side of an attention window.
+    pub window_size: usize,
+    /// Blocks that attend to the whole image; the others attend inside windows.
+    pub fullatt_block_indexes: Vec<usize>,
+    /// Width of the connector's output: the language model's `hidden_size`.
+    pub out_hidden_size: usize,
+    /// Added to the mean square in RMSNorm; a constant of the architecture, not a key.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Temporal positions per second of video.
+    pub tokens_per_second: usize,
+}
+
+impl VisionConfig {
+    /// Size of a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+    /// Merged units per side of an attention window.
+    pub fn window_units(&self) -> usize {
+        self.window_size / self.spatial_merge_size / self.patch_size
+    }
+    /// True if block `index` attends to the whole image.
+    pub fn is_full_attention(&self, index: usize) -> bool {
+        self.fullatt_block_indexes.contains(&index)
     }
 }
 
-/// Grid in merged units; the temporal axis is not merged.
-fn merged_grid([t, h, w]: [usize; 3], merge: usize, image: usize) -> Result<[usize; 3]> {
-    if t == 0 || h == 0 || w == 0 || h % merge != 0 || w % merge != 0 {
-        return Err(Error::data("image grid does not divide into merged units")
-            .at(format!("image {}", image + 1))
-            .expected(format!("[t, h, w] with h and w positive multiples of {merge}"))
-            .found(format!("{:?}", [t, h, w])));
+impl VisionTower for VisionConfig {
+    fn parameters(&self) -> Vec<ParamSpec> {
+        vision_parameters(self)
     }
-    Ok([t, h / merge, w / merge])
+    fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>> {
+        Ok(vec![net::encode(net, self, pixels, grids)?])
+    }
+    fn feature_rows(&self, grid: [usize; 3]) -> usize {
+        grid.iter().product::<usize>() / (self.spatial_merge_size * self.spatial_merge_size)
+    }
+    fn patching(&self) -> Patching {
+        let (side, frames) = (self.patch_size, self.temporal_patch_size);
+        Patching { side, frames, merge: self.spatial_merge_size }
+    }
+}
+
+/// Defaults are those of transformers' Qwen2_5_VLVisionConfig. `in_chans` and `spatial_patch_size` of the
+/// published files are not read there either.
+///
+/// # Errors
+/// If a value cannot be used.
+pub fn read_vision(keys: &Keys, text_hidden: usize) -> Result<VisionConfig> {
+    let hidden_size = keys.size("hidden_size", 3584)?;
+    let num_heads = keys.size("num_heads", 16)?;
+    keys.must_be("hidden_act", "silu")?;
+    if hidden_size % num_heads != 0 || !(hidden_size / num_heads).is_multiple_of(4) {
+        return Err(
+            keys.wrong("num_heads", format!("hidden_size {hidden_size} in parts that divide by 4"))
+        );
+    }
+    let out_hidden_size = keys.size("out_hidden_size", 3584)?;
+    if out_hidden_size != text_hidden {
+        return Err(keys
+            .wrong("out_hidden_size", format!("the language model's hidden_size {text_hidden}")));
+    }
+    if keys.size("in_channels", 3)? != 3 {
+        return Err(keys.wrong("in_channels", "3"));
+    }
+    let rope = keys.object("rope_parameters")?.unwrap_or_else(|| keys.empty("rope_parameters"));
+    rope.must_be("rope_type", "axial")?;
+    let vision = VisionConfig {
+        hidden_size,
+        intermediate_size: keys.size("intermediate_size", 3420)?,
+        depth: keys.size("depth", 32)?,
+        num_heads,
+        patch_size: keys.size("patch_size", 14)?,
+        temporal_patch_size: keys.size("temporal_patch_size", 2)?,
+        spatial_merge_size: keys.size("spatial_merge_size", 2)?,
+        window_size: keys.size("window_size", 112)?,
+        fullatt_block_indexes: keys
+            .sizes("fullatt_block_indexes")?
+            .unwrap_or_else(|| vec![7, 15, 23, 31]),
+        out_hidden_size,
+        rms_norm_eps: VISION_RMS_NORM_EPS,
+        rope_theta: rope.float("rope_theta", VISION_ROPE_THETA)?,
+        tokens_per_second: keys.size("tokens_per_second", 4)?,
+    };
+    if vision.window_units() == 0 {
+        let unit = vision.patch_size * vision.spatial_merge_size;
+        return Err(keys.wrong("window_size", format!("at least one merged unit, {unit} pixels")));
+    }
+    Ok(vision)
 }
 
 /// The order in which the vision tower works on the patches of a batch of images.
@@ -109,7 +298,7 @@ pub fn vision_layout(grids: &[[usize; 3]], cfg: &VisionConfig) -> Result<VisionL
         for _ in 0..t {
             let base = processor_pos.len() / unit_patches;
             full_segments.push((processor_pos.len(), h * w * unit_patches));
-            push_patch_positions(&mut processor_pos, h, w, merge);
+            push_frame(&mut processor_pos, h, w, merge);
             for (top, left) in windows(h, w, side) {
                 let start = window_index.len();
                 for row in top..(top + side).min(h) {
@@ -145,92 +334,13 @@ fn windows(h: usize, w: usize, side: usize) -> impl Iterator<Item = (usize, usiz
     (0..h).step_by(side).flat_map(move |top| (0..w).step_by(side).map(move |left| (top, left)))
 }
 
-/// (row, column) of the patches of one frame of `h` x `w` merged units, in the processor's order.
-fn push_patch_positions(positions: &mut Vec<[i32; 2]>, h: usize, w: usize, merge: usize) {
-    for unit in 0..h * w {
-        let (top, left) = (unit / w * merge, unit % w * merge);
-        for k in 0..merge * merge {
-            positions.push([(top + k / merge) as i32, (left + k % merge) as i32]);
-        }
-    }
-}
-
-/// Cosines and sines of rotary positions, `[rows, half]` each. Element `j` of a head is rotated with
-/// element `j + half` by the angle of column `j` ("rotate half"), for `half = D / 2`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RopeTables {
-    /// Columns: half the head size.
-    pub half: usize,
-    /// Cosines, row-major.
-    pub cos: Vec<f32>,
-    /// Sines, row-major.
-    pub sin: Vec<f32>,
-}
-
-impl RopeTables {
-    /// `axis_of[j]` names the position axis and `inv_freq[j]` the frequency of column `j`. The angle is
-    /// the single-precision product, as in transformers; its cosine is rounded once, from double.
-    fn new<const A: usize>(positions: &[[i32; A]], inv_freq: &[f32], axis_of: &[usize]) -> Self {
-        let half = inv_freq.len();
-        let mut cos = Vec::with_capacity(positions.len() * half);
-        let mut sin = Vec::with_capacity(positions.len() * half);
-        for position in positions {
-            for (&frequency, &axis) in inv_freq.iter().zip(axis_of) {
-                let angle = f64::from(position[axis] as f32 * frequency);
-                cos.push(angle.cos() as f32);
-                sin.push(angle.sin() as f32);
-            }
-        }
-        RopeTables { half, cos, sin }
-    }
-}
-
-/// `dim / 2` inverse frequencies `theta^(-2i / dim)`, in the single-precision steps of transformers
-/// (exponent, power and reciprocal are rounded one after another).
-pub fn rope_inv_freq(dim: usize, theta: f64) -> Vec<f32> {
-    (0..dim / 2)
-        .map(|i| {
-            let exponent = (2 * i) as f32 / dim as f32;
-            1.0 / (theta.powf(f64::from(exponent)) as f32)
-        })
-        .collect()
-}
-
-/// `[D / 2]`: the position axis (0 temporal, 1 height, 2 width) that turns each frequency
-/// (config key `mrope_section`).
-pub fn mrope_axes(section: [usize; 3]) -> Vec<usize> {
-    section.iter().enumerate().flat_map(|(axis, &n)| std::iter::repeat_n(axis, n)).collect()
-}
-
-/// Rotary tables of the language model, `[T, D / 2]`.
-pub fn text_rope_tables(positions: &[[i32; 3]], cfg: &TextConfig) -> RopeTables {
-    let inv_freq = rope_inv_freq(cfg.head_dim, cfg.rope_theta);
-    RopeTables::new(positions, &inv_freq, &mrope_axes(cfg.mrope_section))
-}
-
-/// Rotary tables of the vision tower, `[P, D / 2]`: `D / 4` frequencies turned by the row, then the same
-/// by the column. Give [`VisionLayout::rope_pos`].
-pub fn vision_rope_tables(positions: &[[i32; 2]], cfg: &VisionConfig) -> RopeTables {
-    let one = rope_inv_freq(cfg.head_dim() / 2, cfg.rope_theta);
-    let axes: Vec<usize> = (0..2 * one.len()).map(|j| j / one.len()).collect();
-    RopeTables::new(positions, &one.repeat(2), &axes)
-}
-
-/// Every parameter in the order of transformers' `named_parameters`, with canonical names. A tied head
-/// is not listed: it is the embedding.
-pub fn parameters(cfg: &VlmConfig) -> Vec<ParamSpec> {
-    let mut list = vision_parameters(&cfg.vision);
-    list.extend(text_parameters(&cfg.text));
-    list
-}
-
+/// In the order of transformers' `named_parameters`.
 fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     let (h, f) = (v.hidden_size, v.intermediate_size);
-    let mut list =
-        ParamList { prefix: "model.visual".into(), part: Part::Vision, list: Vec::new() };
+    let mut list = ParamList::new("model.visual", Part::Vision);
     list.push(
         "patch_embed.proj.weight",
-        &[h, v.in_channels, v.temporal_patch_size, v.patch_size, v.patch_size],
+        &[h, 3, v.temporal_patch_size, v.patch_size, v.patch_size],
     );
     for i in 0..v.depth {
         list.prefix = format!("model.visual.blocks.{i}");
@@ -251,152 +361,74 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     list.list
 }
 
-fn text_parameters(t: &TextConfig) -> Vec<ParamSpec> {
-    let (h, f) = (t.hidden_size, t.intermediate_size);
-    let (q, kv) = (t.num_heads * t.head_dim, t.num_kv_heads * t.head_dim);
-    let root = "model.language_model";
-    let mut list = ParamList { prefix: root.into(), part: Part::Language, list: Vec::new() };
-    list.push("embed_tokens.weight", &[t.vocab_size, h]);
-    for i in 0..t.num_layers {
-        list.prefix = format!("{root}.layers.{i}");
-        list.linear("self_attn.q_proj", h, q, true);
-        list.linear("self_attn.k_proj", h, kv, true);
-        list.linear("self_attn.v_proj", h, kv, true);
-        list.linear("self_attn.o_proj", q, h, false);
-        list.linear("mlp.gate_proj", h, f, false);
-        list.linear("mlp.up_proj", h, f, false);
-        list.linear("mlp.down_proj", f, h, false);
-        list.push("input_layernorm.weight", &[h]);
-        list.push("post_attention_layernorm.weight", &[h]);
-    }
-    list.prefix = root.into();
-    list.push("norm.weight", &[h]);
-    if !t.tie_word_embeddings {
-        list.part = Part::Head;
-        list.list.push(ParamSpec {
-            name: "lm_head.weight".into(),
-            shape: vec![t.vocab_size, h],
-            part: Part::Head,
-        });
-    }
-    list.list
-}
-
-struct ParamList {
-    prefix: String,
-    part: Part,
-    list: Vec<ParamSpec>,
-}
-
-impl ParamList {
-    fn push(&mut self, name: &str, shape: &[usize]) {
-        let name = format!("{}.{name}", self.prefix);
-        self.list.push(ParamSpec { name, shape: shape.to_vec(), part: self.part });
-    }
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize, bias: bool) {
-        self.push(&format!("{name}.weight"), &[outputs, inputs]);
-        if bias {
-            self.push(&format!("{name}.bias"), &[outputs]);
+/// config.json of a new model, in the layout of transformers 5.
+fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
+    let (text, vision) = match size {
+        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4]),
+        "small" => ([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4]),
+        other => {
+            return Err(Error::usage("unknown model preset")
+                .expected("tiny or small")
+                .found(other));
         }
-    }
-}
-
-/// The canonical name of a tensor or module that is named in either scheme; None for a name that
-/// belongs to neither.
-pub fn canonical_name(name: &str) -> Option<String> {
-    const CANONICAL: [&str; 3] = ["model.visual.", "model.language_model.", "lm_head."];
-    if CANONICAL.iter().any(|p| name.starts_with(p)) {
-        return Some(name.into());
-    }
-    if let Some(rest) = name.strip_prefix("visual.") {
-        return Some(format!("model.visual.{rest}"));
-    }
-    let rest = name.strip_prefix("model.")?;
-    let known = ["layers.", "embed_tokens.", "norm."].iter().any(|p| rest.starts_with(p));
-    known.then(|| format!("model.language_model.{rest}"))
-}
-
-/// The name of a canonical tensor or module in `naming`.
-pub fn name_in(naming: Naming, canonical: &str) -> String {
-    match naming {
-        Naming::Module => canonical.into(),
-        Naming::Checkpoint => {
-            if let Some(rest) = canonical.strip_prefix("model.visual.") {
-                format!("visual.{rest}")
-            } else if let Some(rest) = canonical.strip_prefix("model.language_model.") {
-                format!("model.{rest}")
-            } else {
-                canonical.into()
-            }
-        }
-    }
-}
-
-/// The naming scheme of a checkpoint, from all its tensor names.
-///
-/// # Errors
-/// If no name belongs to this family, or if both schemes occur.
-pub fn detect_naming<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Naming> {
-    let (mut module, mut checkpoint, mut last) = (None, None, String::from("no tensor"));
-    for name in names {
-        let name = name.as_ref();
-        match canonical_name(name) {
-            Some(_) if name.starts_with("lm_head.") => {} // the same in both
-            Some(canonical) if canonical == name => module = Some(name.to_string()),
-            Some(_) => checkpoint = Some(name.to_string()),
-            None => last = name.to_string(),
-        }
-    }
-    match (module, checkpoint) {
-        (Some(_), None) => Ok(Naming::Module),
-        (None, Some(_)) => Ok(Naming::Checkpoint),
-        (Some(a), Some(b)) => Err(Error::data("tensor names of two schemes in one checkpoint")
-            .expected("either `model.language_model.*` or `model.layers.*`")
-            .found(format!("`{a}` and `{b}`"))),
-        (None, None) => Err(Error::data("tensor names are not those of Qwen2.5-VL")
-            .expected(
-                "`visual.*` and `model.layers.*`, or `model.visual.*` and `model.language_model.*`",
-            )
-            .found(last)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_alone_counts_up() {
-        let (positions, delta) = rope_index(3, &[], 2).unwrap();
-        assert_eq!((positions, delta), (vec![[0; 3], [1; 3], [2; 3]], 0));
-        assert_eq!(rope_index(0, &[], 2).unwrap(), (vec![], 0));
-    }
-
-    #[test]
-    fn image_spans_are_checked() {
-        assert!(rope_index(6, &[(1, [1, 4, 4])], 2).is_ok());
-        assert!(rope_index(4, &[(1, [1, 4, 4])], 2).unwrap_err().to_string().contains("image 1"));
-        assert!(rope_index(9, &[(0, [1, 4, 4]), (3, [1, 2, 2])], 2).is_err());
-        assert!(rope_index(9, &[(0, [1, 3, 4])], 2).is_err());
-    }
-
-    #[test]
-    fn names_convert_both_ways() {
-        for (canonical, old) in [
-            ("model.visual.blocks.0.attn.qkv.bias", "visual.blocks.0.attn.qkv.bias"),
-            ("model.language_model.layers.1.mlp.up_proj", "model.layers.1.mlp.up_proj"),
-            ("model.language_model.norm.weight", "model.norm.weight"),
-            ("lm_head.weight", "lm_head.weight"),
-        ] {
-            assert_eq!(name_in(Naming::Checkpoint, canonical), old);
-            assert_eq!(name_in(Naming::Module, canonical), canonical);
-            assert_eq!(canonical_name(old).as_deref(), Some(canonical));
-            assert_eq!(canonical_name(canonical).as_deref(), Some(canonical));
-        }
-        assert_eq!(canonical_name("model.vision_tower.x"), None);
-        assert!(
-            detect_naming(["transformer.h.0"]).unwrap_err().to_string().contains("transformer")
-        );
-        assert!(detect_naming(["model.norm.weight", "model.visual.merger.ln_q.weight"]).is_err());
-    }
+    };
+    let quarter = text[0] / text[3] / 8; // the proportion of the published models: 16 of 64, 24, 24
+    let id = tokenizer.id;
+    let end_of_text = id("<|endoftext|>")?;
+    Ok(json!({
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "dtype": "float32",
+        "image_token_id": id("<|image_pad|>")?,
+        "model_type": "qwen2_5_vl",
+        "text_config": {
+            "attention_dropout": 0.0,
+            "bos_token_id": end_of_text,
+            "dtype": "float32",
+            "eos_token_id": [id("<|im_end|>")?, end_of_text],
+            "hidden_act": "silu",
+            "hidden_size": text[0],
+            "initializer_range": 0.02,
+            "intermediate_size": text[1],
+            "layer_types": vec!["full_attention"; text[2]],
+            "max_position_embeddings": text[5],
+            "model_type": "qwen2_5_vl_text",
+            "num_attention_heads": text[3],
+            "num_hidden_layers": text[2],
+            "num_key_value_heads": text[4],
+            "pad_token_id": end_of_text,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "mrope_section": [quarter, quarter * 3 / 2, quarter * 3 / 2],
+                "rope_theta": 1e6,
+                "rope_type": "default",
+            },
+            "sliding_window": null,
+            "use_cache": true,
+            "use_sliding_window": false,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "tie_word_embeddings": true,
+        "video_token_id": id("<|video_pad|>")?,
+        "vision_config": {
+            "depth": vision[2],
+            "dtype": "float32",
+            "fullatt_block_indexes": [vision[2] / 2 - 1, vision[2] - 1],
+            "hidden_act": "silu",
+            "hidden_size": vision[0],
+            "in_channels": 3,
+            "initializer_range": 0.02,
+            "intermediate_size": vision[1],
+            "model_type": "qwen2_5_vl_vision",
+            "num_heads": vision[3],
+            "out_hidden_size": text[0],
+            "patch_size": 14,
+            "rope_parameters": { "rope_theta": VISION_ROPE_THETA, "rope_type": "axial" },
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 4,
+            "window_size": 56,
+        },
+        "vision_end_token_id": id("<|vision_end|>")?,
+        "vision_start_token_id": id("<|vision_start|>")?,
+    }))
 }

@@ -1,11 +1,13 @@
-//! Chats to token ids: renders the chat template, tokenises, and makes room for the tokens of each
-//! image. A placeholder is only ever one that the template wrote; text of a user cannot forge one.
+//! Chats to token ids: renders the chat template, puts the text of each image and video in its place,
+//! tokenises, and makes room for their tokens. A placeholder is only ever one that the template wrote; text of a user cannot forge one.
 
 use serde_json::{Map, Value, json};
 
 use crate::base::{Error, Result};
 use crate::io::dataset::{Message, Part};
 use crate::io::text::{ChatTemplate, Tokenizer};
+use crate::model::config::TokenIds;
+use crate::model::processor::VisualText;
 
 /// Turns the messages of a row into ids.
 #[derive(Debug)]
@@ -14,12 +16,8 @@ pub struct ChatEncoder {
     pub tokenizer: Tokenizer,
     /// The model's chat template.
     pub template: ChatTemplate,
-    /// `image_token_id` of config.json: one per patch group of an image.
-    pub image_token_id: u32,
-    /// Id before the tokens of an image, if the family has one.
-    pub vision_start_id: Option<u32>,
-    /// Id after the tokens of an image, if the family has one.
-    pub vision_end_id: Option<u32>,
+    /// Tokens that stand for features: of images, and of videos if they have one of their own.
+    pub placeholders: Vec<u32>,
     /// Id that ends the assistant's turn (`<|im_end|>`).
     pub end_of_turn_id: u32,
     /// Further variables of the template (`chat_template_kwargs`).
@@ -29,51 +27,51 @@ pub struct ChatEncoder {
 /// A prompt ready for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedPrompt {
-    /// Token ids, images expanded.
+    /// Token ids, placeholders expanded.
     pub ids: Vec<u32>,
-    /// (start, length) of each image's placeholder tokens in `ids`, in order.
-    pub image_spans: Vec<(usize, usize)>,
-    /// The rendered chat with one placeholder per image, for logs and completions files.
+    /// First token of every run of placeholders in `ids`, in order.
+    pub starts: Vec<usize>,
+    /// The rendered chat with one placeholder per run, for logs and completions files.
     pub text: String,
 }
 
 impl ChatEncoder {
-    /// An encoder for a tokenizer with Qwen's token names.
+    /// An encoder for the tokenizer of a model with these token ids; `end_of_turn` ends the
+    /// assistant's turn.
     ///
     /// # Errors
-    /// A tokenizer without `<|im_end|>`.
-    pub fn new(tokenizer: Tokenizer, template: ChatTemplate, image_token_id: u32) -> Result<Self> {
-        let end_of_turn_id = tokenizer.require_id("<|im_end|>")?;
-        if tokenizer.token(image_token_id).is_none() {
+    /// A tokenizer without one of them.
+    pub fn new(
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        tokens: &TokenIds,
+        end_of_turn: &str,
+    ) -> Result<Self> {
+        let end_of_turn_id = tokenizer.require_id(end_of_turn)?;
+        if tokenizer.token(tokens.image).is_none() {
             return Err(Error::data("the image token is not in the vocabulary")
                 .key("image_token_id")
                 .expected(format!("an id below {}", tokenizer.vocab_size()))
-                .found(image_token_id.to_string())
+                .found(tokens.image.to_string())
                 .hint("check that tokenizer.json belongs to config.json"));
         }
-        Ok(ChatEncoder {
-            vision_start_id: tokenizer.token_id("<|vision_start|>"),
-            vision_end_id: tokenizer.token_id("<|vision_end|>"),
-            tokenizer,
-            template,
-            image_token_id,
-            end_of_turn_id,
-            template_kwargs: Map::new(),
-        })
+        let placeholders = [tokens.image].into_iter().chain(tokens.video).collect();
+        let template_kwargs = Map::new();
+        Ok(ChatEncoder { tokenizer, template, placeholders, end_of_turn_id, template_kwargs })
     }
 
-    /// Ids of a prompt that ends where the assistant begins. `image_tokens[i]` is the number of
-    /// tokens of image i, in the order in which the images appear.
+    /// Ids of a prompt that ends where the assistant begins. `visuals[i]` says how image or video i
+    /// stands in the text, in the order in which they appear.
     ///
     /// # Errors
     /// Messages that the template refuses, or a template that wrote another number of placeholders
-    /// than there are images.
+    /// than there are visuals.
     pub fn encode_prompt(
         &self,
         messages: &[Message],
-        image_tokens: &[usize],
+        visuals: &[VisualText],
     ) -> Result<EncodedPrompt> {
-        self.encode(messages, image_tokens, true)
+        self.encode(messages, visuals, true)
     }
 
     /// As [`ChatEncoder::encode_prompt`], with or without the assistant's header at the end.
@@ -83,23 +81,54 @@ impl ChatEncoder {
     pub fn encode(
         &self,
         messages: &[Message],
-        image_tokens: &[usize],
+        visuals: &[VisualText],
         add_generation_prompt: bool,
     ) -> Result<EncodedPrompt> {
-        let guard = Guard::for_messages(&self.tokenizer, messages);
+        let guard = Guard::for_messages(&self.tokenizer, messages, visuals);
         let content: Vec<Value> =
             messages.iter().map(|m| self.json_message(m, guard.as_ref())).collect();
         let rendered =
             self.template.render(&content, add_generation_prompt, &self.template_kwargs)?;
+        let parts = messages.iter().flat_map(|m| &m.content);
+        let wanted = parts.filter(|p| !matches!(p, Part::Text(_))).count();
+        if wanted != visuals.len() {
+            return Err(Error::data("the messages and the images do not match")
+                .expected(format!("{wanted} images, one per image part of the messages"))
+                .found(format!("{} images", visuals.len())));
+        }
+        let rendered = self.place(&rendered, visuals)?;
         let (ids, text) = match &guard {
             None => (self.tokenizer.encode(&rendered)?, rendered),
             Some(guard) => (self.encode_guarded(&rendered, guard)?, guard.unmask(&rendered)),
         };
-        let parts = messages.iter().flat_map(|m| &m.content);
-        let wanted = parts.filter(|p| matches!(p, Part::Image(_))).count();
-        self.check_counts(&ids, wanted, image_tokens)?;
-        let (ids, image_spans) = self.expand(&ids, image_tokens);
-        Ok(EncodedPrompt { ids, image_spans, text })
+        let runs: Vec<usize> = visuals.iter().flat_map(|v| &v.runs).copied().collect();
+        self.check_counts(&ids, &runs)?;
+        let (ids, starts) = self.expand(&ids, &runs);
+        Ok(EncodedPrompt { ids, starts, text })
+    }
+
+    /// Puts the text of each visual where the template wrote its place, in order.
+    fn place(&self, rendered: &str, visuals: &[VisualText]) -> Result<String> {
+        let mut out = String::with_capacity(rendered.len());
+        let mut rest = rendered;
+        for (i, visual) in visuals.iter().enumerate() {
+            let Some(at) = rest.find(&visual.written) else {
+                return Err(self.mismatch(visuals.len(), i));
+            };
+            out.push_str(&rest[..at]);
+            out.push_str(&visual.text);
+            rest = &rest[at + visual.written.len()..];
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    fn mismatch(&self, expected: usize, found: usize) -> Error {
+        Error::data("the chat template and the images do not match")
+            .file(self.template.origin())
+            .expected(format!("{expected} placeholders, one per image"))
+            .found(format!("{found} placeholders"))
+            .hint("use the chat template of a vision-language model (it must write the image token for image parts)")
     }
 
     /// Ids of a reference answer for supervised training: the answer as plain text and the end of
@@ -117,14 +146,14 @@ impl ChatEncoder {
     /// The message in the form that templates read.
     fn json_message(&self, message: &Message, guard: Option<&Guard>) -> Value {
         let text = |t: &str| guard.map_or_else(|| t.to_owned(), |g| g.mask(t));
-        let only_text = !message.content.iter().any(|p| matches!(p, Part::Image(_)));
+        let only_text = message.content.iter().all(|p| matches!(p, Part::Text(_)));
         if only_text && !self.template.takes_parts() {
             let joined: String = message
                 .content
                 .iter()
                 .map(|p| match p {
                     Part::Text(t) => text(t),
-                    Part::Image(_) => String::new(),
+                    _ => String::new(),
                 })
                 .collect();
             return json!({"role": message.role, "content": joined});
@@ -163,21 +192,12 @@ impl ChatEncoder {
             .min_by_key(|(at, _, len)| (*at, usize::MAX - len))
     }
 
-    fn check_counts(&self, ids: &[u32], parts: usize, image_tokens: &[usize]) -> Result<()> {
-        let written = ids.iter().filter(|id| **id == self.image_token_id).count();
-        if parts != image_tokens.len() {
-            return Err(Error::data("the messages and the images do not match")
-                .expected(format!("{parts} images, one per image part of the messages"))
-                .found(format!("{} images", image_tokens.len())));
+    fn check_counts(&self, ids: &[u32], runs: &[usize]) -> Result<()> {
+        let written = ids.iter().filter(|id| self.placeholders.contains(id)).count();
+        if written != runs.len() {
+            return Err(self.mismatch(runs.len(), written));
         }
-        if written != image_tokens.len() {
-            return Err(Error::data("the chat template and the images do not match")
-                .file(self.template.origin())
-                .expected(format!("{} placeholders, one per image", image_tokens.len()))
-                .found(format!("{written} placeholders"))
-                .hint("use the chat template of a vision-language model (it must write the image token for image parts)"));
-        }
-        if let Some(i) = image_tokens.iter().position(|n| *n == 0) {
+        if let Some(i) = runs.iter().position(|n| *n == 0) {
             return Err(Error::data("an image has no tokens")
                 .at(format!("image {}", i + 1))
                 .expected("at least one token per image")
@@ -186,22 +206,22 @@ impl ChatEncoder {
         Ok(())
     }
 
-    /// Repeats each placeholder as often as its image has tokens.
-    fn expand(&self, ids: &[u32], image_tokens: &[usize]) -> (Vec<u32>, Vec<(usize, usize)>) {
-        let mut out = Vec::with_capacity(ids.len() + image_tokens.iter().sum::<usize>());
-        let mut spans = Vec::with_capacity(image_tokens.len());
-        let mut lengths = image_tokens.iter();
+    /// Repeats each placeholder as often as its run has tokens.
+    fn expand(&self, ids: &[u32], runs: &[usize]) -> (Vec<u32>, Vec<usize>) {
+        let mut out = Vec::with_capacity(ids.len() + runs.iter().sum::<usize>());
+        let mut starts = Vec::with_capacity(runs.len());
+        let mut lengths = runs.iter();
         for id in ids {
-            if *id == self.image_token_id
+            if self.placeholders.contains(id)
                 && let Some(n) = lengths.next()
             {
-                spans.push((out.len(), *n));
+                starts.push(out.len());
                 out.extend(std::iter::repeat_n(*id, *n));
             } else {
                 out.push(*id);
             }
         }
-        (out, spans)
+        (out, starts)
     }
 }
 
@@ -215,23 +235,32 @@ struct Guard {
 impl Guard {
     /// `None` if no message contains a control token: then nothing needs to be hidden, and the
     /// template sees the text as it is.
-    fn for_messages(tokenizer: &Tokenizer, messages: &[Message]) -> Option<Guard> {
+    fn for_messages(
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        visuals: &[VisualText],
+    ) -> Option<Guard> {
         // Joined, because a template may write neighbouring parts without anything between.
         let joined: Vec<String> = messages
             .iter()
             .map(|m| {
                 let texts = m.content.iter().filter_map(|p| match p {
                     Part::Text(t) => Some(t.as_str()),
-                    Part::Image(_) => None,
+                    _ => None,
                 });
                 texts.collect()
             })
             .collect();
-        if !joined.iter().any(|t| tokenizer.contains_special(t)) {
+        // What a template writes for a visual is no token in every family.
+        let forged = |t: &String| visuals.iter().any(|v| t.contains(&v.written));
+        if !joined.iter().any(|t| tokenizer.contains_special(t) || forged(t)) {
             return None;
         }
-        let mut firsts: Vec<char> =
-            tokenizer.special_tokens().iter().filter_map(|(_, t)| t.chars().next()).collect();
+        let specials = tokenizer.special_tokens().iter().map(|(_, t)| t.as_str());
+        let mut firsts: Vec<char> = specials
+            .chain(visuals.iter().map(|v| v.written.as_str()))
+            .filter_map(|t| t.chars().next())
+            .collect();
         firsts.sort_unstable();
         firsts.dedup();
         // Plane 15 is private use: 65 thousand characters of which a text can hold few.
@@ -263,8 +292,16 @@ mod tests {
             (0..20).map(|i| format!("What color is shape {i}? You are a helpful assistant."));
         let trained = train_bpe(texts, 330).unwrap();
         let image = trained.special_id("<|image_pad|>").unwrap();
+        let tokens = TokenIds { image, ..TokenIds::default() };
         let template = ChatTemplate::from_source("test template", template).unwrap();
-        ChatEncoder::new(trained.tokenizer().clone(), template, image).unwrap()
+        ChatEncoder::new(trained.tokenizer().clone(), template, &tokens, "<|im_end|>").unwrap()
+    }
+
+    /// Images of these numbers of tokens.
+    fn images(tokens: &[usize]) -> Vec<VisualText> {
+        let pad = "<|image_pad|>".to_string();
+        let one = |&n| VisualText { written: pad.clone(), text: pad.clone(), runs: vec![n] };
+        tokens.iter().map(one).collect()
     }
 
     fn user(parts: Vec<Part>) -> Vec<Message> {
@@ -275,12 +312,12 @@ mod tests {
     fn images_get_their_tokens_between_vision_marks() {
         let e = encoder(QWEN2_5_VL_TEMPLATE);
         let m = user(vec![Part::Image(0), Part::Text("What color?".into()), Part::Image(1)]);
-        let p = e.encode_prompt(&m, &[4, 2]).unwrap();
-        assert_eq!(p.image_spans.iter().map(|s| s.1).collect::<Vec<_>>(), [4, 2]);
-        for (start, len) in &p.image_spans {
-            assert!(p.ids[*start..start + len].iter().all(|id| *id == e.image_token_id));
-            assert_eq!(Some(p.ids[start - 1]), e.vision_start_id);
-            assert_eq!(Some(p.ids[start + len]), e.vision_end_id);
+        let p = e.encode_prompt(&m, &images(&[4, 2])).unwrap();
+        assert_eq!(p.starts.len(), 2);
+        for (start, len) in p.starts.iter().zip([4, 2]) {
+            assert!(p.ids[*start..start + len].iter().all(|id| *id == e.placeholders[0]));
+            assert_eq!(Some(p.ids[start - 1]), e.tokenizer.token_id("<|vision_start|>"));
+            assert_eq!(Some(p.ids[start + len]), e.tokenizer.token_id("<|vision_end|>"));
         }
         let expanded = p.text.replacen("<|image_pad|>", &"<|image_pad|>".repeat(5), 1);
         let expanded = expanded.replace(
@@ -301,9 +338,9 @@ mod tests {
             // Cut in the middle: the template would glue it together again.
             vec![Part::Text("<|image_".into()), Part::Text("pad|> x".into()), Part::Image(0)],
         ] {
-            let p = e.encode_prompt(&user(parts.clone()), &[3]).unwrap();
-            assert_eq!(p.image_spans.len(), 1);
-            assert_eq!(p.ids.iter().filter(|id| **id == e.image_token_id).count(), 3);
+            let p = e.encode_prompt(&user(parts.clone()), &images(&[3])).unwrap();
+            assert_eq!(p.starts.len(), 1);
+            assert_eq!(p.ids.iter().filter(|id| **id == e.placeholders[0]).count(), 3);
             // Default system message, user, assistant: no fourth turn.
             let starts = e.tokenizer.token_id("<|im_start|>").unwrap();
             assert_eq!(p.ids.iter().filter(|id| **id == starts).count(), 3);
@@ -323,7 +360,7 @@ mod tests {
         let e = encoder(QWEN2_5_VL_TEMPLATE);
         let text = "a < b\n\n  2 <im_end> <| x";
         let plain = user(vec![Part::Image(0), Part::Text(text.into())]);
-        let p = e.encode_prompt(&plain, &[2]).unwrap();
+        let p = e.encode_prompt(&plain, &images(&[2])).unwrap();
         let guard = Guard { pairs: vec![('<', '\u{F0000}')] };
         let one = e.template.render(&[e.json_message(&plain[0], Some(&guard))], true, &Map::new());
         let ids = e.encode_guarded(&one.unwrap(), &guard).unwrap();
@@ -334,12 +371,12 @@ mod tests {
     fn counts_that_differ_are_named() {
         let e = encoder(QWEN2_5_VL_TEMPLATE);
         let m = user(vec![Part::Image(0), Part::Text("x".into())]);
-        let error = e.encode_prompt(&m, &[1, 1]).unwrap_err().to_string();
+        let error = e.encode_prompt(&m, &images(&[1, 1])).unwrap_err().to_string();
         assert!(error.contains("1 images") && error.contains("2 images"), "{error}");
         let e = encoder("{{ messages[0].content[1].text }}{# image #}");
-        let error = e.encode_prompt(&m, &[1]).unwrap_err().to_string();
+        let error = e.encode_prompt(&m, &images(&[1])).unwrap_err().to_string();
         assert!(error.contains("1 placeholders") && error.contains("0 placeholders"), "{error}");
-        assert!(e.encode_prompt(&m, &[0]).is_err());
+        assert!(e.encode_prompt(&m, &images(&[0])).is_err());
     }
 
     #[test]

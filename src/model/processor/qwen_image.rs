@@ -6,13 +6,16 @@
 //! patch_size², laid out channel, time, row, column.
 
 use crate::base::{Error, Result};
-use crate::io::atomic::write_atomic;
 use crate::io::image::pillow_resize::pillow_resize;
 use crate::io::image::torch_resize::torch_resize;
 use crate::io::image::{Filter, Image};
+use crate::model::families::Patching;
+use crate::model::positions::TokenRun;
+use crate::model::processor::{
+    ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
+};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 
 /// Mean of CLIP's training images, as in transformers' `OPENAI_CLIP_MEAN`.
@@ -28,21 +31,6 @@ const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 const PROCESSOR_FILE: &str = "processor_config.json";
 /// Class limits of transformers, for a config that has none: `56 * 56` and `28 * 28 * 1280`.
 const CLASS_PIXELS: (u64, u64) = (56 * 56, 28 * 28 * 1280);
-
-/// Whose arithmetic resizes and normalises.
-///
-/// Since transformers 5 the class name in a config does not choose: `Qwen2VLImageProcessor`,
-/// `..Fast` and `..Pil` all load as the torchvision class, unless `backend="pil"` is passed.
-/// Up to transformers 4.5x `Qwen2VLImageProcessor` was the Pillow class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ImageBackend {
-    /// `Qwen2VLImageProcessor` of transformers 5 ("fast"): 16-bit weights, rescale and normalise
-    /// fused.
-    #[default]
-    Torchvision,
-    /// `Qwen2VLImageProcessorPil` ("slow"): 22-bit weights, rescale, then normalise.
-    Pillow,
-}
 
 /// Everything that decides pixels, with the names of `preprocessor_config.json`. The default is the
 /// published Qwen2.5-VL.
@@ -93,42 +81,6 @@ impl Default for ImageProcessorSettings {
     }
 }
 
-/// One image as the vision tower takes it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ProcessedImage {
-    /// `[T, patch_dim]`; neighbours that are merged into one token follow each other.
-    pub patches: Vec<f32>,
-    /// Length of a patch.
-    pub patch_dim: usize,
-    /// Patches in time (1), height and width.
-    pub grid_thw: [usize; 3],
-    /// Width and height of the image that was given.
-    pub original: (usize, usize),
-    /// Width and height that were cut into patches.
-    pub resized: (usize, usize),
-    /// Fingerprint of the resized pixels: images with the same one are encoded once.
-    pub content: u128,
-}
-
-impl ProcessedImage {
-    /// Number of patches.
-    pub fn patches(&self) -> usize {
-        self.grid_thw.iter().product()
-    }
-}
-
-/// 128 bits of the pixels of an image: two SipHash values, from different beginnings.
-fn fingerprint(image: &Image) -> u128 {
-    let half = |salt: u8| {
-        let mut h = DefaultHasher::new();
-        h.write_u8(salt);
-        h.write_usize(image.width);
-        h.write(&image.rgb);
-        u128::from(h.finish())
-    };
-    half(0) << 64 | half(1)
-}
-
 /// Turns images into patches.
 #[derive(Debug, Clone)]
 pub struct QwenImageProcessor {
@@ -170,16 +122,16 @@ impl QwenImageProcessor {
         self
     }
 
-    /// The same processor with other pixel limits (`--min_pixels`, `--max_pixels`); `None` keeps
-    /// what the checkpoint says.
+    /// The same processor with what a user changed (`--min_pixels`, `--max_pixels`).
     ///
     /// # Errors
     /// If a limit is 0.
-    pub fn with_pixel_limits(mut self, min: Option<u64>, max: Option<u64>) -> Result<Self> {
-        self.settings.min_pixels = min.unwrap_or(self.settings.min_pixels);
-        self.settings.max_pixels = max.unwrap_or(self.settings.max_pixels);
+    pub fn with_options(mut self, options: &ProcessorOptions) -> Result<Self> {
+        self.settings.min_pixels = options.min_pixels.unwrap_or(self.settings.min_pixels);
+        self.settings.max_pixels = options.max_pixels.unwrap_or(self.settings.max_pixels);
         self.settings.check()?;
-        Ok(self)
+        let backend = options.backend.unwrap_or(self.backend);
+        Ok(self.with_backend(backend))
     }
 
     /// The settings in force.
@@ -217,8 +169,9 @@ impl QwenImageProcessor {
     /// # Errors
     /// If one side is more than 200 times the other, or if `do_resize` is off and a side is no
     /// multiple of `patch_size * merge_size`.
-    pub fn process(&self, image: &Image) -> Result<ProcessedImage> {
-        let (width, height) = self.resized_size(image.width, image.height)?;
+    pub fn process(&self, image: &Image) -> Result<Visual> {
+        let mut visual = self.shape_of(image.width, image.height)?;
+        let (width, height) = visual.resized;
         let resized = if (width, height) == (image.width, image.height) {
             Cow::Borrowed(image)
         } else {
@@ -228,14 +181,25 @@ impl QwenImageProcessor {
                 ImageBackend::Pillow => pillow_resize(image, width, height, filter)?,
             })
         };
-        let patch = self.settings.patch_size;
-        Ok(ProcessedImage {
-            patches: self.cut(&resized),
+        visual.patches = self.cut(&resized);
+        visual.content = fingerprint([&*resized]);
+        Ok(visual)
+    }
+
+    /// The visual of an image of this size, without pixels.
+    fn shape_of(&self, width: usize, height: usize) -> Result<Visual> {
+        let resized = self.resized_size(width, height)?;
+        let (patch, merge) = (self.settings.patch_size, self.settings.merge_size);
+        let grid = [1, resized.1 / patch, resized.0 / patch];
+        Ok(Visual {
+            patches: Vec::new(),
             patch_dim: self.patch_dim(),
-            grid_thw: [1, height / patch, width / patch],
-            original: (image.width, image.height),
-            resized: (width, height),
-            content: fingerprint(&resized),
+            grid_thw: grid,
+            original: (width, height),
+            resized,
+            content: 0,
+            runs: vec![TokenRun::of_grid([1, grid[1] / merge, grid[2] / merge])],
+            seconds: Vec::new(),
         })
     }
 
@@ -430,11 +394,33 @@ impl ImageProcessorSettings {
         })
     }
 
-    /// The object of a `preprocessor_config.json` that transformers 4 and 5 load.
-    pub fn to_json(&self) -> Value {
+    /// The published settings, for patches of this shape.
+    pub fn published(patching: Patching) -> Self {
+        ImageProcessorSettings {
+            patch_size: patching.side,
+            temporal_patch_size: patching.frames,
+            merge_size: patching.merge,
+            ..ImageProcessorSettings::default()
+        }
+    }
+
+    /// The same with at least four tokens per image, as published, and at most half of a context of
+    /// `tokens`, which leaves room for a question and a completion.
+    pub fn within_context(self, tokens: usize) -> Self {
+        let unit = (self.patch_size * self.merge_size).pow(2) as u64;
+        ImageProcessorSettings {
+            min_pixels: 4 * unit,
+            max_pixels: self.max_pixels.min(tokens as u64 / 2 * unit),
+            ..self
+        }
+    }
+
+    /// The object of a `preprocessor_config.json` that transformers 4 and 5 load; `class` is that of the
+    /// whole processor.
+    pub fn to_json(&self, class: &str) -> Value {
         json!({
             "image_processor_type": "Qwen2VLImageProcessor",
-            "processor_class": "Qwen2_5_VLProcessor",
+            "processor_class": class,
             "do_convert_rgb": true,
             "do_resize": self.do_resize,
             "do_rescale": self.do_rescale,
@@ -486,14 +472,16 @@ impl ImageProcessorSettings {
     }
 }
 
-/// Writes `preprocessor_config.json` for a freshly made model.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write_config(dir: impl AsRef<Path>, settings: &ImageProcessorSettings) -> Result<()> {
-    let text = serde_json::to_string_pretty(&settings.to_json())
-        .map_err(|e| Error::internal(format!("cannot write the processor's settings: {e}")))?;
-    write_atomic(dir.as_ref().join(PREPROCESSOR_FILE), (text + "\n").as_bytes())
+impl VisualProcessor for QwenImageProcessor {
+    fn image(&self, image: &Image) -> Result<Visual> {
+        self.process(image)
+    }
+    fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
+        self.shape_of(width, height)
+    }
+    fn text(&self, visual: &Visual) -> VisualText {
+        VisualText::placeholder("<|image_pad|>", visual)
+    }
 }
 
 /// Typed access to the keys of the settings; `null` counts as absent, as in transformers.

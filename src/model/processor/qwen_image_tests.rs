@@ -47,15 +47,18 @@ fn settings_are_read_from_both_layouts() {
     let e = QwenImageProcessor::from_dir(dir.path()).unwrap_err().to_string();
     assert!(e.contains("preprocessor_config.json"), "{e}");
     let settings = ImageProcessorSettings { max_pixels: 784 * 9, ..Default::default() };
-    write_config(dir.path(), &settings).unwrap();
+    let text = settings.to_json("Qwen2_5_VLProcessor").to_string();
+    std::fs::write(dir.path().join(PREPROCESSOR_FILE), text).unwrap();
     assert_eq!(QwenImageProcessor::from_dir(dir.path()).unwrap().settings(), &settings);
     let nested = json!({"image_processor": {"max_pixels": 12, "min_pixels": 3}});
     std::fs::write(dir.path().join("processor_config.json"), nested.to_string()).unwrap();
     let p = QwenImageProcessor::from_dir(dir.path()).unwrap();
     assert_eq!((p.settings().min_pixels, p.settings().max_pixels), (3, 12));
-    let p = p.with_pixel_limits(None, Some(99)).unwrap();
+    let limits =
+        |min_pixels, max_pixels| ProcessorOptions { min_pixels, max_pixels, ..Default::default() };
+    let p = p.with_options(&limits(None, Some(99))).unwrap();
     assert_eq!((p.settings().min_pixels, p.settings().max_pixels), (3, 99));
-    assert_eq!(p.with_pixel_limits(Some(0), None).unwrap_err().exit_code(), 2);
+    assert_eq!(p.with_options(&limits(Some(0), None)).unwrap_err().exit_code(), 2);
 }
 
 #[test]

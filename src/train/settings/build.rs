@@ -207,8 +207,11 @@ fn model(o: &Options) -> Result<ModelSettings> {
         },
         adapter: o.path("adapter"),
         trained: if trains { trained(o)? } else { Trained::Nothing },
-        min_pixels: min,
-        max_pixels: max,
+        processor: ProcessorOptions {
+            min_pixels: min.map(|n| n as u64),
+            max_pixels: max.map(|n| n as u64),
+            ..ProcessorOptions::default()
+        },
     })
 }
 

@@ -1,0 +1,121 @@
+//! The files of a published tokenizer. Which of them a folder has decides how its tokenizer is built;
+//! a class name in a configuration decides nothing.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::added_tokens::AddedTokens;
+use super::{sentencepiece, tiktoken, vocab_merges};
+use crate::base::{Error, Result};
+
+/// One way in which tokenizers are published.
+struct Layout {
+    /// Files that must all be there.
+    needs: &'static [&'static str],
+    read: fn(&Path, &AddedTokens) -> Result<Tokenizer>,
+}
+
+/// The first whose files are there is taken.
+const LAYOUTS: [Layout; 3] = [
+    Layout { needs: &["tokenizer.json"], read: read_tokenizer_json },
+    Layout { needs: &["vocab.json", "merges.txt"], read: vocab_merges::read },
+    Layout { needs: &["tokenizer.model"], read: read_tokenizer_model },
+];
+
+/// The tokenizer of a folder with all its added tokens.
+///
+/// # Errors
+/// No known set of files (the error lists what was looked for), or a damaged file.
+pub(super) fn read(dir: &Path) -> Result<Tokenizer> {
+    let there = |file: &&str| dir.join(file).is_file();
+    let Some(layout) = LAYOUTS.iter().find(|l| l.needs.iter().all(|f| there(f))) else {
+        return Err(no_tokenizer(dir));
+    };
+    let added = AddedTokens::from_dir(dir)?;
+    let mut tokenizer = (layout.read)(dir, &added)?;
+    added.add_to(&mut tokenizer).map_err(|e| e.at(dir.display().to_string()))?;
+    Ok(tokenizer)
+}
+
+fn no_tokenizer(dir: &Path) -> Error {
+    let sets: Vec<String> = LAYOUTS.iter().map(|l| l.needs.join(" with ")).collect();
+    let mut found: Vec<&str> = LAYOUTS.iter().flat_map(|l| l.needs).copied().collect();
+    found.retain(|f| dir.join(f).is_file());
+    let found = match found.as_slice() {
+        [] => "none of them".to_owned(),
+        some => format!("only {}", some.join(" and ")),
+    };
+    Error::data("the folder has no tokenizer")
+        .file(dir)
+        .expected(sets.join(", or "))
+        .found(found)
+        .hint("give the directory that holds config.json, the tokenizer's files and *.safetensors of one model")
+}
+
+fn read_tokenizer_json(dir: &Path, _: &AddedTokens) -> Result<Tokenizer> {
+    let file = dir.join("tokenizer.json");
+    parse_tokenizer_json(&read_bytes(&file)?).map_err(|e| e.file(&file))
+}
+
+/// The content of a `tokenizer.json`.
+///
+/// # Errors
+/// Bytes that are not a tokenizer that the `tokenizers` crate understands.
+pub(super) fn parse_tokenizer_json(bytes: &[u8]) -> Result<Tokenizer> {
+    Tokenizer::from_bytes(bytes).map_err(|e| {
+        Error::data("cannot read the tokenizer")
+            .expected("a tokenizer.json as the `tokenizers` library 0.x writes it")
+            .found(e.to_string())
+            .hint("save it again: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)")
+    })
+}
+
+/// `tokenizer.model` is a SentencePiece message (InternLM2) or a table of ranks (GLM-4). A message
+/// begins with the tag of its first field, which is a line end; a table begins with a token.
+fn read_tokenizer_model(dir: &Path, added: &AddedTokens) -> Result<Tokenizer> {
+    let file = dir.join("tokenizer.model");
+    let bytes = read_bytes(&file)?;
+    let read = if bytes.first() == Some(&sentencepiece::FIRST_BYTE) {
+        sentencepiece::parse(&bytes, added)
+    } else {
+        tiktoken::parse(&bytes)
+    };
+    read.map_err(|e| e.file(&file))
+}
+
+/// A file's bytes.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn read_bytes(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|e| Error::io("cannot read the tokenizer", file, &e))
+}
+
+/// A file's text; `None` if there is no such file.
+///
+/// # Errors
+/// A file that cannot be read or is not UTF-8.
+pub(super) fn read_text(file: &Path) -> Result<Option<String>> {
+    match std::fs::read(file) {
+        Ok(bytes) => String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|e| Error::data("the file is not UTF-8").file(file).found(e.to_string())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("cannot read the file", file, &e)),
+    }
+}
+
+/// A file's JSON; `None` if there is no such file.
+///
+/// # Errors
+/// As [`read_text`], or a text that is not JSON (with its line).
+pub(super) fn read_json(file: &Path) -> Result<Option<Value>> {
+    read_text(file)?.map(|text| parse_json(&text).map_err(|e| e.file(file))).transpose()
+}
+
+pub(super) fn parse_json(text: &str) -> Result<Value> {
+    serde_json::from_str(text)
+        .map_err(|e| Error::data("the file is not JSON").line(e.line()).found(e.to_string()))
+}
