@@ -34,7 +34,8 @@ MODELS = {
     "qwen2": dict(
         text=dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", hidden_size=32, intermediate_size=28,
                   num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, rms_norm_eps=1e-6,
-                  rope_theta=1000000.0, rope_scaling=None),
+                  rope_theta=1000000.0,
+                  rope_scaling={"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}),
         vision=dict(hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
                     image_size=24, patch_size=6, **LAYER_NORM),
         patches=(1, 3), template="Hermes-2", sizes=[(20, 61), (50, 24)],
