@@ -448,7 +448,7 @@ using ExpertTile16x64 = grt_gemm<16, 64, 64, 128, 1, 4, 8, A, B, GRT_BY_16>;
 template <grt_lie A, grt_lie B>
 using ExpertTileOdd = grt_gemm<32, 32, 32, 64, 2, 1, 2, A, B, GRT_BY_ELEMENT>;
 template <grt_lie A, grt_lie B>
-using ExpertSingle32x32 = grt_gemm_f32<32, 32, 16, 1, 1, A, B, true>;
+using ExpertSingle64x64 = grt_gemm_f32<64, 64, 16, 2, 2, A, B, true>;
 template <grt_lie A, grt_lie B>
 using ExpertSingleOdd = grt_gemm_f32<32, 32, 16, 1, 1, A, B, false>;
 
@@ -464,8 +464,8 @@ GRT_KERNEL(expert_matmul_fwd_16x64_bf16, ExpertMatmulArgs, 128) {
 GRT_KERNEL(expert_matmul_fwd_odd_bf16, ExpertMatmulArgs, 64) {
     expert_static<ExpertTileOdd<GRT_ALONG, GRT_ALONG>, GRT_ALONG>(a);
 }
-GRT_KERNEL(expert_matmul_fwd_32x32_f32, ExpertMatmulArgs, 64) {
-    expert_static<ExpertSingle32x32<GRT_ALONG, GRT_ALONG>, GRT_ALONG>(a);
+GRT_KERNEL(expert_matmul_fwd_64x64_f32, ExpertMatmulArgs, 64) {
+    expert_static<ExpertSingle64x64<GRT_ALONG, GRT_ALONG>, GRT_ALONG>(a);
 }
 GRT_KERNEL(expert_matmul_fwd_odd_f32, ExpertMatmulArgs, 64) {
     expert_static<ExpertSingleOdd<GRT_ALONG, GRT_ALONG>, GRT_ALONG>(a);
@@ -480,8 +480,8 @@ GRT_KERNEL(expert_matmul_bwd_dx_64x64_bf16, ExpertMatmulArgs, 128) {
 GRT_KERNEL(expert_matmul_bwd_dx_odd_bf16, ExpertMatmulArgs, 64) {
     expert_static<ExpertTileOdd<GRT_ALONG, GRT_ACROSS>, GRT_ACROSS>(a);
 }
-GRT_KERNEL(expert_matmul_bwd_dx_32x32_f32, ExpertMatmulArgs, 64) {
-    expert_static<ExpertSingle32x32<GRT_ALONG, GRT_ACROSS>, GRT_ACROSS>(a);
+GRT_KERNEL(expert_matmul_bwd_dx_64x64_f32, ExpertMatmulArgs, 64) {
+    expert_static<ExpertSingle64x64<GRT_ALONG, GRT_ACROSS>, GRT_ACROSS>(a);
 }
 GRT_KERNEL(expert_matmul_bwd_dx_odd_f32, ExpertMatmulArgs, 64) {
     expert_static<ExpertSingleOdd<GRT_ALONG, GRT_ACROSS>, GRT_ACROSS>(a);
@@ -496,8 +496,8 @@ GRT_KERNEL(expert_matmul_bwd_dw_64x64_bf16, ExpertDwArgs, 128) {
 GRT_KERNEL(expert_matmul_bwd_dw_odd_bf16, ExpertDwArgs, 64) {
     expert_dw_static<ExpertTileOdd<GRT_ACROSS, GRT_ACROSS>>(a);
 }
-GRT_KERNEL(expert_matmul_bwd_dw_32x32_f32, ExpertDwArgs, 64) {
-    expert_dw_static<ExpertSingle32x32<GRT_ACROSS, GRT_ACROSS>>(a);
+GRT_KERNEL(expert_matmul_bwd_dw_64x64_f32, ExpertDwArgs, 64) {
+    expert_dw_static<ExpertSingle64x64<GRT_ACROSS, GRT_ACROSS>>(a);
 }
 GRT_KERNEL(expert_matmul_bwd_dw_odd_f32, ExpertDwArgs, 64) {
     expert_dw_static<ExpertSingleOdd<GRT_ACROSS, GRT_ACROSS>>(a);

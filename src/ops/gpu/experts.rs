@@ -186,10 +186,12 @@ const ODD: Tile = Tile {
 };
 const SINGLE: Tile = Tile {
     kernels: [
-        "expert_matmul_fwd_32x32_f32",
-        "expert_matmul_bwd_dx_32x32_f32",
-        "expert_matmul_bwd_dw_32x32_f32",
+        "expert_matmul_fwd_64x64_f32",
+        "expert_matmul_bwd_dx_64x64_f32",
+        "expert_matmul_bwd_dw_64x64_f32",
     ],
+    rows: 64,
+    cols: 64,
     ..ODD
 };
 const ODD_SINGLE: Tile = Tile {
