@@ -23,6 +23,7 @@ fn settings(model: &str, adapter: Option<&str>, messages: &str, grad: bool) -> T
             trained: Trained::Nothing,
             min_pixels: None,
             max_pixels: None,
+            video: Default::default(),
         },
         messages: data(messages),
         grad,

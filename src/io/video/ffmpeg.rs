@@ -67,12 +67,11 @@ impl Ffmpeg {
             let both = ffmpeg.is_file() && ffprobe.is_file();
             both.then_some(Ffmpeg { ffmpeg, ffprobe, limit: TIME_LIMIT })
         };
-        let missing = Error::data("no ffmpeg program was found to decode the video with").hint(
-            format!(
+        let missing =
+            Error::data("no ffmpeg program was found to decode the video with").hint(format!(
                 "install ffmpeg, or name it in the variable {VARIABLE}; or give the video as a \
                  folder of frames, an animated GIF or WebP"
-            ),
-        );
+            ));
         if let Some(named) = variable.filter(|v| !v.is_empty()).map(PathBuf::from) {
             let found = match named.is_dir() {
                 true => in_folder(&named),
@@ -134,7 +133,10 @@ impl Ffmpeg {
 
     fn describe(&self, file: &Path, more: &[&str]) -> Result<Described> {
         let mut command = Command::new(&self.ffprobe);
-        command.args(["-hide_banner", "-v", "error"]).args(SAFE).args(["-format_whitelist", FORMATS]);
+        command
+            .args(["-hide_banner", "-v", "error"])
+            .args(SAFE)
+            .args(["-format_whitelist", FORMATS]);
         command.args(["-select_streams", "V:0"]).args(more);
         command.args([
             "-show_entries",
@@ -259,7 +261,8 @@ fn said(complaints: &[String], otherwise: &str) -> String {
 
 /// The file as an argument that no program takes for an option, a pattern or an address.
 fn protocol_path(file: &Path) -> Result<OsString> {
-    let whole = std::path::absolute(file).map_err(|e| Error::io("cannot name the video", file, &e))?;
+    let whole =
+        std::path::absolute(file).map_err(|e| Error::io("cannot name the video", file, &e))?;
     let mut argument = OsString::from("file:");
     argument.push(whole);
     Ok(argument)
@@ -289,7 +292,8 @@ impl Described {
         let mut fields = line.trim_end().split('|');
         match fields.next() {
             Some("packet") => {
-                let drop = fields.any(|f| f.strip_prefix("flags=").is_some_and(|f| f.contains('D')));
+                let drop =
+                    fields.any(|f| f.strip_prefix("flags=").is_some_and(|f| f.contains('D')));
                 *(if drop { &mut self.dropped } else { &mut self.packets }) += 1;
             }
             Some("stream" | "format") if self.values.len() < 64 => {
@@ -433,6 +437,15 @@ fn last_lines(stderr: ChildStderr) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_names_are_no_options() {
+        for name in ["-y", "-i.mp4", "http:a.mp4", "a b.mp4"] {
+            let argument = protocol_path(Path::new(name)).unwrap().into_string().unwrap();
+            let path = argument.strip_prefix("file:").unwrap();
+            assert!(Path::new(path).is_absolute() && path.ends_with(name), "{argument}");
+        }
+    }
 
     #[test]
     fn descriptions_are_read() {

@@ -78,9 +78,8 @@ pub(super) fn probe(list: &[PathBuf], fps: f64) -> Result<VideoInfo> {
     let Some(first) = list.first() else {
         return Err(Error::data("the video has no frames").expected("at least one picture file"));
     };
-    let unreadable = |e: String| {
-        Error::data("the first frame of the video cannot be read").file(first).found(e)
-    };
+    let unreadable =
+        |e: String| Error::data("the first frame of the video cannot be read").file(first).found(e);
     let (width, height) = ::image::ImageReader::open(first)
         .and_then(|r| r.with_guessed_format())
         .map_err(|e| unreadable(e.to_string()))?

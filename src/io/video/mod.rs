@@ -7,7 +7,8 @@
 mod animation; // GIF and WebP
 pub mod ffmpeg; // files, by programs found at run time
 mod frames; // folders and lists of picture files
-pub mod sampling;
+pub mod sampling; // which frames: the rules of the families
+pub mod wishes; // what options and rows want of those rules
 
 use std::fs::File;
 use std::io::Read;
@@ -33,6 +34,34 @@ pub enum VideoSource {
 }
 
 impl VideoSource {
+    /// Sees whether the files exist; opens none.
+    ///
+    /// # Errors
+    /// Of kind data: a file that is missing or empty, a folder without frames.
+    pub fn check(&self) -> Result<()> {
+        let folder = |path: &Path| frames::of_folder(path).map(|_| ());
+        let file = |path: &Path| {
+            let e = Error::data("a video cannot be read")
+                .expected("a video file or a folder of frames");
+            match std::fs::metadata(path) {
+                Ok(m) if m.is_file() && m.len() > 0 => Ok(()),
+                Ok(m) => Err(e.found(format!(
+                    "{} is {}",
+                    path.display(),
+                    if m.is_file() { "an empty file" } else { "not a file" }
+                ))),
+                Err(why) => Err(e
+                    .found(format!("{}: {why}", path.display()))
+                    .hint("set --image_folders to the folder that video paths are relative to")),
+            }
+        };
+        match self {
+            VideoSource::Path(path) if path.is_dir() => folder(path),
+            VideoSource::Path(path) => file(path),
+            VideoSource::Frames(list) => list.iter().try_for_each(|p| file(p)),
+        }
+    }
+
     /// The path, or that of the first frame; for messages.
     pub fn path(&self) -> &Path {
         match self {
@@ -98,10 +127,9 @@ impl Video {
     pub fn open_file(path: &Path, programs: Option<Ffmpeg>) -> Result<Video> {
         let go = || {
             let (info, decoder) = match format_of(path)? {
-                Some(format) => (
-                    animation::probe(path, format)?,
-                    Decoder::Animation(path.to_owned(), format),
-                ),
+                Some(format) => {
+                    (animation::probe(path, format)?, Decoder::Animation(path.to_owned(), format))
+                }
                 None => {
                     let programs = programs.map_or_else(Ffmpeg::find, Ok)?;
                     (programs.probe(path)?, Decoder::Program(programs, path.to_owned()))
@@ -139,7 +167,8 @@ impl Video {
         let mut uses: Vec<usize> = indices.to_vec();
         uses.sort_unstable();
         // A picture that is asked for once is moved, not copied.
-        let once = |i: usize| uses.partition_point(|u| *u <= i) - uses.partition_point(|u| *u < i) == 1;
+        let once =
+            |i: usize| uses.partition_point(|u| *u <= i) - uses.partition_point(|u| *u < i) == 1;
         let take = |i: &usize| {
             let place = kept.binary_search_by_key(i, |(index, _)| *index);
             let place = place.map_err(|_| Error::internal("a wanted frame was not decoded"))?;

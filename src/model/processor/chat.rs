@@ -117,14 +117,14 @@ impl ChatEncoder {
     /// The message in the form that templates read.
     fn json_message(&self, message: &Message, guard: Option<&Guard>) -> Value {
         let text = |t: &str| guard.map_or_else(|| t.to_owned(), |g| g.mask(t));
-        let only_text = !message.content.iter().any(|p| matches!(p, Part::Image(_)));
+        let only_text = message.content.iter().all(|p| matches!(p, Part::Text(_)));
         if only_text && !self.template.takes_parts() {
             let joined: String = message
                 .content
                 .iter()
                 .map(|p| match p {
                     Part::Text(t) => text(t),
-                    Part::Image(_) => String::new(),
+                    Part::Image(_) | Part::Video(_) => String::new(),
                 })
                 .collect();
             return json!({"role": message.role, "content": joined});
@@ -135,6 +135,7 @@ impl ChatEncoder {
             .map(|p| match p {
                 Part::Text(t) => json!({"type": "text", "text": text(t)}),
                 Part::Image(_) => json!({"type": "image"}),
+                Part::Video(_) => json!({"type": "video"}),
             })
             .collect();
         json!({"role": message.role, "content": parts})
@@ -222,7 +223,7 @@ impl Guard {
             .map(|m| {
                 let texts = m.content.iter().filter_map(|p| match p {
                     Part::Text(t) => Some(t.as_str()),
-                    Part::Image(_) => None,
+                    Part::Image(_) | Part::Video(_) => None,
                 });
                 texts.collect()
             })
@@ -311,7 +312,7 @@ mod tests {
                 .iter()
                 .filter_map(|p| match p {
                     Part::Text(t) => Some(t.as_str()),
-                    Part::Image(_) => None,
+                    Part::Image(_) | Part::Video(_) => None,
                 })
                 .collect();
             assert!(p.text.contains(&text) && e.tokenizer.decode(&p.ids, true).contains(&text));

@@ -209,6 +209,7 @@ fn model(o: &Options) -> Result<ModelSettings> {
         trained: if trains { trained(o)? } else { Trained::Nothing },
         min_pixels: min,
         max_pixels: max,
+        video: VideoSettings::from_options(o)?,
     })
 }
 
