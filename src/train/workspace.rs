@@ -124,6 +124,12 @@ impl PromptEncoder {
     /// As [`PromptEncoder::encode`], with the row's file and number.
     pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
         let go = || {
+            if !row.videos.is_empty() {
+                return Err(Error::data("the model's processor takes no videos")
+                    .expected("rows of images and text")
+                    .found(format!("{} videos", row.videos.len()))
+                    .hint("use a model for videos, or remove the row from the data set"));
+            }
             let images = row
                 .images
                 .iter()

@@ -213,6 +213,7 @@ fn model(o: &Options) -> Result<ModelSettings> {
             max_tiles: o.count("max_anyres_num"),
             backend: None,
         },
+        video: VideoSettings::from_options(o)?,
     })
 }
 
