@@ -4,13 +4,16 @@
 use grpo_rt::base::DType;
 use grpo_rt::io::image::{self, Image};
 use grpo_rt::io::safetensors::{self, Checkpoint};
-use grpo_rt::io::text::{ChatTemplate, SpecialTokens, Tokenizer, train_bpe_for};
+use grpo_rt::io::text::{SpecialTokens, Tokenizer, train_bpe_for};
+use grpo_rt::io::video::sampling::{FrameCount, FrameSampling};
+use grpo_rt::io::video::{Video, VideoSource};
 use grpo_rt::mem::Arena;
 use grpo_rt::model::config::VlmConfig;
 use grpo_rt::model::create::create_model;
+use grpo_rt::model::families::naming::{Naming, name_in};
 use grpo_rt::model::families::{NewTokenizer, family_named, internvl, internvl_chat, parameters};
 use grpo_rt::model::params::Training;
-use grpo_rt::model::processor::tiles::closest_grid;
+use grpo_rt::model::processor::tiles::{TileProcessor, closest_grid};
 use grpo_rt::model::processor::{ImageBackend, ProcessorOptions, Visual, VisualProcessor};
 use grpo_rt::model::vlm::{Vlm, model_bytes};
 use serde_json::{Map, Value, json};
@@ -87,71 +90,93 @@ fn patch_rows(values: &[f32], side: usize, patch: usize) -> Vec<f32> {
     out
 }
 
-/// Frames of the golden video at these places.
-fn frames(shape: &str, chosen: &[usize]) -> Vec<Image> {
-    let open = |i| image::open(folder(shape).join(format!("videos/a/{i:04}.png"))).unwrap();
-    chosen.iter().map(|&i: &usize| open(i)).collect()
+/// Numbers and pictures of the frames that a rule takes of the golden video.
+fn frames(shape: &str, fps: f64, rule: &FrameSampling) -> (Vec<usize>, Vec<Image>) {
+    let folder = folder(shape).join("videos/a");
+    let video = Video::open(&VideoSource::Path(folder), Some(fps)).unwrap();
+    let chosen = rule.indices(&video.info).unwrap();
+    let pictures = video.frames(&chosen).unwrap();
+    (chosen, pictures)
+}
+
+fn tile_processor(shape: &str, options: &ProcessorOptions) -> TileProcessor {
+    let config = VlmConfig::from_dir(folder(shape)).unwrap();
+    match config.family.name() {
+        "internvl" => internvl::processor(&folder(shape), &config, options).unwrap(),
+        _ => internvl_chat::processor(&config, options).unwrap(),
+    }
 }
 
 /// Token ids of the case with a video, each visual's context token repeated.
-fn ids_of_video(shape: &str, visuals: &[(&dyn VisualProcessor, &Visual)]) -> Vec<i64> {
-    let template = ChatTemplate::from_dir(folder(shape)).unwrap();
+fn ids_of_video(shape: &str, processor: &TileProcessor, visuals: &[&Visual]) -> Vec<i64> {
+    let config = VlmConfig::from_dir(folder(shape)).unwrap();
+    let template = config.family.template(&folder(shape), &config).unwrap();
     let messages = read(folder(shape).join("messages_video.json"));
     let mut text = template.render(messages.as_array().unwrap(), false, &Map::new()).unwrap();
-    for (processor, visual) in visuals {
+    for visual in visuals {
         let stands = processor.text(visual);
-        let mut done = String::new();
-        for (piece, n) in stands.text.split("<IMG_CONTEXT>").zip(&stands.runs) {
-            done += piece;
-            done += &"\u{1}".repeat(*n);
-        }
-        done += stands.text.rsplit("<IMG_CONTEXT>").next().unwrap();
+        let pieces: Vec<&str> = stands.text.split("<IMG_CONTEXT>").collect();
+        assert_eq!(pieces.len(), stands.runs.len() + 1);
+        // A stand-in for the context token, so that the next visual is not looked for in this one.
+        let runs = pieces
+            .iter()
+            .zip(&stands.runs)
+            .map(|(piece, n)| format!("{piece}{}", "\u{1}".repeat(*n)));
+        let done = runs.collect::<String>() + pieces[pieces.len() - 1];
         assert!(text.contains(&stands.written), "{text}");
         text = text.replacen(&stands.written, &done, 1);
     }
-    let text = text.replace('\u{1}', "<IMG_CONTEXT>");
     let tokenizer = Tokenizer::from_dir(folder(shape)).unwrap();
-    tokenizer.encode(&text).unwrap().into_iter().map(i64::from).collect()
+    let ids = tokenizer.encode(&text.replace('\u{1}', "<IMG_CONTEXT>")).unwrap();
+    ids.into_iter().map(i64::from).collect()
 }
 
 #[test]
-fn frames_of_a_video_are_those_of_transformers() {
-    // What InternVLVideoProcessor takes of the goldens' videos: 4 of 5 frames; 2 of 3 frames per second.
-    for (shape, chosen) in [(TRANSFORMERS[0], [0, 1, 3, 4]), (TRANSFORMERS[1], [0, 2, 4, 6])] {
-        let config = VlmConfig::from_dir(folder(shape)).unwrap();
-        let processor = internvl::processor(&folder(shape), &config, &pillow()).unwrap();
-        let seconds: Vec<f64> = chosen.iter().map(|&i| i as f64 / 2.0).collect();
-        let video = processor.frames(&frames(shape, &chosen), seconds).unwrap();
-        assert_eq!(video.grid_thw, [4, 4, 4], "{shape}");
-        assert_eq!(video.runs.iter().map(|r| r.tokens).collect::<Vec<_>>(), [4; 4], "{shape}");
+fn frames_of_a_video_are_those_of_the_references() {
+    let all = |count| FrameSampling::InternVl { count };
+    for (shape, fps, rule, chosen) in [
+        (TRANSFORMERS[0], 2.0, all(FrameCount::Number(4)), vec![0, 1, 3, 4]),
+        (TRANSFORMERS[1], 3.0, all(FrameCount::PerSecond(2.0)), vec![0, 2, 4, 6]),
+        (
+            CHAT[2],
+            2.0,
+            FrameSampling::InternVlSegments { num_segments: 8 },
+            vec![0, 1, 3, 4, 6, 7, 8, 10],
+        ),
+    ] {
+        let processor = tile_processor(shape, &pillow());
+        let (numbers, pictures) = frames(shape, fps, &rule);
+        assert_eq!(numbers, chosen, "{shape}");
+        let seconds: Vec<f64> = chosen.iter().map(|&i| i as f64 / fps).collect();
+        let video = processor.frames(&pictures, seconds).unwrap();
+        assert_eq!(video.grid_thw, [chosen.len(), 4, 4], "{shape}");
+        assert!(video.runs.iter().all(|run| run.tokens == 4), "{shape}");
         let golden = Checkpoint::open(folder(shape).join("expected_video.safetensors")).unwrap();
         let want = golden.read("pixel_values").unwrap();
-        let side = want.shape[2];
-        let want = patch_rows(want.as_f32().unwrap(), side, config.vision.patching().side);
-        let image = (shape == TRANSFORMERS[1]).then(|| {
+        let settings = processor.settings();
+        let want = patch_rows(want.as_f32().unwrap(), settings.side, settings.patch_size);
+        // All but the first golden have an image before the video.
+        let image = (shape != TRANSFORMERS[0]).then(|| {
             processor.image(&image::open(folder(shape).join("images/b.png")).unwrap()).unwrap()
         });
         let mut patches = image.as_ref().map_or(Vec::new(), |image| image.patches.clone());
         patches.extend(&video.patches);
         assert!(patches == want, "{shape}: pixels differ");
-        let all: Vec<_> =
-            image.iter().chain([&video]).map(|v| (&processor as &dyn VisualProcessor, v)).collect();
+        let visuals: Vec<&Visual> = image.iter().chain([&video]).collect();
         let want = golden.read("input_ids").unwrap().to_i64_vec().unwrap();
-        assert_eq!(ids_of_video(shape, &all), want, "{shape}");
+        assert_eq!(ids_of_video(shape, &processor, &visuals), want, "{shape}");
     }
-    let config = VlmConfig::from_dir(folder(TRANSFORMERS[0])).unwrap();
-    let processor = internvl::processor(&folder(TRANSFORMERS[0]), &config, &pillow()).unwrap();
+    let processor = tile_processor(TRANSFORMERS[0], &pillow());
     assert!(processor.frames(&[], Vec::new()).is_err());
-    let one = frames(TRANSFORMERS[0], &[0]);
-    let error = processor.frames(&one, Vec::new()).unwrap_err().to_string();
+    let picture = image::open(folder(TRANSFORMERS[0]).join("images/b.png")).unwrap();
+    let error = processor.frames(&[picture], Vec::new()).unwrap_err().to_string();
     assert!(error.contains("1 times"), "{error}");
 }
 
 #[test]
 fn a_frame_in_internvls_own_layout_is_an_image_of_one_tile() {
     let one = ProcessorOptions { max_tiles: Some(1), ..ProcessorOptions::default() };
-    let config = VlmConfig::from_dir(folder(CHAT[1])).unwrap();
-    let processor = internvl_chat::processor(&config, &one).unwrap();
+    let processor = tile_processor(CHAT[1], &one);
     let picture = image::open(folder(CHAT[1]).join("images/a.png")).unwrap();
     let image = processor.image(&picture).unwrap();
     let video = processor.frames(&[picture.clone(), picture], vec![0.0, 0.5]).unwrap();
@@ -199,7 +224,7 @@ fn what_cannot_run_is_an_error_with_its_key() {
         (CHAT[1], "/vision_config/norm_type", json!("batch"), "vision_config.norm_type"),
         (CHAT[1], "/vision_config/hidden_act", json!("silu"), "vision_config.hidden_act"),
         (CHAT[1], "/vision_config/dropout", json!(0.1), "vision_config.dropout"),
-        (CHAT[1], "/vision_config/image_size", json!(30), "vision_config.image_size"),
+        (CHAT[1], "/vision_config/patch_size", json!(5), "vision_config.image_size"),
         (CHAT[1], "/vision_config/num_attention_heads", json!(5), "num_attention_heads"),
         (CHAT[1], "/llm_config/architectures", json!(["Phi3ForCausalLM"]), "architectures"),
         (CHAT[0], "/llm_config/bias", json!(true), "llm_config.bias"),
@@ -326,6 +351,53 @@ fn the_chat_layout_is_the_named_one_unless_the_folder_marks_images_itself() {
     assert!(error.contains("vicuna_v1.1") && error.contains("Hermes-2"), "{error}");
 }
 
+/// Names and shapes of tests/data/layouts, `{0..n}` written out.
+fn published_tensors(name: &str) -> BTreeSet<(String, Vec<usize>)> {
+    let text = std::fs::read_to_string(layouts().join(name).join("tensors.txt")).unwrap();
+    let mut tensors = BTreeSet::new();
+    for line in text.lines() {
+        let (name, shape) = line.split_once(' ').unwrap();
+        let shape: Vec<usize> = shape.split('x').map(|n| n.parse().unwrap()).collect();
+        match name.split_once('{').map(|(head, rest)| (head, rest.split_once('}').unwrap())) {
+            None => drop(tensors.insert((name.to_string(), shape))),
+            Some((head, (range, tail))) => {
+                let last: usize = range.strip_prefix("0..").unwrap().parse().unwrap();
+                let names = (0..=last).map(|i| (format!("{head}{i}{tail}"), shape.clone()));
+                tensors.extend(names);
+            }
+        }
+    }
+    tensors
+}
+
+fn layouts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layouts")
+}
+
+#[test]
+fn published_models_have_our_names_and_shapes() {
+    let mut compared = 0;
+    for name in std::fs::read_dir(layouts()).unwrap().map(|e| e.unwrap().file_name()) {
+        let name = name.into_string().unwrap();
+        if !name.starts_with("InternVL") && !name.starts_with("Vintern") {
+            continue;
+        }
+        let config = VlmConfig::from_path(layouts().join(&name).join("config.json")).unwrap();
+        let pairs = config.family.names();
+        let on_disk = |canonical: &str| name_in(pairs, Naming::Checkpoint, canonical);
+        let ours: BTreeSet<_> =
+            parameters(&config).into_iter().map(|p| (on_disk(&p.name), p.shape)).collect();
+        let published = published_tensors(&name);
+        let differ: Vec<_> = ours.symmetric_difference(&published).take(4).collect();
+        assert!(differ.is_empty(), "{name}: {differ:?}");
+        // Tiles of 448 pixels, 256 features each; up to 12 and the whole.
+        let processor = config.family.default_processor(&config, &ProcessorOptions::default());
+        assert_eq!(processor.unwrap().image_shape(800, 600).unwrap().rows(), 13 * 256, "{name}");
+        compared += 1;
+    }
+    assert!(compared >= 15, "{compared}");
+}
+
 #[test]
 fn both_namings_are_read_and_given_back() {
     for shape in CHAT.iter().chain(&TRANSFORMERS) {
@@ -394,7 +466,7 @@ fn new_models_have_the_promised_sizes_and_their_files_agree() {
         assert!(config.family.template(dir.path(), &config).unwrap().takes_parts());
         let options = ProcessorOptions::default();
         let processor = config.family.processor(dir.path(), &config, &options).unwrap();
-        let visual = processor.image_shape(448, 224).unwrap();
+        let visual = processor.image_shape(224, 112).unwrap();
         assert_eq!((visual.grid_thw, visual.rows()), ([3, 8, 8], 48));
         assert_eq!(config.vision.feature_rows(visual.grid_thw), visual.rows());
     }

@@ -187,8 +187,25 @@ impl Vlm {
                 std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, &e))?;
             }
         }
-        Ok(())
+        match with_config && self.config.raw.get("auto_map").is_some() {
+            true => copy_classes(&self.dir, dir),
+            false => Ok(()),
+        }
     }
+}
+
+/// Copies the Python files of a folder with classes of its own (`auto_map`): nothing here reads them, but
+/// no other program loads the folder without them.
+fn copy_classes(from: &Path, to: &Path) -> Result<()> {
+    let wrong = |e: std::io::Error| Error::io("cannot copy the model's classes", from, &e);
+    for entry in std::fs::read_dir(from).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "py"))
+        {
+            std::fs::copy(&path, to.join(name)).map_err(wrong)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies config.json, saying of what type the weights beside it are now.
