@@ -2,9 +2,8 @@
 //! tensors of the published checkpoints, name by name and shape by shape (`tools/golden/families/layouts.py`),
 //! and `plan` gives each a plan. No weights are needed.
 
-use grpo_rt::io::safetensors::Checkpoint;
 use grpo_rt::model::config::VlmConfig;
-use grpo_rt::model::families::naming::{Naming, canonical_name, detect_naming, name_in};
+use grpo_rt::model::families::naming::{canonical_name, detect_naming, name_in};
 use grpo_rt::model::families::parameters;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
