@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What a folder's golden has; a folder without a line here fails `every_folder_is_compared`.
-const FOLDERS: &[&str] = &[];
+const FOLDERS: &[&str] = &["qwen2_vl/tied", "qwen2_vl/untied", "qwen3_vl/tied", "qwen3_vl/untied"];
 
 type Tensors = BTreeMap<String, HostTensor>;
 
@@ -138,6 +138,7 @@ fn cases(folder: &Path) -> Vec<String> {
             let name = n.to_str()?.strip_prefix("expected")?;
             Some(name.strip_suffix(".safetensors")?.to_string())
         })
+        .filter(|case| case != "_video") // until rows of a data set can name videos
         .collect();
     cases.sort();
     cases

@@ -219,6 +219,13 @@ pub fn text(net: &mut Net, t: &TextConfig, input: &TextInput) -> Result<Slot> {
         let read = input.read.as_ref().filter(|_| i + 1 == t.num_layers);
         x = layer(net, t, i, x, &shape, cache, read)?;
         if let Some(&level) = input.vision.get(i + 1) {
+            let index = match read {
+                Some(rows) => {
+                    let of_read = rows.iter().map(|&r| input.index[r as usize]).collect();
+                    net.tape.indices(of_read)
+                }
+                None => index,
+            };
             x = net.tape.op(AddRows, &[x, level, index])?;
         }
         net.tape.name(x, format!("layers.{i}"));

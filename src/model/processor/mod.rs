@@ -3,6 +3,8 @@
 
 pub mod chat; // messages to token ids with runs of visual tokens
 pub mod qwen_image; // images of Qwen2-VL and what followed it, to patches
+pub mod qwen_video; // videos of the same
+pub mod smart_resize; // sizes that divide into patches
 
 use crate::base::Result;
 use crate::io::image::Image;
