@@ -7,7 +7,7 @@ use crate::io::image::{self, Alpha, Image};
 use crate::rollout::{Completion, Finish};
 use crate::train::generation::{Draws, generate, rollout_settings};
 use crate::train::settings::{ChatSettings, InferSettings};
-use crate::train::workspace::{Prepared, read_messages, training_of};
+use crate::train::workspace::{Prepared, read_messages};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,10 +43,9 @@ fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Vec<Image>)> {
 /// be written.
 pub fn infer(s: &InferSettings) -> Result<Vec<Answer>> {
     let (messages, images) = read_chat(&s.chat)?;
-    let training = training_of(&s.model)?;
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(None, s.sampling.max_completion_length)?;
-    let w = prepared.open(&s.model, &s.machine, &training, s.seed)?;
+    let w = prepared.open(&s.model, &s.machine, s.seed)?;
     let prompt = Arc::new(w.encoder.encode(&messages, &images, true)?);
     let draws = Draws { per_prompt: s.num_samples, ..Draws::default() };
     let made = generate(&w, &rollout_settings(&w, &s.sampling, s.seed), &[prompt], draws, None)?;

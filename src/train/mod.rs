@@ -18,5 +18,6 @@ pub mod sinks; // console, metrics.jsonl, TensorBoard
 pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead
 pub mod trace; // one chat with every activation and gradient
+pub mod trainable; // what a run trains, as a table
 pub mod workspace; // memory, weights, tokenizer, image processor
 pub mod writer; // the thread that writes what a run tells

@@ -14,7 +14,7 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
 use crate::ops::matmul::Matmul;
 use crate::train::settings::{MachineSettings, TraceSettings};
-use crate::train::workspace::{Workspace, read_messages, training_of};
+use crate::train::workspace::{Prepared, read_messages};
 use std::sync::Arc;
 
 /// Named tensors of a trace: `input_ids [T]`, `position_ids [3,T]`, `pixel_values`,
@@ -27,13 +27,13 @@ use std::sync::Arc;
 /// an assistant's message.
 pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
     let (messages, images) = read_messages(&settings.messages)?;
-    let mut training = training_of(&settings.model)?;
-    if settings.grad && training == Training::None {
-        let all = vec![Part::Vision, Part::Connector, Part::Language, Part::Head];
-        training = Training::Full(all);
-    }
     let machine = MachineSettings { threads: settings.threads, ..MachineSettings::default() };
-    let w = Workspace::open(&settings.model, &machine, &training, 0)?;
+    let mut prepared = Prepared::read(&settings.model, &machine)?;
+    if settings.grad && prepared.training == Training::None {
+        let all = vec![Part::Vision, Part::Connector, Part::Language, Part::Head];
+        prepared.training = Training::Full(all);
+    }
+    let w = prepared.open(&settings.model, &machine, 0)?;
     let complete = messages.last().is_some_and(|m| m.role == "assistant");
     if settings.grad && !complete {
         return Err(Error::data("gradients need something to learn")

@@ -11,7 +11,7 @@ use crate::io::text::tokenizer::Tokenizer;
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
 use crate::model::families::Part as ModelPart;
-use crate::model::lora::{LoraConfig, Targets};
+use crate::model::lora::{LoraConfig, resolve_targets};
 use crate::model::params::Training;
 use crate::model::positions::PositionRule;
 use crate::model::processor::chat::ChatEncoder;
@@ -124,6 +124,12 @@ impl PromptEncoder {
     /// As [`PromptEncoder::encode`], with the row's file and number.
     pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
         let go = || {
+            if !row.videos.is_empty() {
+                return Err(Error::data("the model's processor takes no videos")
+                    .expected("rows of images and text")
+                    .found(format!("{} videos", row.videos.len()))
+                    .hint("use a model for videos, or remove the row from the data set"));
+            }
             let images = row
                 .images
                 .iter()
@@ -201,15 +207,19 @@ pub struct Workspace {
 ///
 /// # Errors
 /// If an adapter folder cannot be read.
-pub fn training_of(settings: &ModelSettings) -> Result<Training> {
+pub fn training_of(settings: &ModelSettings, config: &VlmConfig) -> Result<Training> {
     let saved = settings.adapter.as_deref().map(LoraConfig::from_dir).transpose()?;
     Ok(match (&settings.trained, saved) {
-        (Trained::Lora(l), None) => Training::Lora(LoraConfig {
-            r: l.r,
-            lora_alpha: l.alpha,
-            lora_dropout: l.dropout,
-            target_modules: Targets::Names(l.target_modules.clone()),
-        }),
+        (Trained::Lora(l), None) => {
+            let (target_modules, exclude_modules) = resolve_targets(&l.target_modules, config);
+            Training::Lora(LoraConfig {
+                r: l.r,
+                lora_alpha: l.alpha,
+                lora_dropout: l.dropout,
+                target_modules,
+                exclude_modules,
+            })
+        }
         (Trained::Lora(l), Some(saved)) => {
             Training::Lora(LoraConfig { lora_dropout: l.dropout, ..saved })
         }
@@ -266,6 +276,8 @@ pub fn vision_cache(machine: &MachineSettings, free: usize) -> usize {
 pub struct Prepared {
     /// Sizes of the model.
     pub config: VlmConfig,
+    /// What is trained.
+    pub training: Training,
     /// Rows to prompts.
     pub encoder: PromptEncoder,
     /// What computes; `None` is the CPU.
@@ -281,8 +293,9 @@ impl Prepared {
     pub fn read(settings: &ModelSettings, machine: &MachineSettings) -> Result<Self> {
         let device = device::open_with(machine.device, machine.matmul)?;
         let config = VlmConfig::from_dir(&settings.path)?;
+        let training = training_of(settings, &config)?;
         let encoder = PromptEncoder::open(settings, &config)?;
-        Ok(Prepared { config, encoder, device })
+        Ok(Prepared { config, training, encoder, device })
     }
 
     /// What tapes will run on.
@@ -322,11 +335,10 @@ impl Prepared {
         self,
         settings: &ModelSettings,
         machine: &MachineSettings,
-        training: &Training,
         seed: u64,
     ) -> Result<Workspace> {
         let mut arena = Arena::on(self.device.as_ref(), self.budget(machine))?;
-        let model = Vlm::load(&settings.path, training, settings.dtype, seed, &mut arena)?;
+        let model = Vlm::load(&settings.path, &self.training, settings.dtype, seed, &mut arena)?;
         if let Some(adapter) = &settings.adapter {
             model.load_adapter(adapter, &mut arena)?;
         }
@@ -342,13 +354,8 @@ impl Workspace {
     ///
     /// # Errors
     /// If the model cannot be read or does not fit the budget.
-    pub fn open(
-        settings: &ModelSettings,
-        machine: &MachineSettings,
-        training: &Training,
-        seed: u64,
-    ) -> Result<Self> {
-        Prepared::read(settings, machine)?.open(settings, machine, training, seed)
+    pub fn open(settings: &ModelSettings, machine: &MachineSettings, seed: u64) -> Result<Self> {
+        Prepared::read(settings, machine)?.open(settings, machine, seed)
     }
 
     /// The model as a pass of training number `step` sees it.
