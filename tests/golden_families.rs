@@ -15,7 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What a folder's golden has; a folder without a line here fails `every_folder_is_compared`.
-const FOLDERS: &[&str] = &["qwen2_vl/tied", "qwen2_vl/untied", "qwen3_vl/tied", "qwen3_vl/untied"];
+const FOLDERS: &[&str] = &[
+    "qwen2_vl/tied",
+    "qwen2_vl/untied",
+    "qwen3_vl/tied",
+    "qwen3_vl/untied",
+    "qwen3_vl_moe/sparse",
+    "qwen3_vl_moe/saved",
+];
 
 type Tensors = BTreeMap<String, HostTensor>;
 

@@ -6,6 +6,7 @@ pub mod naming; // module paths and names on disk
 pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
 pub mod qwen2_vl; // Qwen2-VL: whole frames, M-RoPE
 pub mod qwen3_vl; // Qwen3-VL: learned places, features of several depths
+pub mod qwen3_vl_moe; // Qwen3-VL with a mixture of experts
 pub mod qwen_patches; // order and positions of patches that come unit by unit
 
 use crate::base::{Error, HostTensor, Result};
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 /// Every family, in the order in which `--help` lists them.
 pub static FAMILIES: &[&dyn Family] =
-    &[&qwen2_vl::Qwen2Vl, &qwen2_5_vl::Qwen25Vl, &qwen3_vl::Qwen3Vl];
+    &[&qwen2_vl::Qwen2Vl, &qwen2_5_vl::Qwen25Vl, &qwen3_vl::Qwen3Vl, &qwen3_vl_moe::Qwen3VlMoe];
 
 /// What an architecture's config.json says.
 #[derive(Debug, Clone)]

@@ -132,6 +132,10 @@ pub(super) fn read_interleaved_text(
     let mut text = read_text(top, keys, defaults)?;
     let section = mrope_section(keys, MROPE_SECTION, text.head_dim)?;
     text.rope.axes = mrope_interleaved_axes(section);
+    // As in transformers 5, the outer key decides where both are there.
+    if top.get("tie_word_embeddings").is_some() {
+        text.tie_word_embeddings = top.boolean("tie_word_embeddings", false)?;
+    }
     Ok(text)
 }
 
