@@ -54,6 +54,7 @@ impl PromptEncoder {
         let chat = ChatEncoder::new(tokenizer, template, &config.tokens, family.end_of_turn())
             .map_err(|e| e.file(dir.join("tokenizer.json")))?;
         let visuals = family.processor(dir, config, &settings.processor)?;
+        check_fit(config, &*visuals).map_err(|e| e.file(dir))?;
         Ok(PromptEncoder {
             chat,
             visuals,
@@ -155,6 +156,25 @@ impl PromptEncoder {
         };
         go().map_err(|e| e.file(&row.file).row(row.row))
     }
+}
+
+/// Sees whether the processor's patches and tokens are those that the model was made for: the folder may
+/// hold the files of two models.
+fn check_fit(config: &VlmConfig, visuals: &dyn VisualProcessor) -> Result<()> {
+    const SIDE: usize = 448; // of any image that every processor takes
+    let visual = visuals.image_shape(SIDE, SIDE)?;
+    let made = (visual.patch_dim, visual.rows());
+    let wanted = (config.vision.patch_values(), config.vision.feature_rows(visual.grid_thw));
+    if made == wanted {
+        return Ok(());
+    }
+    let words = |(values, tokens)| {
+        format!("patches of {values} values, {tokens} tokens for {SIDE} x {SIDE}")
+    };
+    Err(Error::data("the image processor does not fit the model")
+        .expected(format!("{} (config.json)", words(wanted)))
+        .found(format!("{} (the processor's settings)", words(made)))
+        .hint("config.json and the processor's files are not of one model; fetch them again"))
 }
 
 /// Reads a JSON file of chat messages in Hugging Face's format (`content` a text, or a list of
