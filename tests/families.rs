@@ -32,9 +32,8 @@ fn lab() -> &'static Path {
         std::fs::create_dir_all(&dir).unwrap();
         run_in(&dir, "data make-shapes --output_dir shapes --num_rows 48 --seed 1 --quiet");
         let text = std::fs::read_to_string(dir.join("shapes/train.jsonl")).unwrap();
-        let color = |l: &&str| {
-            serde_json::from_str::<Value>(l).is_ok_and(|row| row["task"] == "color")
-        };
+        let color =
+            |l: &&str| serde_json::from_str::<Value>(l).is_ok_and(|row| row["task"] == "color");
         let rows: Vec<&str> = text.lines().filter(color).take(4).collect();
         std::fs::write(dir.join("shapes/color.jsonl"), rows.join("\n")).unwrap();
         dir
@@ -50,8 +49,7 @@ fn column(run: &str, name: &str) -> Vec<f64> {
 /// What holds for every run of every family.
 fn holds(run: &str, steps: usize) {
     assert_eq!(column(run, "sampling/logp_diff_max"), vec![0.0; steps], "{run}");
-    let (planned, actual) =
-        (column(run, "memory/planned_peak"), column(run, "memory/actual_peak"));
+    let (planned, actual) = (column(run, "memory/planned_peak"), column(run, "memory/actual_peak"));
     assert!(planned.len() == steps && planned == actual, "{run}: {planned:?} {actual:?}");
     assert!(column(run, "grad_norm").iter().any(|g| *g > 0.0), "{run}: nothing was learned from");
 }

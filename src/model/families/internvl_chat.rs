@@ -11,6 +11,7 @@ use super::naming::NamePairs;
 use super::{Architecture, Family, NewTokenizer};
 use crate::base::{Error, Result};
 use crate::io::text::{ChatTemplate, added_ids};
+use crate::io::video::sampling::FrameSampling;
 use crate::model::config::keys::{Keys, read_json};
 use crate::model::config::text::{bos_id, eos_ids};
 use crate::model::config::{TokenIds, VlmConfig};
@@ -31,6 +32,9 @@ pub struct InternVlChat;
 /// Settings of the published folders' image processor that these tiles follow; other keys of the file
 /// (a crop of the middle, say) are read neither by InternVL's code nor here.
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// Frames of a video on the models' pages.
+const SEGMENTS: usize = 8;
 
 impl Family for InternVlChat {
     fn name(&self) -> &'static str {
@@ -245,6 +249,7 @@ fn tiles(top: &Keys) -> Result<TileSettings> {
         arithmetic: Arithmetic::Transform,
         frame_pixels: Pixels::default(),
         frame_arithmetic: Arithmetic::Transform,
+        sampling: FrameSampling::InternVlSegments { num_segments: SEGMENTS },
     })
 }
 
