@@ -21,6 +21,12 @@ const FOLDERS: &[&str] = &[
     "internvl_chat/internlm2",
     "internvl_chat/qwen2",
     "internvl_chat/qwen3",
+    "qwen2_vl/tied",
+    "qwen2_vl/untied",
+    "qwen3_vl/tied",
+    "qwen3_vl/untied",
+    "qwen3_vl_moe/sparse",
+    "qwen3_vl_moe/saved",
 ];
 
 type Tensors = BTreeMap<String, HostTensor>;

@@ -63,6 +63,7 @@ pub fn read_text(top: &Keys, keys: &Keys, d: &TextDefaults) -> Result<TextConfig
         qkv_bias: d.qkv_bias,
         qk_norm: d.qk_norm,
         post_norms: false,
+        experts: None,
         tie_word_embeddings: top.boolean("tie_word_embeddings", false)?
             || keys.boolean("tie_word_embeddings", false)?,
         max_position_embeddings: keys.size("max_position_embeddings", d.sizes[6])?,

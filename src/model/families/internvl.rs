@@ -15,7 +15,7 @@ use crate::model::config::text::{bos_id, eos_ids, token_id};
 use crate::model::config::{TokenIds, VlmConfig};
 use crate::model::decoder::names::IN_MODEL;
 use crate::model::positions::PositionRule;
-use crate::model::processor::qwen_image::read_config;
+use crate::model::processor::settings_file::{PREPROCESSOR_FILE, PROCESSOR_FILE, read_settings};
 use crate::model::processor::tiles::{
     Arithmetic, MARKS, Pixels, TileProcessor, TileSettings, VIDEO,
 };
@@ -30,8 +30,6 @@ pub struct InternVl;
 
 /// eps of the norms of queries and keys: the class makes them with its own default.
 const QK_NORM_EPS: f64 = 1e-6;
-/// File of the whole processor; transformers 5 nests all settings in it.
-const PROCESSOR_FILE: &str = "processor_config.json";
 /// File of the settings of videos in transformers 4.
 const VIDEO_FILE: &str = "video_preprocessor_config.json";
 /// Frames of a video where neither settings nor options say a number: what the model's page asks for. (The
@@ -130,7 +128,7 @@ pub fn processor(
     options: &ProcessorOptions,
 ) -> Result<TileProcessor> {
     let vision = vision_of(config)?;
-    let (file, value) = read_config(dir)?;
+    let (file, value) = read_settings(dir, "image_processor", &[])?;
     let path = dir.join(file);
     let keys = Keys::of(&value, &path)?;
     if keys.string("image_processor_type")?.is_some_and(|t| !IMAGE_PROCESSORS.contains(&t)) {
@@ -331,7 +329,7 @@ fn processor_files(vision: &VisionConfig, context: usize) -> Vec<(&'static str, 
         "image_seq_length": vision.tile_features(),
         "processor_class": "InternVLProcessor",
     });
-    vec![("preprocessor_config.json", image), (VIDEO_FILE, video), (PROCESSOR_FILE, processor)]
+    vec![(PREPROCESSOR_FILE, image), (VIDEO_FILE, video), (PROCESSOR_FILE, processor)]
 }
 
 /// config.json of a new model with a Qwen2 language model, in the layout of transformers 5.
