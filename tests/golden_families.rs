@@ -178,6 +178,8 @@ fn cases(folder: &Path) -> Vec<String> {
             let name = n.to_str()?.strip_prefix("expected")?;
             Some(name.strip_suffix(".safetensors")?.to_string())
         })
+        // Until the Qwen-VL processors take videos.
+        .filter(|case| case != "_video" || folder.to_string_lossy().contains("internvl"))
         .collect();
     cases.sort();
     cases
