@@ -2,19 +2,18 @@
 //! and chat layouts come from, names on disk, tiles of images and frames of videos, new models.
 
 use grpo_rt::base::DType;
-use grpo_rt::io::image::{self, Image};
+use grpo_rt::io::image;
 use grpo_rt::io::safetensors::{self, Checkpoint};
 use grpo_rt::io::text::{SpecialTokens, Tokenizer, train_bpe_for};
+use grpo_rt::io::video::VideoInfo;
 use grpo_rt::io::video::sampling::{FrameCount, FrameSampling};
-use grpo_rt::io::video::{Video, VideoSource};
 use grpo_rt::mem::Arena;
 use grpo_rt::model::config::VlmConfig;
 use grpo_rt::model::create::create_model;
-use grpo_rt::model::families::naming::{Naming, name_in};
-use grpo_rt::model::families::{NewTokenizer, family_named, internvl, internvl_chat, parameters};
+use grpo_rt::model::families::{NewTokenizer, family_named, parameters};
 use grpo_rt::model::params::Training;
-use grpo_rt::model::processor::tiles::{TileProcessor, closest_grid};
-use grpo_rt::model::processor::{ImageBackend, ProcessorOptions, Visual, VisualProcessor};
+use grpo_rt::model::processor::tiles::closest_grid;
+use grpo_rt::model::processor::{Clip, ImageBackend, ProcessorOptions, VisualProcessor};
 use grpo_rt::model::vlm::{Vlm, model_bytes};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -74,118 +73,38 @@ fn the_grid_of_tiles_is_that_of_the_reference() {
     assert!(grids(1, 1).iter().all(|grid| *grid == (1, 1)));
 }
 
-/// Tiles `[N,3,H,W]` of a golden as rows of patches.
-fn patch_rows(values: &[f32], side: usize, patch: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(values.len());
-    for tile in values.chunks(3 * side * side) {
-        for (top, left) in (0..side * side)
-            .map(|p| (p / side, p % side))
-            .filter(|(y, x)| y % patch == 0 && x % patch == 0)
-        {
-            for (channel, y) in (0..3 * patch).map(|r| (r / patch, top + r % patch)) {
-                out.extend(&tile[(channel * side + y) * side + left..][..patch]);
-            }
-        }
-    }
-    out
-}
-
-/// Numbers and pictures of the frames that a rule takes of the golden video.
-fn frames(shape: &str, fps: f64, rule: &FrameSampling) -> (Vec<usize>, Vec<Image>) {
-    let folder = folder(shape).join("videos/a");
-    let video = Video::open(&VideoSource::Path(folder), Some(fps)).unwrap();
-    let chosen = rule.indices(&video.info).unwrap();
-    let pictures = video.frames(&chosen).unwrap();
-    (chosen, pictures)
-}
-
-fn tile_processor(shape: &str, options: &ProcessorOptions) -> TileProcessor {
-    let config = VlmConfig::from_dir(folder(shape)).unwrap();
-    match config.family.name() {
-        "internvl" => internvl::processor(&folder(shape), &config, options).unwrap(),
-        _ => internvl_chat::processor(&config, options).unwrap(),
-    }
-}
-
-/// Token ids of the case with a video, each visual's context token repeated.
-fn ids_of_video(shape: &str, processor: &TileProcessor, visuals: &[&Visual]) -> Vec<i64> {
-    let config = VlmConfig::from_dir(folder(shape)).unwrap();
-    let template = config.family.template(&folder(shape), &config).unwrap();
-    let messages = read(folder(shape).join("messages_video.json"));
-    let mut text = template.render(messages.as_array().unwrap(), false, &Map::new()).unwrap();
-    for visual in visuals {
-        let stands = processor.text(visual);
-        let pieces: Vec<&str> = stands.text.split("<IMG_CONTEXT>").collect();
-        assert_eq!(pieces.len(), stands.runs.len() + 1);
-        // A stand-in for the context token, so that the next visual is not looked for in this one.
-        let runs = pieces
-            .iter()
-            .zip(&stands.runs)
-            .map(|(piece, n)| format!("{piece}{}", "\u{1}".repeat(*n)));
-        let done = runs.collect::<String>() + pieces[pieces.len() - 1];
-        assert!(text.contains(&stands.written), "{text}");
-        text = text.replacen(&stands.written, &done, 1);
-    }
-    let tokenizer = Tokenizer::from_dir(folder(shape)).unwrap();
-    let ids = tokenizer.encode(&text.replace('\u{1}', "<IMG_CONTEXT>")).unwrap();
-    ids.into_iter().map(i64::from).collect()
-}
-
 #[test]
-fn frames_of_a_video_are_those_of_the_references() {
-    let all = |count| FrameSampling::InternVl { count };
-    for (shape, fps, rule, chosen) in [
-        (TRANSFORMERS[0], 2.0, all(FrameCount::Number(4)), vec![0, 1, 3, 4]),
-        (TRANSFORMERS[1], 3.0, all(FrameCount::PerSecond(2.0)), vec![0, 2, 4, 6]),
-        (
-            CHAT[2],
-            2.0,
-            FrameSampling::InternVlSegments { num_segments: 8 },
-            vec![0, 1, 3, 4, 6, 7, 8, 10],
-        ),
-    ] {
-        let processor = tile_processor(shape, &pillow());
-        let (numbers, pictures) = frames(shape, fps, &rule);
-        assert_eq!(numbers, chosen, "{shape}");
-        let seconds: Vec<f64> = chosen.iter().map(|&i| i as f64 / fps).collect();
-        let video = processor.frames(&pictures, seconds).unwrap();
-        assert_eq!(video.grid_thw, [chosen.len(), 4, 4], "{shape}");
-        assert!(video.runs.iter().all(|run| run.tokens == 4), "{shape}");
-        let golden = Checkpoint::open(folder(shape).join("expected_video.safetensors")).unwrap();
-        let want = golden.read("pixel_values").unwrap();
-        let settings = processor.settings();
-        let want = patch_rows(want.as_f32().unwrap(), settings.side, settings.patch_size);
-        // All but the first golden have an image before the video.
-        let image = (shape != TRANSFORMERS[0]).then(|| {
-            processor.image(&image::open(folder(shape).join("images/b.png")).unwrap()).unwrap()
-        });
-        let mut patches = image.as_ref().map_or(Vec::new(), |image| image.patches.clone());
-        patches.extend(&video.patches);
-        assert!(patches == want, "{shape}: pixels differ");
-        let visuals: Vec<&Visual> = image.iter().chain([&video]).collect();
-        let want = golden.read("input_ids").unwrap().to_i64_vec().unwrap();
-        assert_eq!(ids_of_video(shape, &processor, &visuals), want, "{shape}");
-    }
-    let processor = tile_processor(TRANSFORMERS[0], &pillow());
-    assert!(processor.frames(&[], Vec::new()).is_err());
-    let picture = image::open(folder(TRANSFORMERS[0]).join("images/b.png")).unwrap();
-    let error = processor.frames(&[picture], Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("1 times"), "{error}");
-}
-
-#[test]
-fn a_frame_in_internvls_own_layout_is_an_image_of_one_tile() {
-    let one = ProcessorOptions { max_tiles: Some(1), ..ProcessorOptions::default() };
-    let processor = tile_processor(CHAT[1], &one);
+fn a_frame_is_an_image_of_one_tile() {
+    let one = ProcessorOptions { max_tiles: Some(1), ..pillow() };
+    let processor = processor(CHAT[1], &one);
     let picture = image::open(folder(CHAT[1]).join("images/a.png")).unwrap();
     let image = processor.image(&picture).unwrap();
-    let video = processor.frames(&[picture.clone(), picture], vec![0.0, 0.5]).unwrap();
+    let (width, height) = (picture.width, picture.height);
+    let info = VideoInfo { frames: 9, fps: 4.0, width, height, duration: 2.25 };
+    let frames = [picture.clone(), picture];
+    let (min_pixels, max_pixels, total_pixels) = (None, None, None);
+    let indices = &[2, 6];
+    let clip = Clip { frames: &frames, indices, info: &info, min_pixels, max_pixels, total_pixels };
+    let video = processor.video(&clip).unwrap();
     assert_eq!((image.grid_thw[0], video.grid_thw[0]), (1, 2));
     assert_eq!(video.patches, image.patches.repeat(2));
+    assert_eq!(video.seconds, [0.5, 1.5]);
     let text = processor.text(&video);
     let lines = "Frame1: <img><IMG_CONTEXT></img>\nFrame2: <img><IMG_CONTEXT></img>";
     assert_eq!((text.written.as_str(), text.text.as_str()), ("<video>", lines));
     assert_eq!(processor.text(&image).text, "<IMG_CONTEXT>");
+    let error = processor.video(&Clip { total_pixels: Some(9), ..clip }).unwrap_err().to_string();
+    assert!(error.contains("total_pixels"), "{error}");
+    assert!(processor.video(&Clip { frames: &[], indices: &[], ..clip }).is_err());
+}
+
+#[test]
+fn frames_are_chosen_as_the_folder_says() {
+    let rule = |shape| processor(shape, &ProcessorOptions::default()).sampling().unwrap();
+    let count = |count| FrameSampling::InternVl { count };
+    assert_eq!(rule(CHAT[0]), FrameSampling::InternVlSegments { num_segments: 8 });
+    assert_eq!(rule(TRANSFORMERS[0]), count(FrameCount::Number(4)));
+    assert_eq!(rule(TRANSFORMERS[1]), count(FrameCount::PerSecond(2.0)));
 }
 
 #[test]
@@ -349,53 +268,6 @@ fn the_chat_layout_is_the_named_one_unless_the_folder_marks_images_itself() {
     put(&dir, "config.json", &config);
     let error = text(&dir).unwrap_err().to_string();
     assert!(error.contains("vicuna_v1.1") && error.contains("Hermes-2"), "{error}");
-}
-
-/// Names and shapes of tests/data/layouts, `{0..n}` written out.
-fn published_tensors(name: &str) -> BTreeSet<(String, Vec<usize>)> {
-    let text = std::fs::read_to_string(layouts().join(name).join("tensors.txt")).unwrap();
-    let mut tensors = BTreeSet::new();
-    for line in text.lines() {
-        let (name, shape) = line.split_once(' ').unwrap();
-        let shape: Vec<usize> = shape.split('x').map(|n| n.parse().unwrap()).collect();
-        match name.split_once('{').map(|(head, rest)| (head, rest.split_once('}').unwrap())) {
-            None => drop(tensors.insert((name.to_string(), shape))),
-            Some((head, (range, tail))) => {
-                let last: usize = range.strip_prefix("0..").unwrap().parse().unwrap();
-                let names = (0..=last).map(|i| (format!("{head}{i}{tail}"), shape.clone()));
-                tensors.extend(names);
-            }
-        }
-    }
-    tensors
-}
-
-fn layouts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layouts")
-}
-
-#[test]
-fn published_models_have_our_names_and_shapes() {
-    let mut compared = 0;
-    for name in std::fs::read_dir(layouts()).unwrap().map(|e| e.unwrap().file_name()) {
-        let name = name.into_string().unwrap();
-        if !name.starts_with("InternVL") && !name.starts_with("Vintern") {
-            continue;
-        }
-        let config = VlmConfig::from_path(layouts().join(&name).join("config.json")).unwrap();
-        let pairs = config.family.names();
-        let on_disk = |canonical: &str| name_in(pairs, Naming::Checkpoint, canonical);
-        let ours: BTreeSet<_> =
-            parameters(&config).into_iter().map(|p| (on_disk(&p.name), p.shape)).collect();
-        let published = published_tensors(&name);
-        let differ: Vec<_> = ours.symmetric_difference(&published).take(4).collect();
-        assert!(differ.is_empty(), "{name}: {differ:?}");
-        // Tiles of 448 pixels, 256 features each; up to 12 and the whole.
-        let processor = config.family.default_processor(&config, &ProcessorOptions::default());
-        assert_eq!(processor.unwrap().image_shape(800, 600).unwrap().rows(), 13 * 256, "{name}");
-        compared += 1;
-    }
-    assert!(compared >= 15, "{compared}");
 }
 
 #[test]

@@ -9,12 +9,13 @@ use super::naming::NamePairs;
 use super::{Architecture, Family, NewTokenizer};
 use crate::base::Result;
 use crate::io::text::added_ids;
+use crate::io::video::sampling::{FrameCount, FrameSampling};
 use crate::model::config::keys::{Keys, read_json};
 use crate::model::config::text::{bos_id, eos_ids, token_id};
 use crate::model::config::{TokenIds, VlmConfig};
 use crate::model::decoder::names::IN_MODEL;
 use crate::model::positions::PositionRule;
-use crate::model::processor::settings_file::read_settings;
+use crate::model::processor::settings_file::{PREPROCESSOR_FILE, PROCESSOR_FILE, read_settings};
 use crate::model::processor::tiles::{
     Arithmetic, MARKS, Pixels, TileProcessor, TileSettings, VIDEO,
 };
@@ -29,10 +30,11 @@ pub struct InternVl;
 
 /// eps of the norms of queries and keys: the class makes them with its own default.
 const QK_NORM_EPS: f64 = 1e-6;
-/// File of the whole processor; transformers 5 nests all settings in it.
-const PROCESSOR_FILE: &str = "processor_config.json";
 /// File of the settings of videos in transformers 4.
 const VIDEO_FILE: &str = "video_preprocessor_config.json";
+/// Frames of a video where neither settings nor options say a number: what the model's page asks for. (The
+/// class has no number, and takes every frame unless it is asked to choose.)
+const SAMPLING: FrameSampling = FrameSampling::InternVl { count: FrameCount::Number(8) };
 /// Image processors whose arithmetic this is; which of them a file names does not choose a backend, as
 /// in transformers 5.
 const IMAGE_PROCESSORS: [&str; 3] =
@@ -139,12 +141,14 @@ pub fn processor(
     if least > most {
         return Err(keys.wrong("max_patches", format!("at least {least}")));
     }
-    let frame_pixels = video_pixels(dir, &vision)?.unwrap_or_else(|| pixels.clone());
+    let class = || (pixels.clone(), SAMPLING);
+    let (frame_pixels, sampling) = video_settings(dir, &vision)?.unwrap_or_else(class);
     let settings = TileSettings {
         min_tiles: least,
         max_tiles: most,
         pixels,
         frame_pixels,
+        sampling,
         ..published(&vision)
     };
     TileProcessor::new(settings.with_options(options)?)
@@ -236,6 +240,7 @@ fn published(vision: &VisionConfig) -> TileSettings {
         frame_pixels: Pixels::default(),
         // transformers has no other processor of videos.
         frame_arithmetic: torchvision,
+        sampling: SAMPLING,
     }
 }
 
@@ -254,8 +259,8 @@ fn check_tokens_of_a_tile(dir: &Path, vision: &VisionConfig) -> Result<()> {
     }
 }
 
-/// Pixels of frames, if the folder has settings for videos.
-fn video_pixels(dir: &Path, vision: &VisionConfig) -> Result<Option<Pixels>> {
+/// Pixels and choice of frames, if the folder has settings for videos.
+fn video_settings(dir: &Path, vision: &VisionConfig) -> Result<Option<(Pixels, FrameSampling)>> {
     let nested = match dir.join(PROCESSOR_FILE) {
         path if path.is_file() => read_json(&path)?.get("video_processor").cloned(),
         _ => None,
@@ -266,7 +271,21 @@ fn video_pixels(dir: &Path, vision: &VisionConfig) -> Result<Option<Pixels>> {
         None if path.is_file() => read_json(&path)?,
         None => return Ok(None),
     };
-    Pixels::read(&Keys::of(&value, &path)?, vision.tile_side()).map(Some)
+    let keys = Keys::of(&value, &path)?;
+    if !keys.boolean("initial_shift", true)? {
+        return Err(keys.wrong("initial_shift", "true"));
+    }
+    // Of both keys, the class follows the first.
+    let sampling = match (keys.get("num_frames"), keys.get("fps")) {
+        (Some(_), _) => {
+            FrameSampling::InternVl { count: FrameCount::Number(keys.size("num_frames", 1)?) }
+        }
+        (None, Some(_)) => {
+            FrameSampling::InternVl { count: FrameCount::PerSecond(keys.float("fps", 0.0)?) }
+        }
+        (None, None) => SAMPLING,
+    };
+    Ok(Some((Pixels::read(&keys, vision.tile_side())?, sampling)))
 }
 
 /// The files of `save_pretrained` of transformers 4, which 5 reads too.
@@ -310,7 +329,7 @@ fn processor_files(vision: &VisionConfig, context: usize) -> Vec<(&'static str, 
         "image_seq_length": vision.tile_features(),
         "processor_class": "InternVLProcessor",
     });
-    vec![("preprocessor_config.json", image), (VIDEO_FILE, video), (PROCESSOR_FILE, processor)]
+    vec![(PREPROCESSOR_FILE, image), (VIDEO_FILE, video), (PROCESSOR_FILE, processor)]
 }
 
 /// config.json of a new model with a Qwen2 language model, in the layout of transformers 5.

@@ -11,6 +11,7 @@ use super::naming::NamePairs;
 use super::{Architecture, Family, NewTokenizer};
 use crate::base::{Error, Result};
 use crate::io::text::{ChatTemplate, added_ids};
+use crate::io::video::sampling::FrameSampling;
 use crate::model::config::keys::{Keys, read_json};
 use crate::model::config::text::{bos_id, eos_ids};
 use crate::model::config::{TokenIds, VlmConfig};
@@ -28,6 +29,9 @@ use std::sync::Arc;
 /// The family.
 #[derive(Debug)]
 pub struct InternVlChat;
+
+/// Frames of a video on the models' pages.
+const SEGMENTS: usize = 8;
 
 impl Family for InternVlChat {
     fn name(&self) -> &'static str {
@@ -242,6 +246,7 @@ fn tiles(top: &Keys) -> Result<TileSettings> {
         arithmetic: Arithmetic::Transform,
         frame_pixels: Pixels::default(),
         frame_arithmetic: Arithmetic::Transform,
+        sampling: FrameSampling::InternVlSegments { num_segments: SEGMENTS },
     })
 }
 

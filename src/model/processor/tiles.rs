@@ -11,11 +11,12 @@ use crate::base::{Error, Result};
 use crate::io::image::pillow_resize::pillow_resize;
 use crate::io::image::torch_resize::torch_resize;
 use crate::io::image::{Filter, Image};
+use crate::io::video::sampling::FrameSampling;
 use crate::model::config::keys::Keys;
 use crate::model::positions::TokenRun;
 use crate::model::processor::qwen_image::{ImageProcessorSettings, value_table};
 use crate::model::processor::{
-    ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
+    Clip, ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
 };
 use std::borrow::Cow;
 
@@ -157,6 +158,8 @@ pub struct TileSettings {
     pub frame_pixels: Pixels,
     /// Arithmetic of frames.
     pub frame_arithmetic: Arithmetic,
+    /// Which frames of a video are taken.
+    pub sampling: FrameSampling,
 }
 
 impl TileSettings {
@@ -168,11 +171,7 @@ impl TileSettings {
         for (key, limit) in [("min_pixels", options.min_pixels), ("max_pixels", options.max_pixels)]
         {
             if let Some(limit) = limit {
-                return Err(Error::usage("images of InternVL have no limit of pixels")
-                    .key(key)
-                    .expected("no such option: images are cut into tiles of one size")
-                    .found(limit.to_string())
-                    .hint("max_anyres_num limits the number of tiles"));
+                return Err(no_pixel_limits(key, limit));
             }
         }
         self.max_tiles = options.max_tiles.unwrap_or(self.max_tiles);
@@ -190,6 +189,14 @@ impl TileSettings {
         }
         Ok(self)
     }
+}
+
+fn no_pixel_limits(key: &str, limit: u64) -> Error {
+    Error::usage("images and frames of InternVL have no limit of pixels")
+        .key(key)
+        .expected("no such limit: they are cut into tiles of one size")
+        .found(limit.to_string())
+        .hint("max_anyres_num limits the number of tiles of an image")
 }
 
 /// Cuts images into tiles.
@@ -251,16 +258,11 @@ impl TileProcessor {
     /// of its own.
     ///
     /// # Errors
-    /// If there is no frame, or another number of times.
-    pub fn frames(&self, frames: &[Image], seconds: Vec<f64>) -> Result<Visual> {
+    /// If there is no frame.
+    fn frames(&self, frames: &[Image], seconds: Vec<f64>) -> Result<Visual> {
         let Some(first) = frames.first() else {
             return Err(Error::data("a video has no frames").expected("at least one"));
         };
-        if seconds.len() != frames.len() {
-            return Err(Error::data("a video's frames and their times differ in number")
-                .expected(format!("{} times", frames.len()))
-                .found(format!("{} times", seconds.len())));
-        }
         let s = &self.settings;
         let mut visual = self.visual((first.width, first.height), (s.side, s.side), frames.len());
         visual.runs = vec![self.run(1); frames.len()];
@@ -349,6 +351,23 @@ impl VisualProcessor for TileProcessor {
         let side = self.settings.side;
         let resized = (columns * side, rows * side);
         Ok(self.visual((width, height), resized, self.tiles(width, height)))
+    }
+
+    fn sampling(&self) -> Result<FrameSampling> {
+        Ok(self.settings.sampling.clone())
+    }
+
+    fn video(&self, clip: &Clip) -> Result<Visual> {
+        for (key, limit) in [
+            ("min_pixels", clip.min_pixels),
+            ("max_pixels", clip.max_pixels),
+            ("total_pixels", clip.total_pixels),
+        ] {
+            if let Some(limit) = limit {
+                return Err(no_pixel_limits(key, limit as u64));
+            }
+        }
+        self.frames(clip.frames, clip.indices.iter().map(|&i| clip.second(i)).collect())
     }
 
     /// The text of a video is that of both references: one line per frame, numbered from 1.
