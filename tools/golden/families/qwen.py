@@ -1,6 +1,7 @@
 """What the scripts of the Qwen-VL families share."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +39,7 @@ class Family:
     rope: dict = field(default_factory=dict)
     vision_width: str | None = "out_hidden_size"  # field of the vision config with the text's width
     video_options: dict = field(default_factory=dict)
+    publish: Callable | None = None  # what else to change in a folder to have it as published
     flat: bool = False  # whether published configs have the text's fields at the top
 
 
@@ -117,6 +119,8 @@ def build(out, family, name, spec, index):
         (folder / "processor_config.json").unlink()
         golden.edit_json(folder / "video_preprocessor_config.json", cap_pixels_per_frame=None, max_video_tokens=None)
         publish_config(folder / "config.json", family.flat)
+        if family.publish:
+            family.publish(folder)
     fast = Qwen2VLImageProcessor(**{k: getattr(processor.image_processor, k) for k in [
         "size", "patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std"]})
     cases = golden.make_cases(folder, spec["sizes"], spec["video"], index)
