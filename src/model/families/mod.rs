@@ -2,6 +2,7 @@
 //! Code above this folder never branches on a family; it asks a [`Family`] or the [`VisionTower`] and
 //! reads [`TextConfig`](crate::model::decoder::TextConfig). No tensor is ever touched in this file.
 
+pub mod glm4v; // GLM-4.1V: interpolated places, partial rotation, norms around every block
 pub mod naming; // module paths and names on disk
 pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
 pub mod qwen_patches; // order and positions of patches that come unit by unit
@@ -22,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Every family, in the order in which `--help` lists them.
-pub static FAMILIES: &[&dyn Family] = &[&qwen2_5_vl::Qwen25Vl];
+pub static FAMILIES: &[&dyn Family] = &[&qwen2_5_vl::Qwen25Vl, &glm4v::Glm4v];
 
 /// What an architecture's config.json says.
 #[derive(Debug, Clone)]

@@ -2,7 +2,9 @@
 //! Nothing here runs a model.
 
 pub mod chat; // messages to token ids with runs of visual tokens
+pub mod glm; // images and videos of GLM-4.1V
 pub mod qwen_image; // images of Qwen2-VL and what followed it, to patches
+pub mod resize_rule; // which sides an image is resized to
 
 use crate::base::Result;
 use crate::io::image::Image;
