@@ -1,13 +1,14 @@
 //! Laws of rows on devices, on the emulated ones and on those of this machine that are asked for: a
 //! row has the same bits alone and among others, an index out of range is seen, a cache keeps what it
-//! is not told to write. What the right numbers are is the business of `conformance`.
+//! is not told to write, sums of rows have the processor's bits. What the right numbers are is the business of `conformance`.
 
 use grpo_rt::base::{DType, HostTensor};
 use grpo_rt::device::{Device, Vendor};
 use grpo_rt::mem::Arena;
 use grpo_rt::ops::gather_rows::GatherRows;
 use grpo_rt::ops::kv_write::KvWrite;
-use grpo_rt::ops::{Case, Emit, Fill, OPS, Stored};
+use grpo_rt::ops::weighted_rows::WeightedRows;
+use grpo_rt::ops::{Case, Emit, Fill, OPS, ParamRef, Stored};
 use grpo_rt::tape::Tape;
 use grpo_rt::tape::check::{Check, Checked};
 use half::bf16;
@@ -138,6 +139,47 @@ fn a_cache_keeps_the_rows_it_is_not_told_to_write() {
                     _ => assert!(got.iter().all(|&x| x == 7.0), "{float:?}, row {row}"),
                 }
             }
+        }
+    });
+}
+
+/// The gradient of a table that sums of weighted rows reach through a view, in the table's own type.
+fn table_gradient(device: Option<&Arc<dyn Device>>, float: DType, cols: usize) -> Vec<f32> {
+    let mut arena = Arena::on(device, 1 << 16).unwrap();
+    let value = arena.persist(6 * cols, float).unwrap();
+    let grad = arena.persist(6 * cols, DType::F32).unwrap();
+    match float {
+        DType::BF16 => arena.write(value, &vec![bf16::store(1.0); 6 * cols]).unwrap(),
+        _ => arena.write(value, &vec![1.0f32; 6 * cols]).unwrap(),
+    }
+    arena.write(grad, &vec![0.0f32; 6 * cols]).unwrap();
+    let mut tape = Tape::on(float, arena.target());
+    let p = tape.param(ParamRef { value, grad: Some(grad) }, &[12, cols / 2]);
+    let table = tape.view(p, &[6, cols]).unwrap();
+    let index = tape.indices(vec![5, 0, 2, 2, 0, 5, 3, 2, 0, 0, 2, 5]);
+    let weight = (0..12).map(|i| 0.3 + 0.17 * i as f32).collect();
+    let weight = tape.input(HostTensor::f32([4, 3], weight));
+    let y = tape.op(WeightedRows { taps: 3 }, &[table, index, weight]).unwrap();
+    let dy = (0..4 * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+    let dy = tape.activation(HostTensor::f32([4, cols], dy));
+    tape.backward(&[(y, dy)]).unwrap();
+    let plan = tape.plan();
+    tape.run(&plan, &arena, arena.shared_base()).unwrap();
+    arena.read::<f32>(grad).unwrap()
+}
+
+#[test]
+fn a_table_gets_the_gradient_of_weighted_rows_that_the_processor_gives_it() {
+    on_all(|device| {
+        for (cols, float) in
+            [(18, DType::F32), (18, DType::BF16), (32, DType::F32), (32, DType::BF16)]
+        {
+            let want = table_gradient(None, float, cols);
+            let got = table_gradient(Some(device), float, cols);
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&got), bits(&want), "{cols} columns, {float:?}");
+            let moved = |row: usize| want[row * cols..][..cols].iter().any(|&x| x != 0.0);
+            assert_eq!([0, 1, 2, 3, 4, 5].map(moved), [true, false, true, true, false, true]);
         }
     });
 }

@@ -18,7 +18,7 @@ use grpo_rt::rollout::{
 use grpo_rt::train::evaluate::load_rows;
 use grpo_rt::train::options::{Command as Known, Options};
 use grpo_rt::train::settings::TrainSettings;
-use grpo_rt::train::workspace::{Workspace, training_of};
+use grpo_rt::train::workspace::Workspace;
 
 /// A folder with pictures of two sizes, `small/` and `large/`, and a small new model, made once.
 fn lab() -> &'static Path {
@@ -63,7 +63,7 @@ fn open(change: &str) -> Lab {
     let words: Vec<String> = line.split_whitespace().map(str::to_string).collect();
     let options = Options::resolve(Known::Train, &words, std::iter::empty()).unwrap();
     let s = TrainSettings::from_options(&options).unwrap();
-    let mut w = Workspace::open(&s.model, &s.machine, &training_of(&s.model).unwrap(), 1).unwrap();
+    let mut w = Workspace::open(&s.model, &s.machine, 1).unwrap();
     // The second factor of a new adapter is 0: it would change nothing.
     for p in w.model.params.all().iter().filter(|p| p.name.ends_with(".lora_B.weight")) {
         let values: Vec<f32> = (0..p.len()).map(|i| ((i * 37 % 19) as f32 - 9.0) * 3e-2).collect();

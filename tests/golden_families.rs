@@ -33,6 +33,7 @@ fn ours(folder: &Path, case: &str, grad: bool, backend: ImageBackend) -> Tensors
             adapter: None,
             trained: Trained::Nothing,
             processor,
+            video: Default::default(),
         },
         messages: folder.join(format!("messages{case}.json")),
         grad,

@@ -28,6 +28,7 @@ fn settings(model: &str, adapter: Option<&str>, messages: &str, grad: bool) -> T
                 backend: Some(ImageBackend::Pillow),
                 ..ProcessorOptions::default()
             },
+            video: Default::default(),
         },
         messages: data(messages),
         grad,

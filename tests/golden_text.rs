@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use grpo_rt::io::dataset::{Message, Part};
 use grpo_rt::io::text::{ChatTemplate, Tokenizer, TrainedTokenizer, train_bpe};
+use grpo_rt::model::config::TokenIds;
+use grpo_rt::model::processor::VisualText;
 use grpo_rt::model::processor::chat::ChatEncoder;
 use serde_json::{Map, Value};
 
@@ -97,17 +99,26 @@ fn chats_are_those_of_the_transformers_processor() {
     let t = tokenizer();
     let pad = t.token_id("<|image_pad|>").unwrap();
     let template = ChatTemplate::from_dir(folder().join("tokenizer")).unwrap();
-    let encoder = ChatEncoder::new(t.clone(), template, pad).unwrap();
+    let ids_of = TokenIds { image: pad, ..TokenIds::default() };
+    let encoder = ChatEncoder::new(t.clone(), template, &ids_of, "<|im_end|>").unwrap();
+    let image = |&n: &usize| {
+        let pad = "<|image_pad|>".to_string();
+        VisualText { written: pad.clone(), text: pad, runs: vec![n] }
+    };
     let cases = golden["chats"].as_array().unwrap();
     assert!(cases.len() >= 8);
     for case in cases {
         let generate = case["add_generation_prompt"].as_bool().unwrap();
         let tokens: Vec<usize> =
             ids(&case["image_tokens"]).into_iter().map(|n| n as usize).collect();
-        let p = encoder.encode(&messages(case), &tokens, generate).unwrap();
+        let images: Vec<VisualText> = tokens.iter().map(image).collect();
+        let p = encoder.encode(&messages(case), &images, generate).unwrap();
         assert_eq!(p.text, case["text"].as_str().unwrap());
         assert_eq!(p.ids, ids(&case["ids"]), "{}", p.text);
-        assert_eq!(p.image_spans.iter().map(|s| s.1).collect::<Vec<_>>(), tokens);
+        assert_eq!(p.starts.len(), tokens.len());
+        assert!(
+            p.starts.iter().zip(&tokens).all(|(&s, &n)| p.ids[s..s + n].iter().all(|&i| i == pad))
+        );
     }
 }
 

@@ -26,7 +26,7 @@ fn compare(t: &Tokenizer, golden: &Value) {
         assert_eq!(t.token_id(name), Some(id.as_u64().unwrap() as u32), "{name}");
     }
     let cases = golden["cases"].as_array().unwrap();
-    assert!(cases.len() >= 20);
+    assert!(cases.len() >= 15);
     for case in cases {
         let (text, want) = (case["text"].as_str().unwrap(), ids(&case["ids"]));
         assert_eq!(t.encode(text).unwrap(), want, "{text:?}");
@@ -132,7 +132,7 @@ fn vocabulary_and_merges_give_the_tokenizer_of_tokenizer_json() {
 
 #[test]
 fn sentencepiece_models_give_the_ids_of_sentencepiece() {
-    for name in ["sentencepiece_plain", "sentencepiece_mapped"] {
+    for name in ["sentencepiece_plain", "sentencepiece_spaces"] {
         let dir = data(&format!("tokenizers/{name}"));
         compare(&Tokenizer::from_dir(&dir).unwrap(), &read(dir.join("golden.json")));
     }
@@ -165,8 +165,19 @@ fn damaged_files_are_named_with_the_place() {
     };
     let e = damaged("sentencepiece_plain", "tokenizer.model", cut);
     assert!(e.contains("tokenizer.model") && e.contains("byte"), "{e}");
-    let e = damaged("tiktoken", "tokenizer.model", cut);
-    assert!(e.contains("tokenizer.model"), "{e}");
+    let lines = |count: usize| {
+        move |bytes: Vec<u8>| {
+            bytes.split_inclusive(|b| *b == b'\n').take(count).collect::<Vec<_>>().concat()
+        }
+    };
+    let e = damaged("tiktoken", "tokenizer.model", lines(100));
+    assert!(e.contains("tokenizer.model") && e.contains("256 bytes"), "{e}");
+    let half_a_line = |bytes: Vec<u8>| bytes[..bytes.len() - 6].to_vec();
+    let e = damaged("tiktoken", "tokenizer.model", half_a_line);
+    assert!(e.contains("line 700") && e.contains("tokenizer.model"), "{e}");
+    // Whole lines are missing: the ids that follow do not fit any more.
+    let e = damaged("tiktoken", "tokenizer.model", lines(690));
+    assert!(e.contains("expected: id 700") && e.contains("cut off"), "{e}");
     let e = damaged("tiktoken", "tokenizer_config.json", cut);
     assert!(e.contains("tokenizer_config.json") && e.contains("line"), "{e}");
     let moved = |bytes: Vec<u8>| {
@@ -177,7 +188,7 @@ fn damaged_files_are_named_with_the_place() {
             .into()
     };
     let e = damaged("tiktoken", "tokenizer_config.json", moved);
-    assert!(e.contains("expected id"), "{e}");
+    assert!(e.contains("expected: id"), "{e}");
     let e = damaged("tiktoken", "tokenizer.model", |_| b"\x08".to_vec());
     assert!(e.contains("line 1"), "{e}");
 }

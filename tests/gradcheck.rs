@@ -325,6 +325,7 @@ fn adapters_have_the_gradient_that_differences_measure() {
         lora_alpha: 6.0,
         lora_dropout: 0.3,
         target_modules: Targets::Names(modules.map(String::from).to_vec()),
+        exclude_modules: Some(r".*visual\..*".into()),
     };
     assert_eq!(check_model(&Training::Lora(lora.clone()), 0.0), 2 * 5 * 2);
     assert_eq!(check_model(&Training::Lora(lora), 0.3), 2 * 5 * 2);

@@ -11,7 +11,8 @@ use grpo_rt::train::options::{
 };
 use grpo_rt::train::settings::{
     DemoSettings, EvalSettings, InitSettings, LossType, MakeShapesSettings, Resume, RunLength,
-    SftSettings, TraceSettings, TrainSettings, Trained, TrainedParts, Warmup, check_paths,
+    SftSettings, TraceSettings, TrainSettings, Trained, TrainedParts, VideoSettings, Warmup,
+    check_paths,
 };
 
 const NEEDED: &str = "--model_name_or_path m --dataset_name d.jsonl --output_dir o ";
@@ -396,6 +397,13 @@ fn other_contradictions_are_refused() {
     refused("--reward_funcs a a", &["`a` stands twice"]);
     refused("--image_folders a b", &["1 or 1 folders"]);
     refused("--min_pixels 9 --max_pixels 8", &["at most 8"]);
+    refused("--video_min_pixels 9 --video_max_pixels 8", &["`video_max_pixels`", "at most 8"]);
+    refused("--video_min_frames 9 --video_max_frames 8", &["`min_frames`", "at most 8"]);
+    refused("--video_fps 0", &["a rate above 0"]);
+    refused("--video_fps 1001", &["1000 frames per second"]);
+    refused("--max_frames 65537", &["at most 65536 frames"]);
+    refused("--nframes 8 --video_fps 2", &["`video_fps` would do nothing", "num_frames"]);
+    refused("--num_frames 8 --no_dynamic_sample", &["`dynamic_sample` would do nothing"]);
     refused("--report_to none jsonl", &["none alone"]);
     refused("--report_to jsonl --logging_dir l", &["`logging_dir` would do nothing"]);
     refused("--num_completions_to_print 2", &["--log_completions"]);
@@ -403,6 +411,26 @@ fn other_contradictions_are_refused() {
     refused("--run_id a/b", &["one folder name"]);
     refused("--resume_from_checkpoint --overwrite_output_dir", &["resumed and overwritten"]);
     refused("--eval_dataset e.jsonl --dataset_name a b --image_folders c d", &["leave open"]);
+}
+
+#[test]
+fn videos_are_the_models_or_the_rows_unless_asked_otherwise() {
+    assert_eq!(settings("").unwrap().model.video, VideoSettings::default());
+    let line =
+        "--video_fps 1.5 --min_frames 4 --max_frames 8 --dynamic_sample --video_max_pixels 100352";
+    let expected = VideoSettings {
+        fps: Some(1.5),
+        min_frames: Some(4),
+        max_frames: Some(8),
+        dynamic_sample: Some(true),
+        max_pixels: Some(100352),
+        ..Default::default()
+    };
+    assert_eq!(settings(line).unwrap().model.video, expected);
+    let segments = settings("--num_segments 16 --video_min_frame_pixels 784").unwrap().model.video;
+    assert_eq!((segments.num_frames, segments.min_pixels), (Some(16), Some(784)));
+    // The variable that names ffmpeg is read where videos are, not here.
+    with_env("", &[("GRPO_RT_FFMPEG", "/somewhere")]).unwrap();
 }
 
 #[test]

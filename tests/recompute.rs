@@ -34,7 +34,7 @@ use grpo_rt::tape::{Tape, TapePlan};
 use grpo_rt::train::evaluate::load_rows;
 use grpo_rt::train::options::{Command as Known, Options};
 use grpo_rt::train::settings::TrainSettings;
-use grpo_rt::train::workspace::{Workspace, training_of};
+use grpo_rt::train::workspace::{Prepared, Workspace};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -83,8 +83,9 @@ fn case(name: &'static str, change: &str, dropout: Option<f64>) -> Case {
     let words: Vec<String> = line.split_whitespace().map(str::to_string).collect();
     let options = Options::resolve(Known::Train, &words, std::iter::empty()).unwrap();
     let s = TrainSettings::from_options(&options).unwrap();
-    let training = training_of(&s.model).unwrap();
-    let mut w = Workspace::open(&s.model, &s.machine, &training, 1).unwrap();
+    let prepared = Prepared::read(&s.model, &s.machine).unwrap();
+    let training = prepared.training.clone();
+    let mut w = prepared.open(&s.model, &s.machine, 1).unwrap();
     warm_adapters(&mut w.model, &mut w.arena);
     let rows = load_rows(&s.data).unwrap().rows;
     let groups: Vec<TrainGroup> = [3, 2]
@@ -266,6 +267,7 @@ fn a_model_of_published_size_is_planned_within_a_tenth() {
         lora_alpha: 32.0,
         lora_dropout: 0.05,
         target_modules: Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
+        exclude_modules: Some(r".*visual\..*".into()),
     });
     let mut arena = Arena::reserve(vlm::model_bytes(&config, &training, DType::F32)).unwrap();
     let params = vlm::place(&config, &training, DType::F32, &mut arena).unwrap();

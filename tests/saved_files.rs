@@ -95,7 +95,7 @@ fn an_adapter_is_a_folder_of_peft() {
             ("lora_alpha", json!(5.0)),
             ("lora_dropout", json!(0.1)),
             ("target_modules", json!(["q_proj", "v_proj", "down_proj"])),
-            ("exclude_modules", json!(r".*visual\..*")),
+            ("exclude_modules", json!(r".*(visual)\..*")),
             ("bias", json!("none")),
             ("inference_mode", json!(true)),
             ("use_rslora", json!(false)),

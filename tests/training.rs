@@ -17,7 +17,7 @@ use grpo_rt::ops::linear_logprob::HeadSettings;
 use grpo_rt::train::evaluate::load_rows;
 use grpo_rt::train::options::{Command as Known, Options};
 use grpo_rt::train::settings::TrainSettings;
-use grpo_rt::train::workspace::{Workspace, training_of};
+use grpo_rt::train::workspace::Workspace;
 use serde_json::{Value, json};
 
 /// The program on words separated by spaces, in `dir`, without options from the environment.
@@ -227,7 +227,7 @@ fn a_shared_prompt_is_as_good_as_one_each() {
     let words: Vec<String> = line.split_whitespace().map(str::to_string).collect();
     let options = Options::resolve(Known::Train, &words, std::iter::empty()).unwrap();
     let s = TrainSettings::from_options(&options).unwrap();
-    let w = Workspace::open(&s.model, &s.machine, &training_of(&s.model).unwrap(), 1).unwrap();
+    let w = Workspace::open(&s.model, &s.machine, 1).unwrap();
     let prompt = Arc::new(w.encoder.encode_row(&load_rows(&s.data).unwrap().rows[1]).unwrap());
     let completions: Vec<TrainCompletion> = [1, 4, 7]
         .iter()

@@ -180,6 +180,18 @@ def add(m):
 def rope(m):
     x, cos, sin = m.activation(0), m.single(1), m.single(2)
     rows, half = cos.shape
+    if "neighbours" in m.case:
+        head = x.shape[1] // 16
+
+        def turn_neighbours():
+            h = x.view(rows, -1, head)
+            turned = h[..., : 2 * half].unflatten(-1, (half, 2)).float()
+            c, s = cos[:, None], sin[:, None]
+            low, high = turned[..., 0], turned[..., 1]
+            turned = torch.stack([low * c - high * s, high * c + low * s], -1).flatten(-2)
+            return torch.cat([turned.to(x.dtype), h[..., 2 * half :]], -1).view_as(x)
+
+        return Work("rotate neighbours", turn_neighbours, [x])
 
     def turn():
         h = x.view(rows, -1, 2, half)
@@ -202,6 +214,17 @@ def gather_rows(m):
     x = m.activation(0)
     index = m.ids(m.shapes[1][0], m.shapes[0][0])
     return Work("index_select", lambda: x.index_select(0, index), [x])
+
+
+def scale_columns(m):
+    x, w = m.activation(0), m.single(1).to(m.dtype).requires_grad_(True)
+    return Work("x * w", lambda: x * w, [x, w])
+
+
+def add_rows(m):
+    x, rows = m.activation(0), m.activation(1)
+    place = torch.arange(m.shapes[1][0], device=m.device)
+    return Work("index_add", lambda: x.index_add(0, place, rows), [x, rows])
 
 
 def dropout(m):
@@ -249,7 +272,8 @@ def sample(m):
 
 
 FORMS = {f.__name__: f for f in (matmul, attention, rms_norm, layer_norm, swiglu, gelu, add, rope, embed,
-                                 gather_rows, dropout, linear_logprob, adamw, grad_norm, sample)}
+                                 gather_rows, scale_columns, add_rows, dropout, linear_logprob, adamw, grad_norm,
+                                 sample)}
 
 
 class Torch:

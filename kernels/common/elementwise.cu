@@ -50,6 +50,24 @@ GRT_DEV void accumulate(const AccumulateArgs& a) {
 GRT_KERNEL(accumulate_f32, AccumulateArgs, 256) { accumulate<float>(a); }
 GRT_KERNEL(accumulate_bf16, AccumulateArgs, 256) { accumulate<grt_bf16>(a); }
 
+// y = x rounded to bf16, of n elements: the gradient of a product that was kept in singles.
+struct NarrowArgs {
+    const float* x;
+    void* y;
+    int64_t n;
+};
+static_assert(sizeof(NarrowArgs) == 24, "mirrored in src/ops/matmul.rs");
+
+GRT_KERNEL(matmul_bwd_narrow, NarrowArgs, 256) {
+    grt_flat<float>(a.n, [&](auto g) {
+        float x[4];
+        grt_load_group(a.x + g.at, g, x);
+        grt_bf16* y = (grt_bf16*)a.y + g.at;
+        GRT_UNROLL for (int i = 0; i < 4; i++)
+            if (i < g.count) grt_store(y + i, x[i]);
+    });
+}
+
 // A matrix [rows, cols] out of one whose rows are from_stride elements apart into one whose rows are
 // to_stride apart. Without `from`, zeros. `aligned`: strides and the offsets of the first elements are
 // whole groups, so a group may move in one access if it is whole itself.

@@ -21,6 +21,8 @@ pub enum PromptPart {
     Text(String),
     /// `{type: "image", text: null}`.
     Image,
+    /// `{type: "video", text: null}`.
+    Video,
 }
 
 /// One message of a prompt.
@@ -139,10 +141,11 @@ fn prompt_column(records: &[CompletionRecord]) -> ArrowResult<ArrayRef> {
     let kinds = parts().map(|p| match p {
         PromptPart::Text(_) => "text",
         PromptPart::Image => "image",
+        PromptPart::Video => "video",
     });
     let texts = parts().map(|p| match p {
         PromptPart::Text(t) => Some(t.as_str()),
-        PromptPart::Image => None,
+        PromptPart::Image | PromptPart::Video => None,
     });
     let part = struct_of(vec![
         ("type", Arc::new(StringArray::from_iter_values(kinds))),

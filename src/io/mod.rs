@@ -8,3 +8,4 @@ pub mod image; // decoding and Pillow-exact resizing
 pub mod safetensors; // sharded weights
 pub mod text; // tokenizer, chat template, BPE training
 pub mod tfevents; // TensorBoard events
+pub mod video; // frames of video files, animations and folders

@@ -3,7 +3,8 @@
 //! the matmul op.
 
 use crate::base::{Error, Philox, Result, RngDomain};
-use crate::model::families::{ParamSpec, Part};
+use crate::model::config::VlmConfig;
+use crate::model::families::{ParamSpec, Part, parameters};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -16,8 +17,10 @@ pub struct LoraConfig {
     pub lora_alpha: f64,
     /// Dropout on the adapter's input while training.
     pub lora_dropout: f64,
-    /// Which modules of the language model carry an adapter.
+    /// Which modules carry an adapter.
     pub target_modules: Targets,
+    /// A regular expression of whole module names that carry none, though their names are targets.
+    pub exclude_modules: Option<String>,
 }
 
 /// PEFT's `target_modules`.
@@ -35,9 +38,7 @@ impl Targets {
             Targets::Names(names) => names
                 .iter()
                 .any(|t| module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.'))),
-            Targets::Pattern(p) => {
-                regex::Regex::new(&format!("^(?:{p})$")).is_ok_and(|r| r.is_match(module))
-            }
+            Targets::Pattern(p) => matches(p, module),
         }
     }
 
@@ -60,9 +61,79 @@ impl Targets {
     }
 }
 
-/// Every linear layer of a decoder block.
-pub const ALL_LANGUAGE_LINEAR: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+fn matches(pattern: &str, module: &str) -> bool {
+    regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|r| r.is_match(module))
+}
+
+/// Words that name linear layers of any family, in place of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preset {
+    LanguageAttention,
+    Language,
+    Vision,
+    Connector,
+}
+
+/// Words that `--lora_target_modules` takes beside names of modules.
+const PRESETS: [(&str, Preset); 5] = [
+    ("language-attention", Preset::LanguageAttention),
+    ("language", Preset::Language),
+    ("all-linear", Preset::Language), // PEFT's word; its head and vision tower are left out here
+    ("vision", Preset::Vision),
+    ("connector", Preset::Connector),
+];
+
+/// Targets for a model, from names of modules and preset words, and what is excluded. Names alone stay
+/// what they are, as in PEFT; parts beside the language model become a pattern of whole names.
+pub fn resolve_targets(words: &[String], config: &VlmConfig) -> (Targets, Option<String>) {
+    let preset = |w: &String| PRESETS.iter().find(|(name, _)| name == w).map(|(_, p)| *p);
+    let presets: Vec<Preset> = words.iter().filter_map(preset).collect();
+    let mut names: Vec<String> = words.iter().filter(|w| preset(w).is_none()).cloned().collect();
+    let mut add = |list: Vec<&str>| {
+        let new: Vec<_> = list.iter().filter(|n| !names.iter().any(|m| m == *n)).collect();
+        names.extend(new.into_iter().map(|n| n.to_string()));
+    };
+    for p in &presets {
+        match p {
+            Preset::LanguageAttention => add(config.text.attention_linears()),
+            Preset::Language => {
+                add(config.text.attention_linears());
+                add(config.text.mlp_linears());
+            }
+            Preset::Vision | Preset::Connector => {}
+        }
+    }
+    let names = Targets::Names(names);
+    let wants = |p: &ParamSpec| match p.part {
+        Part::Vision => presets.contains(&Preset::Vision),
+        Part::Connector => presets.contains(&Preset::Connector),
+        Part::Language => p.name.strip_suffix(".weight").is_some_and(|m| names.cover(m)),
+        Part::Head => false,
+    };
+    if !presets.iter().any(|p| matches!(p, Preset::Vision | Preset::Connector)) {
+        // PEFT matches module names anywhere; the vision tower may have modules of the same names.
+        let excluded = config.family.vision_modules().join("|");
+        return (names, Some(format!(r".*({excluded})\..*")));
+    }
+    let all = parameters(config);
+    let mut patterns: Vec<String> = all
+        .iter()
+        .filter(|p| p.linear && wants(p))
+        .filter_map(|p| Some(pattern_of(p.name.strip_suffix(".weight")?)))
+        .collect();
+    patterns.sort();
+    patterns.dedup();
+    (Targets::Pattern(format!("({})", patterns.join("|"))), None)
+}
+
+/// A module's name with any number in the places of its numbers.
+fn pattern_of(module: &str) -> String {
+    let part = |p: &str| match p.bytes().all(|b| b.is_ascii_digit()) {
+        true => r"\d+".to_string(),
+        false => regex::escape(p),
+    };
+    module.split('.').map(part).collect::<Vec<_>>().join(r"\.")
+}
 
 impl LoraConfig {
     /// Factor of the low-rank product.
@@ -73,8 +144,8 @@ impl LoraConfig {
     /// The module whose weights these are, if it carries an adapter.
     pub fn covered<'s>(&self, weights: &'s ParamSpec) -> Option<&'s str> {
         let module = weights.name.strip_suffix(".weight")?;
-        let eligible = weights.linear && weights.part == Part::Language;
-        (eligible && self.target_modules.cover(module)).then_some(module)
+        let excluded = self.exclude_modules.as_ref().is_some_and(|p| matches(p, module));
+        (weights.linear && !excluded && self.target_modules.cover(module)).then_some(module)
     }
 
     /// First value of the `A` factor: uniform in ±1/√inputs (PEFT: `kaiming_uniform_` with a = √5).
@@ -85,12 +156,8 @@ impl LoraConfig {
         (0..self.r * inputs).map(|_| (2.0 * s.uniform() - 1.0) * bound).collect()
     }
 
-    /// `adapter_config.json` as PEFT reads it; `excluded` are parts of module paths that carry none.
-    pub fn to_json(&self, base_model: &str, excluded: &[&str]) -> Value {
-        let excluded = match excluded {
-            [one] => one.to_string(),
-            several => format!("({})", several.join("|")),
-        };
+    /// `adapter_config.json` as PEFT reads it.
+    pub fn to_json(&self, base_model: &str) -> Value {
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -99,8 +166,7 @@ impl LoraConfig {
             "lora_alpha": self.lora_alpha,
             "lora_dropout": self.lora_dropout,
             "target_modules": self.target_modules.to_json(),
-            // PEFT matches module names anywhere; the vision tower has modules of the same names.
-            "exclude_modules": format!(r".*{excluded}\..*"),
+            "exclude_modules": self.exclude_modules,
             "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,
@@ -165,7 +231,27 @@ impl LoraConfig {
             target_modules: map.get("target_modules").and_then(Targets::from_json).ok_or_else(
                 || wrong("target_modules", "a list of module names or a regular expression"),
             )?,
+            exclude_modules: match map.get("exclude_modules") {
+                None | Some(Value::Null) => None,
+                Some(value) => {
+                    Some(excluded_pattern(value).ok_or_else(|| {
+                        wrong("exclude_modules", "names, or a regular expression")
+                    })?)
+                }
+            },
         })
+    }
+}
+
+/// PEFT's `exclude_modules`: a regular expression, or last parts of names.
+fn excluded_pattern(value: &Value) -> Option<String> {
+    match Targets::from_json(value)? {
+        Targets::Pattern(p) => Some(p),
+        Targets::Names(names) if names.is_empty() => None,
+        Targets::Names(names) => {
+            let names: Vec<String> = names.iter().map(|n| regex::escape(n)).collect();
+            Some(format!(r"(.*\.)?({})", names.join("|")))
+        }
     }
 }
 
@@ -180,6 +266,7 @@ mod tests {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             target_modules: Targets::Names(vec!["q_proj".into(), "gate_proj".into()]),
+            exclude_modules: Some(r".*(visual)\..*".into()),
         };
         let covered = |name: &str, part, linear| {
             let spec =

@@ -153,7 +153,7 @@ impl Vlm {
         let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
         safetensors::save_with(dir.join("adapter_model.safetensors"), &specs, &metadata, fetch)?;
         let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        let json = lora.to_json(&base.display().to_string(), self.config.family.vision_modules());
+        let json = lora.to_json(&base.display().to_string());
         let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
         crate::io::atomic::write_atomic(dir.join("adapter_config.json"), text.as_bytes())
     }

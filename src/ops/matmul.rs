@@ -7,8 +7,10 @@
 //! T tokens, K inner size, N outputs, R rank.
 
 use crate::base::{DType, Error, Result, Tolerance};
+use crate::device::DevicePtr;
 use crate::ops::cpu::gemm::{Element, Factor, Finish, Mat, Term, gemm, gemm_real};
 use crate::ops::cpu::vectorised;
+use crate::ops::gpu;
 use crate::ops::gpu::matmul::{Lie, Out, Pair, Product, column_sum, product};
 use crate::ops::pack_weights::panels;
 use crate::ops::{
@@ -36,7 +38,8 @@ pub struct Matmul {
     pub lora: Option<Lora>,
     /// N, if `w` comes as panels ([`crate::ops::pack_weights`]); such a product has no derivative.
     pub panels: Option<usize>,
-    /// Whether `y` is of the statistics' type (logits) instead of the activations'.
+    /// Whether `y` is of the statistics' type (logits, routers) instead of the activations'. Its
+    /// gradient is rounded to the activations' type before it meets other matrices.
     pub wide: bool,
 }
 
@@ -172,12 +175,15 @@ impl Op for Matmul {
         Ok(())
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
-        if self.panels.is_some() || self.wide {
+        if self.panels.is_some() {
             return Err(Error::internal("a product that only decoding uses has no derivative"));
         }
-        let Some(dy) = b.grads[0] else { return Ok(vec![None; b.inputs.len()]) };
+        let Some(mut dy) = b.grads[0] else { return Ok(vec![None; b.inputs.len()]) };
         let mut out = vec![None; b.inputs.len()];
         let (x, w) = (b.inputs[0], b.inputs[1]);
+        if b.tape.tensor_type(dy).dtype != b.tape.tensor_type(x).dtype {
+            dy = b.emit1(Narrow, &[dy])?;
+        }
         if let Some(g) = b.param_grads[1] {
             b.emit_into(MatmulDw, &[dy, x], &[g])?;
         }
@@ -405,6 +411,42 @@ impl Op for ColumnSum {
     }
 }
 
+/// Rounds the gradient of a wide product, in singles, to bf16.
+#[derive(Debug, Clone, Copy)]
+struct Narrow;
+
+/// As in the kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct NarrowArgs {
+    x: DevicePtr,
+    y: DevicePtr,
+    n: i64,
+}
+const _: () = assert!(size_of::<NarrowArgs>() == 24);
+
+impl Op for Narrow {
+    fn name(&self) -> &'static str {
+        "matmul_bwd_narrow"
+    }
+    fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
+        if i[0].dtype != DType::F32 {
+            return Err(misfit("matmul_bwd_narrow", i));
+        }
+        Ok(vec![TensorType { shape: i[0].shape.clone(), dtype: DType::BF16 }])
+    }
+    fn run(&self, io: &Io) {
+        let (x, y) = (io.input::<f32>(0), io.output::<bf16>(0));
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = Stored::store(x));
+    }
+    fn launch(&self, k: &mut Launcher) -> Result<()> {
+        let n = k.in_type(0).len();
+        let args = NarrowArgs { x: k.input(0), y: k.output(0), n: n as i64 };
+        gpu::flat(k, "elementwise", ["matmul_bwd_narrow", ""], n, &args);
+        Ok(())
+    }
+}
+
 fn cases() -> Vec<Case> {
     let case = |label, t: usize, k: usize, n: usize, op: Matmul, r: usize| {
         let mut inputs =
@@ -435,6 +477,7 @@ fn cases() -> Vec<Case> {
             Matmul { bias: true, lora: lora(true), ..Matmul::default() },
             3,
         ),
+        case("wide", 6, 20, 13, Matmul { wide: true, ..Matmul::default() }, 0),
         case("inner size over one panel", 3, 700, 5, Matmul::default(), 0),
         case(
             "several tasks",

@@ -19,6 +19,7 @@ pub mod add_rows; // features of deeper vision layers
 pub mod attention; // softmax(q k^T) v over key spans
 pub mod dropout; // mask from (seed, step, sample, token)
 pub mod embed; // token embeddings and vision rows
+pub mod expert_matmul; // a linear layer per expert of a mixture
 pub mod gather_rows; // rows by index
 pub mod gelu; // exact, tanh, quick
 pub mod grad_norm; // norm of all gradients and clipping coefficient
@@ -27,9 +28,11 @@ pub mod kv_write; // new keys and values into the cache
 pub mod layer_norm; // vision towers
 pub mod linear_logprob; // head, log-sum-exp, gather and entropy without stored logits
 pub mod matmul; // x W^T with bias and LoRA
+pub mod mix_experts; // what the experts of a token made, weighed and added
 pub mod pack_weights; // panels for products that meet the same weights often
 pub mod rms_norm; // decoders
 pub mod rope; // text, 2-D vision, M-RoPE by tables
+pub mod route; // which experts a token goes to
 pub mod sample; // next tokens from logits
 pub mod scale_columns; // layer scale
 pub mod split; // columns into parts
@@ -305,6 +308,7 @@ pub static OPS: &[&OpSpec] = &[
     &attention::SPEC,
     &dropout::SPEC,
     &embed::SPEC,
+    &expert_matmul::SPEC,
     &gather_rows::SPEC,
     &gelu::SPEC,
     &grad_norm::SPEC,
@@ -312,8 +316,10 @@ pub static OPS: &[&OpSpec] = &[
     &layer_norm::SPEC,
     &linear_logprob::SPEC,
     &matmul::SPEC,
+    &mix_experts::SPEC,
     &rms_norm::SPEC,
     &rope::SPEC,
+    &route::SPEC,
     &sample::SPEC,
     &scale_columns::SPEC,
     &split::SPEC,

@@ -2,7 +2,7 @@
 //! 2103.17239), `y = x * w`. The gradient of `x` is the same op on that of `y`; the gradient of `w` is a
 //! sum over rows in their order. Never broadcasts over rows other than this way.
 
-use super::cpu::rows::{COLUMNS, ColumnWriter, for_column_blocks, rows_per_task};
+use super::cpu::rows::{COLUMNS, rows_per_task};
 use super::cpu::vectorised;
 use super::gpu::fold::{self, Term};
 use super::shapes::{beside, bytes, require, same_float};
@@ -169,10 +169,8 @@ fn scale_fwd_fast<S: Stored>(io: &Io) {
 fn scale_bwd_weight_fast<S: Stored>(io: &Io, fresh: bool) {
     let (x, dy, dw) = (io.input::<S>(0), io.input::<S>(1), io.output::<f32>(0));
     let h = dw.len();
-    let out = ColumnWriter::new(dw, 1, h);
-    for_column_blocks(h, |cols| {
-        // SAFETY: blocks of columns are disjoint.
-        let dw = unsafe { out.row(0, cols.clone()) };
+    dw.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, dw)| {
+        let cols = block * COLUMNS..block * COLUMNS + dw.len();
         vectorised(
             #[inline(always)]
             || {

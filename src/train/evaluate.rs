@@ -12,7 +12,7 @@ use crate::train::generation::{
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::settings::{DataSettings, EvalSettings, check_paths};
-use crate::train::workspace::{Prepared, Workspace, training_of};
+use crate::train::workspace::{Prepared, Workspace};
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
@@ -169,10 +169,9 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
     interrupt::watch();
     let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
     let loaded = load_rows(&s.data)?;
-    let training = training_of(&s.model)?;
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
-    let w = prepared.open(&s.model, &s.machine, &training, s.seed)?;
+    let w = prepared.open(&s.model, &s.machine, s.seed)?;
     let mut out = match &s.out {
         Some(path) => {
             let file = std::fs::File::create(path)

@@ -244,7 +244,7 @@ pub(super) fn frozen_bytes(params: &ParamStore) -> usize {
 /// other if there is no room for more.
 pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Need> {
     let s = TrainSettings::from_options(o)?;
-    let training = training_of(&s.model)?;
+    let training = training_of(&s.model, ground.config)?;
     let (params, mut weights) = places(ground, &training, &s.model, &s.machine)?;
     if needs_frozen_copy(&s, &training) {
         weights += frozen_bytes(&params);
@@ -389,7 +389,7 @@ impl Update<'_> {
 
 fn sft_need(o: &Options, ground: Ground, known: &Known) -> Result<Need> {
     let s = SftSettings::from_options(o)?;
-    let training = training_of(&s.model)?;
+    let training = training_of(&s.model, ground.config)?;
     let (params, weights) = places(ground, &training, &s.model, &s.machine)?;
     let mut need = Need { weights, rollout: 0, update: 0, budget: ground.budget(&s.machine) };
     let t = &s.training;

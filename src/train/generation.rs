@@ -310,6 +310,7 @@ mod tests {
             row: 1,
             id: "1".into(),
             images: Vec::new(),
+            videos: Vec::new(),
             messages: Vec::new(),
             answer: "red".into(),
             columns: Default::default(),

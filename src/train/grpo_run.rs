@@ -32,7 +32,8 @@ use crate::train::step::{
     slices_per_generation, update_settings, updates_per_generation,
 };
 use crate::train::stream::{Batch, RowOrder, prefetch};
-use crate::train::workspace::{Prepared, Workspace, training_of};
+use crate::train::trainable::trainable_table;
+use crate::train::workspace::{Prepared, Workspace};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -51,12 +52,15 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?;
-    let training = training_of(&s.model)?;
     let seed = s.training.seed;
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     fit::check_grpo(options, &prepared, &rows)?;
-    let mut w = prepared.open(&s.model, &s.machine, &training, seed)?;
+    let training = prepared.training.clone();
+    let mut w = prepared.open(&s.model, &s.machine, seed)?;
+    if s.logging.print_trainable {
+        eprint!("{}", trainable_table(&w.model.params));
+    }
     let frozen = match needs_frozen_copy(&s, &training) {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
         false => None,

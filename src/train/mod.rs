@@ -9,6 +9,7 @@ pub mod infer; // answers to one chat
 pub mod interrupt; // Ctrl-C
 pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod plan; // the memory of a run, before there is one
+pub mod prompts; // rows and chats to prompts
 pub mod record; // what is kept of completions
 pub mod report; // report.html
 pub mod runlog; // the run's folder, metrics, samples, report
@@ -18,5 +19,6 @@ pub mod sinks; // console, metrics.jsonl, TensorBoard
 pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead
 pub mod trace; // one chat with every activation and gradient
+pub mod trainable; // what a run trains, as a table
 pub mod workspace; // memory, weights, tokenizer, image processor
 pub mod writer; // the thread that writes what a run tells

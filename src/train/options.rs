@@ -22,11 +22,13 @@ pub use table::{GROUPS, OPTIONS, Opt};
 
 use crate::base::{Error, Result};
 use crate::device::images::BUILD_VARIABLES;
+use crate::io::video::ffmpeg;
 use suggest::nearest;
 
 /// Environment variables of options start with this, followed by the name in capitals.
 pub const ENV_PREFIX: &str = "GRPO_RT_";
-/// Variables with this beginning belong to the tests, not to options; neither do those of the build.
+/// Variables with this beginning belong to the tests, not to options; nor are those of the build options,
+/// nor the one that names ffmpeg.
 pub const ENV_OF_TESTS: &str = "GRPO_RT_TEST_";
 
 /// Where the value of an option came from.
@@ -437,7 +439,9 @@ fn read_environment(
     let mut given: Vec<Given> = Vec::new();
     for (variable, text) in environment {
         let Some(name) = variable.strip_prefix(ENV_PREFIX) else { continue };
-        if variable.starts_with(ENV_OF_TESTS) || BUILD_VARIABLES.contains(&variable.as_str()) {
+        let no_option =
+            BUILD_VARIABLES.contains(&variable.as_str()) || variable == ffmpeg::VARIABLE;
+        if no_option || variable.starts_with(ENV_OF_TESTS) {
             continue;
         }
         let name = name.to_ascii_lowercase();

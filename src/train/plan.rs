@@ -124,7 +124,7 @@ impl StepPlan {
         let config = VlmConfig::from_path(&s.model.path)?;
         let (prompt, assumed) = assume(&plan.prompt, &config, &s)?;
         let known = Known { prompt, answer: 0, rows: 0 };
-        let training = training_of(&s.model)?;
+        let training = training_of(&s.model, &config)?;
         let machine = Machine::of(plan.device)?;
         let (target, free) = (machine.target, machine.free);
         let ground = Ground { config: &config, target, budget: free };

@@ -102,6 +102,7 @@ fn prompt_messages(row: &Row) -> Vec<PromptMessage> {
                 .map(|p| match p {
                     Part::Text(t) => PromptPart::Text(t.clone()),
                     Part::Image(_) => PromptPart::Image,
+                    Part::Video(_) => PromptPart::Video,
                 })
                 .collect(),
         })

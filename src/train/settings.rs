@@ -4,10 +4,12 @@
 
 mod build; // from options to these structs
 mod paths; // whether files that are read exist
+mod video; // how frames are taken
 
 use std::path::{Path, PathBuf};
 
 pub use paths::check_paths;
+pub use video::VideoSettings;
 
 use crate::base::DType;
 use crate::device::{DeviceSpec, KnownDevice, MatmulImpl};
@@ -239,6 +241,8 @@ pub struct ModelSettings {
     pub trained: Trained,
     /// What is changed of the model's own image processor.
     pub processor: ProcessorOptions,
+    /// How frames are taken of videos.
+    pub video: VideoSettings,
 }
 
 /// What a run trains.
@@ -282,7 +286,7 @@ pub struct TrainedParts {
 pub struct DataSettings {
     /// Data files, joined in this order; at least one.
     pub files: Vec<PathBuf>,
-    /// Folders that image paths start from: none (beside the file), one for all, or one per file.
+    /// Folders that paths of images and videos start from: none (beside the file), one for all, or one per file.
     pub image_folders: Vec<PathBuf>,
     /// Text around every question, with `{Question}` in it.
     pub question_template: Option<String>,
@@ -526,6 +530,8 @@ pub struct LoggingSettings {
     pub jsonl: bool,
     /// Completions printed at every logged step; `None` is all of them, `Some(0)` is none.
     pub print_completions: Option<usize>,
+    /// Say what is trained before the first step.
+    pub print_trainable: bool,
     /// Print warnings, errors and results only.
     pub quiet: bool,
 }

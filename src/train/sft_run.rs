@@ -15,7 +15,8 @@ use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{SftSettings, check_paths};
 use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
 use crate::train::stream::{RowOrder, prefetch};
-use crate::train::workspace::{Prepared, training_of};
+use crate::train::trainable::trainable_table;
+use crate::train::workspace::Prepared;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,11 +33,14 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;
     let t = &s.training;
-    let training = training_of(&s.model)?;
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, 1)?;
     fit::check_sft(options, &prepared, &rows)?;
-    let mut w = prepared.open(&s.model, &s.machine, &training, t.seed)?;
+    let training = prepared.training.clone();
+    let mut w = prepared.open(&s.model, &s.machine, t.seed)?;
+    if s.logging.print_trainable {
+        eprint!("{}", trainable_table(&w.model.params));
+    }
     let per_step = t.batch_size * t.gradient_accumulation_steps;
     let total = t.length.steps(rows.len().div_ceil(per_step));
     let mut state = match &resume {

@@ -51,8 +51,25 @@ TEXTS = [
 PUBLISHED = {"qwen2_5": AutoTokenizer, "qwen3": AutoTokenizer, "internlm2": PreTrainedTokenizerFast}
 
 
+def with_names(folder, temp):
+    """A copy whose reserved pieces have the names of added_tokens_decoder. transformers does so when
+    it reads InternLM2's tokenizer.model, but not with a tokenizer.json (ids past the embedding)."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = whole["model"]["vocab"]
+    pieces = {i: piece for piece, i in vocab.items()}
+    for i, token in config["added_tokens_decoder"].items():
+        if token["content"] not in vocab and int(i) in pieces:
+            vocab[token["content"]] = vocab.pop(pieces[int(i)])
+    (Path(temp) / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    (Path(temp) / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return temp
+
+
 def published(folder, loader):
-    tokenizer = loader.from_pretrained(folder)
+    with tempfile.TemporaryDirectory() as temp:
+        named = with_names(folder, temp) if loader is PreTrainedTokenizerFast else folder
+        tokenizer = loader.from_pretrained(named)
     cases = []
     for text in TEXTS:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -110,10 +127,9 @@ SENTENCEPIECE = {
         "byte_fallback": True,
         "vocab_size": 440,
     },
-    # Letters mapped first (a few rules instead of all of NFKC, which would take 240 kB), one space
-    # before the text, none at its ends.
-    "sentencepiece_mapped": {
-        "rules": {"\t": " ", "\n": " ", "\r": "", "\u3000": " ", "１": "1", "（": "(", "½": "1/2"},
+    # SentencePiece's own way with spaces: one before the text, single ones inside, none at its ends.
+    "sentencepiece_spaces": {
+        "normalization_rule_name": "identity",
         "byte_fallback": False,
         "vocab_size": 190,
     },
@@ -123,14 +139,7 @@ SENTENCEPIECE = {
 def small_sentencepiece(folder, options):
     folder.mkdir(parents=True, exist_ok=True)
     lines = iter(corpus())
-    options = dict(options)
-    rules = options.pop("rules", {})
-    with tempfile.NamedTemporaryFile("w") as tsv, (folder / "tokenizer.model").open("wb") as out:
-        if rules:
-            codes = lambda text: " ".join(f"{ord(c):X}" for c in text)
-            tsv.writelines(f"{codes(a)}\t{codes(b)}\n" for a, b in rules.items())
-            tsv.flush()
-            options["normalization_rule_tsv"] = tsv.name
+    with (folder / "tokenizer.model").open("wb") as out:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=lines,
             model_writer=out,
@@ -155,7 +164,8 @@ def small_sentencepiece(folder, options):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
     cases = cases_with(control, model.encode, TEXTS)
     for case in cases:
-        if not any(t in case["text"] for t in control):
+        unknown = model.unk_id() in case["ids"]  # shown as U+2047, which is no token
+        if not unknown and not any(t in case["text"] for t in control):
             case["decoded"] = model.decode(case["ids"])
     return {"vocab_size": model.vocab_size(), "special": control, "cases": cases}
 

@@ -41,7 +41,7 @@ fn grouped(n: usize) -> String {
 }
 
 fn heading(p: &StepPlan) -> String {
-    let trained = match training_of(&p.settings.model) {
+    let trained = match training_of(&p.settings.model, &p.config) {
         Ok(Training::Lora(l)) => format!("a LoRA adapter of rank {}", l.r),
         _ => "its own weights".into(),
     };

@@ -1,16 +1,19 @@
 //! One JSON object to one row: VLM-R1's `conversations`, `messages` with roles, and plain `question`
-//! and `answer` columns. Nothing is guessed: markers and images must agree in number.
+//! and `answer` columns. Nothing is guessed: markers must agree in number with images and videos.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::jsonl::RowError;
+use super::videos::{Named, named_part, resolve_video, video_column};
 use super::{DatasetOptions, Message, Part, Row};
 use crate::base::Error;
 
 /// The marker of an image in a text (LLaVA's and VLM-R1's habit).
-const MARKER: &str = "<image>";
+const IMAGE: &str = "<image>";
+/// The marker of a video in a text.
+const VIDEO: &str = "<video>";
 /// Columns that may hold the question of a plain row, in order of preference.
 const QUESTION: [&str; 3] = ["question", "problem", "prompt"];
 /// Columns that may hold the reference answer, in order of preference.
@@ -18,20 +21,20 @@ const ANSWER: [&str; 2] = ["answer", "solution"];
 /// Columns that may hold chat turns, in order of preference.
 const TURNS: [&str; 3] = ["conversations", "messages", "prompt"];
 
-type RowResult<T> = std::result::Result<T, RowError>;
+pub(super) type RowResult<T> = std::result::Result<T, RowError>;
 
-fn bad(what: &str, key: impl Into<String>) -> RowError {
+pub(super) fn bad(what: &str, key: impl Into<String>) -> RowError {
     RowError { key: Some(key.into()), error: Error::data(what) }
 }
 
 impl RowError {
-    fn expected(self, text: impl Into<String>) -> Self {
+    pub(super) fn expected(self, text: impl Into<String>) -> Self {
         RowError { error: self.error.expected(text), ..self }
     }
-    fn found(self, text: impl Into<String>) -> Self {
+    pub(super) fn found(self, text: impl Into<String>) -> Self {
         RowError { error: self.error.found(text), ..self }
     }
-    fn hint(self, text: impl Into<String>) -> Self {
+    pub(super) fn hint(self, text: impl Into<String>) -> Self {
         RowError { error: self.error.hint(text), ..self }
     }
 }
@@ -48,13 +51,17 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// A piece of a turn before images have numbers.
+/// A piece of a turn before images and videos have numbers.
 enum Piece {
     Text(String),
     /// Takes the next image of the image column.
-    Marker,
+    ImageMarker,
     /// Brings its own path.
-    Path(String),
+    Image(String),
+    /// Takes the next video of the video column.
+    VideoMarker,
+    /// Brings its own video.
+    Video(Named),
 }
 
 struct Turn {
@@ -74,6 +81,7 @@ pub(super) fn row_of(
     options: &DatasetOptions,
 ) -> RowResult<Row> {
     let (image_key, paths) = image_column(&columns)?;
+    let (video_key, named) = video_column(&columns)?;
     let mut turns = turns_of(&columns)?;
     let answer = take_answer(&columns, &mut turns)?;
     if turns.last().is_none_or(|t| t.role != "user") {
@@ -81,9 +89,21 @@ pub(super) fn row_of(
         return Err(bad("the row has no question before the answer", key)
             .expected("a turn of the user (\"human\" or \"user\") before the answer"));
     }
-    let used = place_images(&mut turns, image_key, paths, options.question_template.as_deref())?;
+    // Images stand before videos where neither has a marker.
+    let marks_video = |p: &Piece| matches!(p, Piece::VideoMarker);
+    balance(&mut turns, VIDEO, marks_video, || Piece::VideoMarker, video_key, named.len())?;
+    let marks_image = |p: &Piece| matches!(p, Piece::ImageMarker);
+    balance(&mut turns, IMAGE, marks_image, || Piece::ImageMarker, image_key, paths.len())?;
+    if let (Some(template), Some(last)) = (options.question_template.as_deref(), turns.last_mut()) {
+        apply_template(template, &mut last.pieces);
+    }
+    let (images, videos) = take_media(&mut turns, (image_key, paths), (video_key, named));
     let images =
-        used.into_iter().map(|(key, p)| resolve(folder, &key, p)).collect::<RowResult<_>>()?;
+        images.into_iter().map(|(key, p)| resolve(folder, &key, p)).collect::<RowResult<_>>()?;
+    let videos = videos
+        .into_iter()
+        .map(|(key, v)| resolve_video(folder, &key, v))
+        .collect::<RowResult<_>>()?;
     let mut messages = messages_of(turns);
     if let Some(system) = &options.system_prompt
         && messages.iter().all(|m| m.role != "system")
@@ -98,7 +118,7 @@ pub(super) fn row_of(
             format!("{}-{number}", stem.unwrap_or_default())
         }
     };
-    Ok(Row { file: file.to_owned(), row: number, id, images, messages, answer, columns })
+    Ok(Row { file: file.to_owned(), row: number, id, images, videos, messages, answer, columns })
 }
 
 /// Paths of column `image` or `images` and the column's name.
@@ -206,32 +226,46 @@ fn joined_text(pieces: &[Piece]) -> Option<String> {
 /// Splits a text at its markers; empty pieces vanish.
 fn pieces_of(text: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for (i, piece) in text.split(MARKER).enumerate() {
-        if i > 0 {
-            pieces.push(Piece::Marker);
+    let mut rest = text;
+    loop {
+        let next = [(IMAGE, rest.find(IMAGE)), (VIDEO, rest.find(VIDEO))];
+        let next = next.into_iter().filter_map(|(m, at)| Some((at?, m))).min();
+        let (before, after) = match next {
+            Some((at, marker)) => (&rest[..at], Some((marker, &rest[at + marker.len()..]))),
+            None => (rest, None),
+        };
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.to_owned()));
         }
-        if !piece.is_empty() {
-            pieces.push(Piece::Text(piece.to_owned()));
-        }
+        let Some((marker, after)) = after else { return pieces };
+        pieces.push(if marker == IMAGE { Piece::ImageMarker } else { Piece::VideoMarker });
+        rest = after;
     }
-    pieces
 }
 
-/// Content lists of the `{"type": "image"}`, `{"type": "text", "text": ...}` form.
+/// Content lists of the `{"type": "image"}`, `{"type": "text", "text": ...}` form; a video part may
+/// bring its own path (`{"type": "video", "video": path}`), as an image part may.
 fn parts_of(parts: &[Value], key: &str) -> RowResult<Vec<Piece>> {
     let mut pieces = Vec::new();
     for (i, part) in parts.iter().enumerate() {
-        if let Some(path) = ["image", "path", "url"].iter().find_map(|k| part.get(*k)?.as_str()) {
-            pieces.push(Piece::Path(path.to_owned()));
-        } else if part.get("type").and_then(Value::as_str) == Some("image") {
-            pieces.push(Piece::Marker);
+        let kind = part.get("type").and_then(Value::as_str);
+        if let Some(video) = named_part(part, &format!("{key}[{i}]"))? {
+            pieces.push(Piece::Video(video));
+        } else if kind == Some("video") {
+            pieces.push(Piece::VideoMarker);
+        } else if let Some(path) =
+            ["image", "path", "url"].iter().find_map(|k| part.get(*k)?.as_str())
+        {
+            pieces.push(Piece::Image(path.to_owned()));
+        } else if kind == Some("image") {
+            pieces.push(Piece::ImageMarker);
         } else if let Some(text) = part.get("text").and_then(Value::as_str) {
             pieces.extend(pieces_of(text));
         } else if part.is_number() || part.is_array() {
             return Ok(Vec::new()); // a box, not a list of parts
         } else {
-            return Err(bad("a part of a turn is neither text nor image", format!("{key}[{i}]"))
-                .expected("{\"type\": \"text\", \"text\": ...} or {\"type\": \"image\"}")
+            return Err(bad("a part of a turn is neither text nor image nor video", format!("{key}[{i}]"))
+                .expected("{\"type\": \"text\", \"text\": ...}, {\"type\": \"image\"} or {\"type\": \"video\"}")
                 .found(part.to_string().chars().take(80).collect::<String>()));
         }
     }
@@ -260,46 +294,69 @@ fn take_answer(columns: &Map<String, Value>, turns: &mut Vec<Turn>) -> RowResult
     }
 }
 
-/// Matches markers with images; returns the image paths with their keys in the order of use.
-fn place_images(
+/// Sees that there are as many markers of a kind as `count`. Where there is none at all, they are
+/// put before the first question, as VLM-R1 does it.
+fn balance(
     turns: &mut [Turn],
-    image_key: &'static str,
-    paths: Vec<String>,
-    template: Option<&str>,
-) -> RowResult<Vec<(String, String)>> {
-    let markers =
-        turns.iter().flat_map(|t| &t.pieces).filter(|p| matches!(p, Piece::Marker)).count();
-    if markers == 0 && !paths.is_empty() {
-        // VLM-R1 puts all images before the first question when the text has no marker.
-        if let Some(first) = turns.iter_mut().find(|t| t.role == "user") {
-            first.pieces.splice(0..0, paths.iter().map(|_| Piece::Marker));
-        }
-    } else if markers != paths.len() {
-        return Err(bad("image markers and images do not match", image_key)
-            .expected(format!("as many images as {MARKER} markers: {markers}"))
-            .found(format!("{} images", paths.len()))
-            .hint(format!("put one {MARKER} per image in the text, or none at all")));
+    marker: &str,
+    is_marker: fn(&Piece) -> bool,
+    make: fn() -> Piece,
+    key: &'static str,
+    count: usize,
+) -> RowResult<()> {
+    let markers = turns.iter().flat_map(|t| &t.pieces).filter(|p| is_marker(p)).count();
+    if markers == count {
+        return Ok(());
     }
-    if let (Some(template), Some(last)) = (template, turns.last_mut()) {
-        apply_template(template, &mut last.pieces);
+    if markers == 0
+        && let Some(first) = turns.iter_mut().find(|t| t.role == "user")
+    {
+        first.pieces.splice(0..0, std::iter::repeat_with(make).take(count));
+        return Ok(());
     }
-    let mut rest = paths.into_iter();
-    let mut used = Vec::new();
-    for turn in turns {
-        for piece in &mut turn.pieces {
-            let (key, path) = match piece {
-                Piece::Text(_) => continue,
-                Piece::Marker => (image_key.to_owned(), rest.next().unwrap_or_default()),
-                Piece::Path(path) => (turn.key.clone(), std::mem::take(path)),
-            };
-            used.push((key, path));
-        }
-    }
-    Ok(used)
+    let word = if marker == IMAGE { "image" } else { "video" };
+    Err(bad(&format!("{word} markers and {word}s do not match"), key)
+        .expected(format!("as many {word}s as {marker} markers: {markers}"))
+        .found(format!("{count} {word}s"))
+        .hint(format!("put one {marker} per {word} in the text, or none at all")))
 }
 
-/// Wraps a question in the template. Images that lead the question stay in front of everything, as
-/// VLM-R1 has them; images inside of it stay where they are.
+/// Things with the keys of the row that they are from.
+type Keyed<T> = Vec<(String, T)>;
+
+/// Images and videos in the order in which the turns use them.
+fn take_media(
+    turns: &mut [Turn],
+    (image_key, paths): (&str, Vec<String>),
+    (video_key, named): (&str, Vec<Named>),
+) -> (Keyed<String>, Keyed<Named>) {
+    let (mut paths, mut named) = (paths.into_iter(), named.into_iter());
+    let (mut images, mut videos) = (Vec::new(), Vec::new());
+    for turn in turns {
+        for piece in &mut turn.pieces {
+            match piece {
+                Piece::Text(_) => {}
+                Piece::ImageMarker => {
+                    images.extend(paths.next().map(|p| (image_key.to_owned(), p)));
+                }
+                Piece::VideoMarker => {
+                    videos.extend(named.next().map(|v| (video_key.to_owned(), v)));
+                }
+                Piece::Image(path) => images.push((turn.key.clone(), std::mem::take(path))),
+                Piece::Video(_) => {
+                    // What is left behind says where the video was.
+                    if let Piece::Video(v) = std::mem::replace(piece, Piece::VideoMarker) {
+                        videos.push((turn.key.clone(), v));
+                    }
+                }
+            }
+        }
+    }
+    (images, videos)
+}
+
+/// Wraps a question in the template. Images and videos that lead the question stay in front of
+/// everything, as VLM-R1 has them; those inside of it stay where they are.
 fn apply_template(template: &str, pieces: &mut Vec<Piece>) {
     let place = if template.contains("{question}") { "{question}" } else { "{Question}" };
     let Some((before, after)) = template.split_once(place) else { return };
@@ -308,9 +365,9 @@ fn apply_template(template: &str, pieces: &mut Vec<Piece>) {
     pieces.push(Piece::Text(after.to_owned()));
 }
 
-/// Numbers the images and joins neighbouring texts.
+/// Numbers images and videos and joins neighbouring texts.
 fn messages_of(turns: Vec<Turn>) -> Vec<Message> {
-    let mut next = 0;
+    let (mut images, mut videos) = (0.., 0..);
     let mut messages = Vec::new();
     for turn in turns {
         let mut content: Vec<Part> = Vec::new();
@@ -319,9 +376,11 @@ fn messages_of(turns: Vec<Turn>) -> Vec<Message> {
                 (Piece::Text(new), Some(Part::Text(text))) => text.push_str(&new),
                 (Piece::Text(new), _) if new.is_empty() => {}
                 (Piece::Text(new), _) => content.push(Part::Text(new)),
-                _ => {
-                    content.push(Part::Image(next));
-                    next += 1;
+                (Piece::ImageMarker | Piece::Image(_), _) => {
+                    content.extend(images.next().map(Part::Image));
+                }
+                (Piece::VideoMarker | Piece::Video(_), _) => {
+                    content.extend(videos.next().map(Part::Video));
                 }
             }
         }

@@ -1,14 +1,17 @@
-//! Data sets: rows of images, chat turns and a reference answer. A bad row is an error value with
+//! Data sets: rows of images, videos, chat turns and a reference answer. A bad row is an error value with
 //! its file, row and key; it never ends a run unless the user asked for strictness.
 
 mod columns; // one JSON object to one row
 mod draw; // pixels of the generated pictures
 pub mod jsonl; // one JSON object per line, VLM-R1 and plain columns
 pub mod shapes; // a generated data set that needs no download
+mod videos; // videos of a row and how their frames are taken
 
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+
+pub use videos::{VideoMeta, VideoRef, video_of_part};
 
 use crate::base::{Error, Result};
 
@@ -19,6 +22,8 @@ pub enum Part {
     Text(String),
     /// An image: index into [`Row::images`].
     Image(usize),
+    /// A video: index into [`Row::videos`].
+    Video(usize),
 }
 
 /// One chat turn.
@@ -48,6 +53,8 @@ pub struct Row {
     pub id: String,
     /// Image files, resolved and seen to exist, in the order of their markers.
     pub images: Vec<PathBuf>,
+    /// Videos, resolved and seen to exist, in the order of their markers.
+    pub videos: Vec<VideoRef>,
     /// The turns before the answer; the last one is the user's.
     pub messages: Vec<Message>,
     /// The reference answer (the last assistant turn, or a column), verbatim.
@@ -59,7 +66,7 @@ pub struct Row {
 /// How to read data files.
 #[derive(Debug, Clone, Default)]
 pub struct DatasetOptions {
-    /// Folders that image paths are relative to: none (the data file's own folder), one for all
+    /// Folders that paths of images and videos are relative to: none (the data file's own folder), one for all
     /// files, or one per file.
     pub image_folders: Vec<PathBuf>,
     /// Text around the last question; must contain `{question}` (VLM-R1's `{Question}` works too).

@@ -221,7 +221,7 @@ fn to_rgb(pixels: &DynamicImage, color: ColorType, alpha: Alpha) -> Vec<u8> {
 
 /// One channel over opaque white in the fixed point of Pillow's `alpha_composite`
 /// (libImaging/AlphaComposite.c): 7 extra bits, and division by 255 as shifts.
-fn over_white(v: u8, a: u8) -> u8 {
+pub(in crate::io) fn over_white(v: u8, a: u8) -> u8 {
     const BITS: u32 = 7;
     let (v, a) = (u32::from(v), u32::from(a));
     if a == 0 {

@@ -2,7 +2,7 @@
 //! file promises is the id that the tokenizer gives, or reading fails.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
@@ -20,6 +20,8 @@ pub(super) struct AddedTokens {
     /// By id: `added_tokens_decoder` of tokenizer_config.json or, in older folders,
     /// added_tokens.json.
     by_id: BTreeMap<u32, AddedToken>,
+    /// The file that `by_id` is from.
+    file: PathBuf,
     /// Tokens that have a role (end of text, ...). They are special if the vocabulary has them.
     named: Vec<String>,
 }
@@ -35,20 +37,32 @@ impl AddedTokens {
         let config = read_json(&config_file)?.unwrap_or(Value::Null);
         let map = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or(Value::Null);
         let named: Vec<String> = [&config, &map].into_iter().flat_map(named_tokens).collect();
-        let by_id = match config.get("added_tokens_decoder") {
-            Some(decoder) => by_decoder(decoder).map_err(|e| e.file(&config_file))?,
+        let older = dir.join("added_tokens.json");
+        let (file, by_id) = match config.get("added_tokens_decoder") {
+            Some(decoder) => (config_file, by_decoder(decoder)),
             None => {
-                let file = dir.join("added_tokens.json");
-                let ids = read_json(&file)?.unwrap_or(Value::Null);
-                by_content(&ids, &named).map_err(|e| e.file(&file))?
+                let ids = read_json(&older)?.unwrap_or(Value::Null);
+                (older, by_content(&ids, &named))
             }
         };
-        Ok(AddedTokens { by_id, named })
+        let by_id = by_id.map_err(|e| e.file(&file))?;
+        Ok(AddedTokens { by_id, file, named })
     }
 
     /// The token that a side file puts at an id, if any.
     pub(super) fn at(&self, id: u32) -> Option<&AddedToken> {
         self.by_id.get(&id)
+    }
+
+    /// (reserved piece, its name) where a vocabulary has another piece at the id of a token that it
+    /// lacks: InternLM2's `[UNUSED_TOKEN_146]` is `<|im_start|>`.
+    pub(super) fn names_of_reserved(&self, tokenizer: &Tokenizer) -> Vec<(String, String)> {
+        let lacks = |token: &AddedToken| tokenizer.token_to_id(&token.content).is_none();
+        self.by_id
+            .iter()
+            .filter(|(_, token)| lacks(token))
+            .filter_map(|(id, token)| Some((tokenizer.id_to_token(*id)?, token.content.clone())))
+            .collect()
     }
 
     /// Adds all tokens to a tokenizer, in order of id as transformers does.
@@ -68,11 +82,11 @@ impl AddedTokens {
             let found = tokenizer.token_to_id(&token.content);
             if found != Some(*id) {
                 return Err(Error::data("the id of an added token does not fit the vocabulary")
-                    .file("tokenizer_config.json")
+                    .file(&self.file)
                     .key(&token.content)
                     .expected(format!("id {id}"))
                     .found(found.map_or("no id".to_owned(), |i| format!("id {i}")))
-                    .hint("the tokenizer's files do not belong together; copy all of them from one model"));
+                    .hint("the tokenizer's files do not belong together, or the vocabulary is cut off; copy all of them again from one model"));
             }
         }
         let known = tokenizer.get_added_vocabulary().get_vocab();

@@ -54,9 +54,42 @@ fn no_tokenizer(dir: &Path) -> Error {
         .hint("give the directory that holds config.json, the tokenizer's files and *.safetensors of one model")
 }
 
-fn read_tokenizer_json(dir: &Path, _: &AddedTokens) -> Result<Tokenizer> {
+fn read_tokenizer_json(dir: &Path, added: &AddedTokens) -> Result<Tokenizer> {
     let file = dir.join("tokenizer.json");
-    parse_tokenizer_json(&read_bytes(&file)?).map_err(|e| e.file(&file))
+    let bytes = read_bytes(&file)?;
+    let tokenizer = parse_tokenizer_json(&bytes).map_err(|e| e.file(&file))?;
+    let names = added.names_of_reserved(&tokenizer);
+    if names.is_empty() {
+        return Ok(tokenizer);
+    }
+    named(&bytes, &names)
+        .and_then(|text| parse_tokenizer_json(text.as_bytes()))
+        .map_err(|e| e.file(&file))
+}
+
+/// A `tokenizer.json` whose reserved pieces have their names, as transformers names them when it
+/// reads the SentencePiece model itself. Merges that would build a reserved piece out of text go.
+fn named(bytes: &[u8], names: &[(String, String)]) -> Result<String> {
+    let mut json = parse_json(&String::from_utf8_lossy(bytes))?;
+    let model = &mut json["model"];
+    if let Some(vocab) = model["vocab"].as_object_mut() {
+        for (reserved, name) in names {
+            if let Some(id) = vocab.swap_remove(reserved) {
+                vocab.insert(name.clone(), id);
+            }
+        }
+    }
+    if let Some(merges) = model["merges"].as_array_mut() {
+        merges.retain(|merge| {
+            let (left, right) = match merge {
+                Value::String(pair) => pair.split_once(' ').unwrap_or((pair, "")),
+                pair => (pair[0].as_str().unwrap_or(""), pair[1].as_str().unwrap_or("")),
+            };
+            let whole = format!("{left}{right}");
+            !names.iter().any(|(r, _)| *r == left || *r == right || *r == whole)
+        });
+    }
+    Ok(json.to_string())
 }
 
 /// The content of a `tokenizer.json`.

@@ -8,8 +8,8 @@ use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::normalizers::Prepend;
 use tokenizers::normalizers::replace::{Replace, ReplacePattern};
-use tokenizers::normalizers::{Precompiled, Prepend};
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, decoders, normalizers};
 
 use super::added_tokens::AddedTokens;
@@ -48,8 +48,8 @@ struct Model {
     algorithm: u64,
     unknown: usize,
     spaces_are_suffixes: bool,
-    /// `NormalizerSpec.precompiled_charsmap`: Unicode normalisation; empty for none.
-    characters: Vec<u8>,
+    /// Has `NormalizerSpec.precompiled_charsmap` any rules (Unicode normalisation)?
+    maps_characters: bool,
     prefix_space: bool,
     squeezes_spaces: bool,
     escapes_spaces: bool,
@@ -108,13 +108,8 @@ fn normalizer(model: &Model) -> tokenizers::Result<NormalizerWrapper> {
         Replace::new(pattern, with).map(NormalizerWrapper::Replace)
     };
     let mut steps = Vec::new();
-    if !model.characters.is_empty() {
-        let map = Precompiled::from(&model.characters)
-            .map_err(|e| format!("precompiled_charsmap: {e:?}"))?;
-        steps.push(NormalizerWrapper::Precompiled(map));
-    }
     if model.squeezes_spaces {
-        steps.push(replace(ReplacePattern::Regex("^ +| +$".to_owned()), "")?);
+        steps.push(replace(ReplacePattern::Regex(format!("^ +|[ {SPACE}]+$")), "")?);
         steps.push(replace(ReplacePattern::Regex(" {2,}".to_owned()), " ")?);
     }
     if model.prefix_space {
@@ -170,7 +165,7 @@ fn read_model(bytes: &[u8]) -> Result<Model> {
         algorithm: 1,
         unknown: 0,
         spaces_are_suffixes: false,
-        characters: Vec::new(),
+        maps_characters: false,
         prefix_space: true,
         squeezes_spaces: true,
         escapes_spaces: true,
@@ -237,7 +232,7 @@ fn read_trainer(model: &mut Model, at: usize, bytes: &[u8]) -> Result<()> {
 fn read_normalizer(model: &mut Model, at: usize, bytes: &[u8]) -> Result<()> {
     for field in Fields::new(bytes, at) {
         match field? {
-            (2, Value::Bytes(_, map)) => model.characters = map.to_vec(),
+            (2, Value::Bytes(_, map)) => model.maps_characters = !map.is_empty(),
             (3, Value::Number(n)) => model.prefix_space = n != 0,
             (4, Value::Number(n)) => model.squeezes_spaces = n != 0,
             (5, Value::Number(n)) => model.escapes_spaces = n != 0,
@@ -250,7 +245,10 @@ fn read_normalizer(model: &mut Model, at: usize, bytes: &[u8]) -> Result<()> {
 /// What the file must be for the rest of this module.
 fn check(model: &Model) -> Result<()> {
     let wrong = |expected: &str, found: String| {
-        Error::data("cannot use the SentencePiece model").expected(expected).found(found)
+        Error::data("cannot use the SentencePiece model").expected(expected).found(found).hint(
+            "if transformers reads it: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) \
+             writes a tokenizer.json, which goes first",
+        )
     };
     if model.algorithm != 2 {
         return Err(wrong("a BPE model (model_type 2)", format!("model_type {}", model.algorithm)));
@@ -258,6 +256,11 @@ fn check(model: &Model) -> Result<()> {
     if model.spaces_are_suffixes || !model.escapes_spaces {
         let found = "treat_whitespace_as_suffix or no escape_whitespaces".to_owned();
         return Err(wrong("spaces at the beginning of words, written as U+2581", found));
+    }
+    if model.maps_characters {
+        // The `tokenizers` crate maps clusters of letters, SentencePiece the longest match: ids differ.
+        let found = "precompiled_charsmap".to_owned();
+        return Err(wrong("text as it is (normalization_rule_name identity)", found));
     }
     if model.unknown >= model.pieces.len() {
         let found = format!("id {} of {} pieces", model.unknown, model.pieces.len());
@@ -321,6 +324,10 @@ mod tests {
         assert!(parse(&text, &AddedTokens::default()).unwrap_err().to_string().contains("UTF-8"));
         let e = parse(&tiny(1), &AddedTokens::default()).unwrap_err();
         assert!(e.to_string().contains("model_type 1"), "{e}");
+        let mut mapped = good.clone();
+        mapped.extend(field(3, &field(2, b"map")));
+        let e = parse(&mapped, &AddedTokens::default()).unwrap_err();
+        assert!(e.to_string().contains("precompiled_charsmap"), "{e}");
         for end in 0..good.len() {
             // No prefix of a file may panic.
             let _ = parse(&good[..end], &AddedTokens::default());

@@ -153,7 +153,7 @@ impl ChatEncoder {
                 .iter()
                 .map(|p| match p {
                     Part::Text(t) => text(t),
-                    _ => String::new(),
+                    Part::Image(_) | Part::Video(_) => String::new(),
                 })
                 .collect();
             return json!({"role": message.role, "content": joined});
@@ -164,6 +164,7 @@ impl ChatEncoder {
             .map(|p| match p {
                 Part::Text(t) => json!({"type": "text", "text": text(t)}),
                 Part::Image(_) => json!({"type": "image"}),
+                Part::Video(_) => json!({"type": "video"}),
             })
             .collect();
         json!({"role": message.role, "content": parts})
@@ -246,7 +247,7 @@ impl Guard {
             .map(|m| {
                 let texts = m.content.iter().filter_map(|p| match p {
                     Part::Text(t) => Some(t.as_str()),
-                    _ => None,
+                    Part::Image(_) | Part::Video(_) => None,
                 });
                 texts.collect()
             })
@@ -348,7 +349,7 @@ mod tests {
                 .iter()
                 .filter_map(|p| match p {
                     Part::Text(t) => Some(t.as_str()),
-                    Part::Image(_) => None,
+                    Part::Image(_) | Part::Video(_) => None,
                 })
                 .collect();
             assert!(p.text.contains(&text) && e.tokenizer.decode(&p.ids, true).contains(&text));

@@ -2,6 +2,7 @@
 //! more than one op uses. An op's own arguments are in its own file; no arithmetic is here.
 
 pub mod attention; // softmax over key spans
+pub mod experts; // mixtures of experts
 pub mod fold; // sums over rows
 pub mod linear_logprob; // the language-model head
 pub mod matmul; // products of the linear layers

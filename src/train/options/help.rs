@@ -114,8 +114,9 @@ pub fn docs_markdown() -> String {
          environment over the file, the file over the default. A switch is `--name`, \
          `--name true|false` or `--no_name`. A list takes several values: `--reward_funcs \
          accuracy format`. In a variable, a list is `a,b` (paths: `a:b`) or a JSON array. `none` \
-         takes back a number or switch that has no default. Variables that start with `GRPO_RT_TEST_` and \
-         those of the build (`GRPO_RT_KERNELS` and others in build.rs) are not options.\n\n\
+         takes back a number or switch that has no default. Variables that start with `GRPO_RT_TEST_`, \
+         those of the build (`GRPO_RT_KERNELS` and others in build.rs) and `GRPO_RT_FFMPEG` (see \
+         docs/data.md) are not options.\n\n\
          The options in **bold** are those that matter first.\n\n## Commands\n\n\
          | command | what it does | needs |\n|---|---|---|\n",
     );

@@ -61,6 +61,18 @@ const fn of(group: &'static str, commands: &'static [Command]) -> Opt {
     }
 }
 
+/// Names of the model families, in the order of `model::families::FAMILIES`.
+pub const FAMILY_NAMES: &[&str] = &[
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "internvl_chat",
+    "internvl",
+    "glm4v_9b",
+    "glm4v",
+];
+
 const MODEL: &str = "Model";
 const DATA: &str = "Data";
 const GENERATION: &str = "Generation";
@@ -126,8 +138,11 @@ pub static OPTIONS: &[Opt] = &[
         help: "Probability that an input of a LoRA matrix is dropped in training (never in generation).",
         ..of(MODEL, TUNES) },
     Opt { name: "lora_target_modules", aliases: &["target_modules"], kind: List(&Word),
-        default: "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-        help: "Linear layers of the language model that get an adapter (names as in PEFT).", ..of(MODEL, TUNES) },
+        default: "language",
+        help: "Linear layers that get an adapter: names in the language model as in PEFT, or language, language-attention, vision, connector, all-linear (as language).",
+        ..of(MODEL, TUNES) },
+    Opt { name: "print_trainable", kind: Bool, default: "false",
+        help: "Say what is trained, part by part, before the first step.", ..of(MODEL, TRAINS) },
     Opt { name: "adapter", aliases: &["adapter_name_or_path", "adapter_path"], kind: Path,
         help: "Folder of a PEFT LoRA adapter to start from; training goes on with it (implies use_peft).",
         ..of(MODEL, MODELS) },
@@ -146,7 +161,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "Data files (JSON Lines); several are joined. `a.jsonl:b.jsonl` is accepted too.",
         ..of(DATA, &[Train, Sft, Eval, Init]) },
     Opt { name: "image_folders", aliases: &["image_folder", "image_root"], kind: List(&Path), first: true,
-        help: "Folders that image paths start from: one for all, or one per data file (default: beside the file).",
+        help: "Folders that paths of images and videos start from: one for all, or one per data file (default: beside the file).",
         ..of(DATA, READS) },
     Opt { name: "eval_dataset", kind: List(&Path),
         help: "Data files on which rewards are measured greedily after the last step.",
@@ -166,6 +181,24 @@ pub static OPTIONS: &[Opt] = &[
         help: "Images of fewer pixels are enlarged (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
     Opt { name: "max_pixels", kind: COUNT,
         help: "Images of more pixels are reduced (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
+    Opt { name: "max_anyres_num", kind: COUNT,
+        help: "InternVL: an image is cut into at most this many tiles, beside the thumbnail (default: the model's own).", ..of(DATA, MODELS) },
+    Opt { name: "video_fps", kind: POSITIVE,
+        help: "Frames taken per second of a video (default: the model's video processor; a row's own comes first).",
+        ..of(DATA, GENERATES) },
+    Opt { name: "num_frames", aliases: &["nframes", "num_segments"], kind: COUNT,
+        help: "Frames taken of every video, instead of a rate (default: the model's video processor).", ..of(DATA, GENERATES) },
+    Opt { name: "min_frames", aliases: &["video_min_frames"], kind: COUNT,
+        help: "Least frames taken of a video (default: the model's video processor).", ..of(DATA, GENERATES) },
+    Opt { name: "max_frames", aliases: &["video_max_frames"], kind: COUNT,
+        help: "Most frames taken of a video (default: the model's video processor).", ..of(DATA, GENERATES) },
+    Opt { name: "dynamic_sample", kind: Bool,
+        help: "Frames follow a clip's length within the limits; false: max_frames always (default: the row's `meta`).",
+        ..of(DATA, GENERATES) },
+    Opt { name: "video_min_pixels", aliases: &["video_min_frame_pixels"], kind: COUNT,
+        help: "Frames of fewer pixels are enlarged (default: the model's video processor).", ..of(DATA, GENERATES) },
+    Opt { name: "video_max_pixels", aliases: &["video_max_frame_pixels"], kind: COUNT,
+        help: "Frames of more pixels are reduced (default: the model's video processor).", ..of(DATA, GENERATES) },
     Opt { name: "max_prompt_length", kind: COUNT,
         help: "A longer prompt is a bad row; prompts are never cut (default: no limit).", ..of(DATA, &[Train, Sft, Eval, Plan]) },
 
@@ -303,7 +336,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "Width and height of each of them in pixels, before min_pixels and max_pixels.", ..of(PLANNING, &[Plan]) },
 
     // --- new models and data ---------------------------------------------------------------
-    Opt { name: "family", kind: Choice(&["qwen2_5_vl"]), default: "qwen2_5_vl",
+    Opt { name: "family", kind: Choice(FAMILY_NAMES), default: "qwen2_5_vl",
         help: "Architecture of the new model.", ..of(MAKING, &[Init]) },
     Opt { name: "preset", kind: Word, default: "tiny",
         help: "Size of the new model.", ..of(MAKING, &[Init]) },

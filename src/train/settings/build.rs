@@ -210,8 +210,10 @@ fn model(o: &Options) -> Result<ModelSettings> {
         processor: ProcessorOptions {
             min_pixels: min.map(|n| n as u64),
             max_pixels: max.map(|n| n as u64),
-            ..ProcessorOptions::default()
+            max_tiles: o.count("max_anyres_num"),
+            backend: None,
         },
+        video: VideoSettings::from_options(o)?,
     })
 }
 
@@ -567,6 +569,7 @@ fn logging(o: &Options) -> Result<LoggingSettings> {
             .hint("give one of the two; completions/ in the run's folder has all of them"));
     }
     Ok(LoggingSettings {
+        print_trainable: o.flag("print_trainable"),
         steps: count(o, "logging_steps"),
         tensorboard_dir: to("tensorboard")
             .then(|| o.path("logging_dir").unwrap_or_else(|| run_dir(o).join("runs"))),

@@ -69,6 +69,18 @@ def make_config(spec, tok):
     )
 
 
+def publish_config(path):
+    """The rotary fields as in InternVL3's files: a dynamic scaling, which only texts longer than
+    max_position_embeddings would feel."""
+    config = json.loads(path.read_text())
+    text = config["text_config"]
+    text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
+    text["rope_scaling"] = {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}
+    config["torch_dtype"] = config.pop("dtype")
+    config["transformers_version"] = "4.52.0.dev0"
+    golden.write_json(path, config)
+
+
 def run_case(model, full, labels, gradients):
     ids = full["input_ids"]
     out = {"position_ids": torch.arange(ids.shape[1]).expand(3, -1)}
@@ -118,6 +130,7 @@ def build(out, name, spec, index):
                          processor_class="InternVLProcessor")
         golden.write_json(folder / "processor_config.json",
                           {"image_seq_length": config.image_seq_length, "processor_class": "InternVLProcessor"})
+        publish_config(folder / "config.json")
     fast = GotOcr2ImageProcessor(**options, **tiling)
     for case, messages in golden.make_cases(folder, spec["sizes"], spec["video"], index).items():
         full, labels = golden.encode(processor, folder, messages, tok.eos_token_id)
@@ -138,7 +151,8 @@ def build(out, name, spec, index):
 
 def check_loads(folder, model, spec):
     """The folder loads in transformers as it is, and gives the same weights, token ids and pixels."""
-    loaded = InternVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    loaded = InternVLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager").eval()
     for (n, a), b in zip(loaded.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b), n
     processor = AutoProcessor.from_pretrained(folder)
@@ -150,6 +164,9 @@ def check_loads(folder, model, spec):
         assert torch.equal(full["input_ids"][0].int(), want["input_ids"]), case
         if "pixel_values" in full:
             assert torch.equal(full["pixel_values"], want["pixel_values"]), case
+        got = run_case(loaded, full, want["labels"].long(), gradients=False)
+        last = want["logits"][-1] if "logits" in want else want["logits_last"]
+        torch.testing.assert_close(got["logits_last"], last, rtol=1e-5, atol=1e-5)
 
 
 def main():

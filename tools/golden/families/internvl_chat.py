@@ -16,7 +16,7 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer, InternVLVisionConfig, InternVLVisionModel, LlamaConfig, LlamaForCausalLM
 
 import golden
-from internvl_chat_model import InternVLChat, prompt_text, tiles
+from internvl_chat_model import InternVLChat, frames_of, prompt_text, tiles
 
 IMAGE_TOKENS = ["<img>", "</img>", "<IMG_CONTEXT>"]
 LAYER_NORM = dict(norm_type="layer_norm", qkv_bias=True, qk_normalization=False)
@@ -34,7 +34,8 @@ MODELS = {
     "qwen2": dict(
         text=dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", hidden_size=32, intermediate_size=28,
                   num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, rms_norm_eps=1e-6,
-                  rope_theta=1000000.0, rope_scaling=None),
+                  rope_theta=1000000.0,
+                  rope_scaling={"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}),
         vision=dict(hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
                     image_size=24, patch_size=6, **LAYER_NORM),
         patches=(1, 3), template="Hermes-2", sizes=[(20, 61), (50, 24)],
@@ -46,6 +47,7 @@ MODELS = {
         vision=dict(hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16,
                     patch_size=4, norm_type="rms_norm", qkv_bias=False, qk_normalization=True),
         patches=(1, 6), template="internvl2_5", sizes=[(49, 33), (18, 20)],
+        video=dict(size=(30, 22), frames=12, fps=2.0, image=True),
     ),
 }
 CHATML = (
@@ -173,8 +175,14 @@ def make_config(spec, files):
 
 
 def encode(files, config, folder, messages):
-    images = [tiles(golden.Image.open(folder / c["image"]).convert("RGB"), config)
-              for c in golden.parts(messages, "image")]
+    images = []
+    for part in [c for m in messages if isinstance(m["content"], list) for c in m["content"]]:
+        if part["type"] == "image":
+            images.append(tiles(golden.Image.open(folder / part["image"]).convert("RGB"), config))
+        elif part["type"] == "video":  # eight frames of one tile each, however many there are in a second
+            frames = sorted((folder / part["video"]).iterdir())
+            images += [tiles(golden.Image.open(frames[i]).convert("RGB"), config | {"max_dynamic_patch": 1})
+                       for i in frames_of(len(frames))]
     side = config["force_image_size"] // config["vision_config"]["patch_size"]
     counts = [len(t) * side * side // 4 for t in images]
 
@@ -216,7 +224,7 @@ def build(out, name, spec, index):
     state = {k: v.contiguous() for k, v in model.state_dict().items()
              if not (tied and k == "language_model.lm_head.weight")}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    for case, messages in golden.make_cases(folder, spec["sizes"], seed=index).items():
+    for case, messages in golden.make_cases(folder, spec["sizes"], spec.get("video"), index).items():
         if case == "":  # the default system message, long in bytes, is in the case of text alone
             messages.insert(0, {"role": "system", "content": "y"})
         ids, labels, images = encode(files, config, folder, messages)

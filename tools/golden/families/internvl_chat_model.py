@@ -206,8 +206,22 @@ def tiles(image, config):
     return torch.stack([tv.normalize(tv.to_tensor(p), MEAN, STD) for p in parts])
 
 
+def frames_of(total, segments=8):
+    """Numbers of the frames that stand for a video: the middles of equal parts, as the model's page does it."""
+    part = (total - 1) / segments
+    return [int(part / 2 + round(part * i)) for i in range(segments)]  # round: half to even
+
+
+def part_text(part, counts):
+    if part["type"] == "text":
+        return part["text"]
+    names = [f"Frame{i + 1}: " for i in range(8)] if part["type"] == "video" else [""]
+    return "".join(f"{name}<img>{'<IMG_CONTEXT>' * next(counts)}</img>\n" for name in names)
+
+
 def prompt_text(messages, template, tokens_of_images, generation):
-    """The chat as text. tokens_of_images: the number of visual tokens of each picture, in order."""
+    """The chat as text. tokens_of_images: the number of visual tokens of each picture and of
+    each frame of a video, in order."""
     system, end = TEMPLATES[template]
     counts = iter(tokens_of_images)
     if messages[0]["role"] == "system":
@@ -216,7 +230,6 @@ def prompt_text(messages, template, tokens_of_images, generation):
     for m in messages:
         body = m["content"]
         if not isinstance(body, str):
-            body = "".join(p["text"] if p["type"] == "text" else f"<img>{'<IMG_CONTEXT>' * next(counts)}</img>\n"
-                           for p in body)
+            body = "".join(part_text(p, counts) for p in body)
         text += f"<|im_start|>{m['role']}\n{body}{end}"
     return text + ("<|im_start|>assistant\n" if generation else "")

@@ -19,7 +19,7 @@ MODELS = {
         video=dict(size=(30, 21), frames=5, fps=2.0),
     ),
     "untied": dict(
-        text=dict(hidden_size=32, intermediate_size=28, num_hidden_layers=2, num_attention_heads=2,
+        text=dict(hidden_size=32, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
                   num_key_value_heads=2, head_dim=20, rms_norm_eps=1e-6),
         rope=dict(rope_theta=1e4, mrope_section=[4, 3, 3]), tie=False,
         vision=dict(depth=2, hidden_size=12, intermediate_size=20, num_heads=1, patch_size=6,

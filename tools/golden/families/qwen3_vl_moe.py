@@ -27,7 +27,7 @@ MODELS = {
         video=dict(size=(30, 21), frames=5, fps=2.0, image=True),
     ),
     "saved": dict(
-        text=dict(hidden_size=16, intermediate_size=20, moe_intermediate_size=12, num_hidden_layers=2,
+        text=dict(hidden_size=16, intermediate_size=20, moe_intermediate_size=12, num_hidden_layers=4,
                   num_attention_heads=2, num_key_value_heads=1, head_dim=12, rms_norm_eps=1e-6, num_experts=4,
                   num_experts_per_tok=3, decoder_sparse_step=2, norm_topk_prob=True),
         rope=dict(rope_theta=5e6, mrope_section=[2, 2, 2]), tie=True,
