@@ -90,9 +90,13 @@ fn deviation(p: &Param, layers: usize) -> f32 {
     if looked_up || p.part == Part::Head {
         return EMBEDDING_DEVIATION;
     }
-    let inputs: usize = p.shape[1..].iter().product();
+    let inputs: usize = match p.shape[..] {
+        [_, _, inputs] if p.name.contains(".experts.") => inputs, // a stack of matrices
+        _ => p.shape[1..].iter().product(),
+    };
     let module = p.name.strip_suffix(".weight").unwrap_or(&p.name);
-    let branches = if RESIDUAL.iter().any(|n| module.ends_with(n)) { 2 * layers } else { 1 };
+    let residual = p.part != Part::Connector && RESIDUAL.iter().any(|n| module.ends_with(n));
+    let branches = if residual { 2 * layers } else { 1 };
     1.0 / ((inputs * branches) as f32).sqrt()
 }
 

@@ -14,10 +14,13 @@ use crate::ops::Slot;
 use crate::ops::add_rows::AddRows;
 use crate::ops::attention::Segment;
 use crate::ops::embed::Embed;
+use crate::ops::expert_matmul::ExpertMatmul;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::matmul::Matmul;
+use crate::ops::mix_experts::MixExperts;
 use crate::ops::rope::Pairing;
-use names::{GateUp, Qkv, TextNames};
+use crate::ops::route::Route;
+use names::{ExpertNames, GateUp, Qkv, TextNames};
 use std::sync::Arc;
 
 /// The rotation of queries and keys.
@@ -44,6 +47,22 @@ impl TextRope {
     pub fn tables(&self, positions: &[[i32; 3]]) -> RopeTables {
         RopeTables::new(positions, &rope_inv_freq(self.rotary_dim, self.theta), &self.axes)
     }
+}
+
+/// A mixture of experts in place of the MLP of some layers. The weights of a token's experts are
+/// divided by their sum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// Experts of a layer, E.
+    pub count: usize,
+    /// Experts of a token.
+    pub per_token: usize,
+    /// Width inside an expert, I.
+    pub intermediate_size: usize,
+    /// Per layer: whether it has experts.
+    pub layers: Vec<bool>,
+    /// Names of their parameters.
+    pub names: &'static ExpertNames,
 }
 
 /// The language model.
@@ -73,6 +92,8 @@ pub struct TextConfig {
     pub qk_norm: bool,
     /// Whether attention and MLP are followed by a norm as well as preceded by one (GLM-4).
     pub post_norms: bool,
+    /// Experts, where there are such.
+    pub experts: Option<Experts>,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
     /// Longest sequence the model was made for.
@@ -95,7 +116,7 @@ impl TextConfig {
         list.push(&format!("{}.weight", self.names.embed), &[self.vocab_size, h]);
         for i in 0..self.num_layers {
             list.prefix = format!("{}.{i}", self.names.layers);
-            self.push_layer(&mut list);
+            self.push_layer(&mut list, i);
         }
         list.prefix.clear();
         list.push(&format!("{}.weight", self.names.norm), &[h]);
@@ -106,8 +127,13 @@ impl TextConfig {
         list.list
     }
 
-    fn push_layer(&self, list: &mut ParamList) {
-        let (b, h, f) = (self.names.block, self.hidden_size, self.intermediate_size);
+    /// The experts of a layer, if it has any.
+    fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers[layer])
+    }
+
+    fn push_layer(&self, list: &mut ParamList, number: usize) {
+        let (b, h) = (self.names.block, self.hidden_size);
         let [q, kv, _] = self.qkv_columns();
         match b.qkv {
             Qkv::Separate([q_proj, k_proj, v_proj]) => {
@@ -123,6 +149,18 @@ impl TextConfig {
                 list.push(&format!("{norm}.weight"), &[self.head_dim]);
             }
         }
+        match self.experts_of(number) {
+            Some(experts) => push_experts(list, experts, h),
+            None => self.push_mlp(list),
+        }
+        let norms = if self.post_norms { &b.post_norms[..] } else { &[] };
+        for norm in [b.attention_norm, b.mlp_norm].iter().chain(norms) {
+            list.push(&format!("{norm}.weight"), &[h]);
+        }
+    }
+
+    fn push_mlp(&self, list: &mut ParamList) {
+        let (b, h, f) = (self.names.block, self.hidden_size, self.intermediate_size);
         match b.gate_up {
             GateUp::Separate(modules) => {
                 modules.iter().for_each(|m| list.linear(m, h, f, false));
@@ -130,10 +168,6 @@ impl TextConfig {
             GateUp::Fused(module) => list.linear(module, h, 2 * f, false),
         }
         list.linear(b.down, f, h, false);
-        let norms = if self.post_norms { &b.post_norms[..] } else { &[] };
-        for norm in [b.attention_norm, b.mlp_norm].iter().chain(norms) {
-            list.push(&format!("{norm}.weight"), &[h]);
-        }
     }
 
     /// Columns of queries, keys and values.
@@ -163,6 +197,13 @@ impl TextConfig {
         modules.push(b.down);
         modules.into_iter().map(last_part).collect()
     }
+}
+
+/// None of them is a linear layer: PEFT finds no module to put an adapter on.
+fn push_experts(list: &mut ParamList, e: &Experts, hidden: usize) {
+    list.push(e.names.gate_up, &[e.count, 2 * e.intermediate_size, hidden]);
+    list.push(e.names.down, &[e.count, hidden, e.intermediate_size]);
+    list.push(&format!("{}.weight", e.names.router), &[e.count, hidden]);
 }
 
 fn last_part(module: &'static str) -> &'static str {
@@ -219,6 +260,13 @@ pub fn text(net: &mut Net, t: &TextConfig, input: &TextInput) -> Result<Slot> {
         let read = input.read.as_ref().filter(|_| i + 1 == t.num_layers);
         x = layer(net, t, i, x, &shape, cache, read)?;
         if let Some(&level) = input.vision.get(i + 1) {
+            let index = match read {
+                Some(rows) => {
+                    let of_read = rows.iter().map(|&r| input.index[r as usize]).collect();
+                    net.tape.indices(of_read)
+                }
+                None => index,
+            };
             x = net.tape.op(AddRows, &[x, level, index])?;
         }
         net.tape.name(x, format!("layers.{i}"));
@@ -259,7 +307,10 @@ fn layer(
     }
     x = net.add(x, a)?;
     let h = net.rms_norm(x, &at(b.mlp_norm), eps)?;
-    let mut h = mlp(net, t, h, &at)?;
+    let mut h = match t.experts_of(number) {
+        Some(experts) => mixture(net, experts, h, &at)?,
+        None => mlp(net, t, h, &at)?,
+    };
     if t.post_norms {
         h = net.rms_norm(h, &at(b.post_norms[1]), eps)?;
     }
@@ -301,6 +352,23 @@ fn mlp(net: &mut Net, t: &TextConfig, x: Slot, at: &dyn Fn(&str) -> String) -> R
         }
     };
     net.linear(h, &at(b.down))
+}
+
+/// The experts that the router chooses for each row, weighed and added.
+fn mixture(net: &mut Net, e: &Experts, x: Slot, at: &dyn Fn(&str) -> String) -> Result<Slot> {
+    let (inner, hidden) = (e.intermediate_size, net.tape.ty(x).cols());
+    let router = net.param(&format!("{}.weight", at(e.names.router)), None)?;
+    let logits = net.tape.op(Matmul { wide: true, ..Matmul::default() }, &[x, router])?;
+    let routes = net.tape.ops(Route { top_k: e.per_token, normalize: true }, &[logits])?;
+    let (weight, order, first) = (routes[0], routes[2], routes[3]);
+    let product = |rows_per_token| ExpertMatmul { experts: e.count, rows_per_token };
+    let gate_up = net.param(&at(e.names.gate_up), Some(&[e.count * 2 * inner, hidden]))?;
+    let both = net.tape.ops(product(e.per_token), &[x, gate_up, order, first])?[0];
+    let parts = net.split(both, 1, &[inner; 2])?;
+    let h = net.swiglu(parts[0], parts[1])?;
+    let down = net.param(&at(e.names.down), Some(&[e.count * hidden, inner]))?;
+    let y = net.tape.ops(product(1), &[h, down, order, first])?[0];
+    net.tape.op(MixExperts { top_k: e.per_token }, &[y, weight])
 }
 
 /// The slot of the language-model head's weights `[V,H]`.

@@ -11,6 +11,7 @@ use crate::model::rope::RopeTables;
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, Segment, Span};
 use crate::ops::dropout::Dropout;
+use crate::ops::gelu::{Gelu, GeluKind};
 use crate::ops::kv_write::KvWrite;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::matmul::{Lora, Matmul};
@@ -232,6 +233,35 @@ impl<'a> Net<'a> {
         let up = self.linear(x, &format!("{module}.up_proj"))?;
         let h = self.swiglu(gate, up)?;
         self.linear(h, &format!("{module}.down_proj"))
+    }
+
+    /// `W2 gelu(W1 x)` of two modules.
+    ///
+    /// # Errors
+    /// If the model has no such modules.
+    pub fn gelu_mlp(&mut self, x: Slot, modules: &[String; 2], kind: GeluKind) -> Result<Slot> {
+        let h = self.linear(x, &modules[0])?;
+        let h = self.tape.op(Gelu { kind }, &[h])?;
+        self.linear(h, &modules[1])
+    }
+
+    /// A convolution whose kernel is one patch, with its bias if it has one: patches
+    /// `[P, channels * kernel]` to `[P,H]`. The weights lie `[H, channels, kernel..]`.
+    ///
+    /// # Errors
+    /// If the model has no such module or the patches have another size.
+    pub fn patch_projection(&mut self, patches: Slot, module: &str) -> Result<Slot> {
+        let name = format!("{module}.weight");
+        let (outputs, values) = {
+            let p = self.params.need(&name)?;
+            (p.shape[0], p.len() / p.shape[0])
+        };
+        let mut inputs = vec![patches, self.param(&name, Some(&[outputs, values]))?];
+        let bias = self.params.get(&format!("{module}.bias")).is_some();
+        if bias {
+            inputs.push(self.param(&format!("{module}.bias"), None)?);
+        }
+        self.tape.op(Matmul { bias, ..Matmul::default() }, &inputs)
     }
 
     /// Rotation tables as inputs of the tape.

@@ -10,7 +10,7 @@ use crate::model::lora::LoraConfig;
 use crate::ops::{ParamRef, Stored};
 use crate::tape::Tape;
 use half::bf16;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What is trained.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +88,28 @@ pub struct ParamStore {
 /// Type in which a parameter is kept: vectors (norms, biases) are always singles.
 fn value_type(spec: &ParamSpec, float: DType) -> DType {
     if spec.shape.len() > 1 { float } else { float.statistic() }
+}
+
+/// The shape under which a file may hold a stack of experts' matrices instead: each turned over
+/// (published checkpoints have `[E, in, out]`, transformers 5 `[E, out, in]`). `None` for others.
+fn turned_shape(name: &str, shape: &[usize]) -> Option<Vec<usize>> {
+    match shape {
+        &[e, rows, columns] if name.contains(".experts.") => Some(vec![e, columns, rows]),
+        _ => None,
+    }
+}
+
+/// A stack of matrices `[E, rows, columns]` of numbers of `size` bytes with each turned over.
+pub fn turn_over<T: Copy>(stack: &[T], [rows, columns]: [usize; 2], size: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(stack.len());
+    for matrix in stack.chunks_exact(rows * columns * size) {
+        for column in 0..columns {
+            for row in 0..rows {
+                out.extend_from_slice(&matrix[(row * columns + column) * size..][..size]);
+            }
+        }
+    }
+    out
 }
 
 /// Tensors of the arena as a file takes them: what they are, and how to hand over each by its name.
@@ -273,7 +295,8 @@ impl ParamStore {
     }
 
     /// Reads all values that `file` is to hold; `file_name` gives a parameter's name in the file,
-    /// or `None` if it is not stored there.
+    /// or `None` if it is not stored there. Returns the names of the parameters whose matrices lie
+    /// turned over in the file.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
@@ -282,11 +305,16 @@ impl ParamStore {
         arena: &mut Arena,
         file: &Checkpoint,
         file_name: impl Fn(&Param) -> Option<String>,
-    ) -> Result<()> {
+    ) -> Result<HashSet<String>> {
+        let mut turned = HashSet::new();
         for p in &self.list {
             let Some(name) = file_name(p) else { continue };
-            let (shape, data) = file.read_f32(&name)?;
-            if shape != p.shape {
+            let (shape, mut data) = file.read_f32(&name)?;
+            // As transformers: a stack whose shape fits is taken as it is.
+            if shape != p.shape && turned_shape(&p.name, &p.shape).as_ref() == Some(&shape) {
+                data = turn_over(&data, [shape[1], shape[2]], 1);
+                turned.insert(p.name.clone());
+            } else if shape != p.shape {
                 let said = match name.contains(".lora_") {
                     true => "adapter_config.json",
                     false => "config.json",
@@ -300,7 +328,7 @@ impl ParamStore {
             }
             p.set(arena, &data)?;
         }
-        Ok(())
+        Ok(turned)
     }
 
     /// Where the values of the chosen parameters lie that are to be written to a file: in the type they

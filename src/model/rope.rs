@@ -60,3 +60,28 @@ pub fn rope_inv_freq(dim: usize, theta: f64) -> Vec<f32> {
 pub fn mrope_axes(section: [usize; 3]) -> Vec<usize> {
     section.iter().enumerate().flat_map(|(axis, &n)| std::iter::repeat_n(axis, n)).collect()
 }
+
+/// As [`mrope_axes`], where the axes take turns (Qwen3-VL, `mrope_interleaved`): frequencies 1, 4, 7..
+/// are turned by the height and 2, 5, 8.. by the width until each axis has its number; the temporal
+/// position turns the others.
+pub fn mrope_interleaved_axes(section: [usize; 3]) -> Vec<usize> {
+    let half: usize = section.iter().sum();
+    (0..half).map(|i| if i % 3 > 0 && i < 3 * section[i % 3] { i % 3 } else { 0 }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_of_frequencies() {
+        assert_eq!(mrope_axes([1, 2, 1]), [0, 1, 1, 2]);
+        assert_eq!(mrope_interleaved_axes([2, 2, 2]), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(mrope_interleaved_axes([4, 3, 3]), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]);
+        // the published 24, 20, 20: places 60 to 63 are temporal
+        let axes = mrope_interleaved_axes([24, 20, 20]);
+        let of = |axis| axes.iter().filter(|&&a| a == axis).count();
+        assert_eq!(([of(0), of(1), of(2)], axes.len()), ([24, 20, 20], 64));
+        assert_eq!(axes[58..], [1, 2, 0, 0, 0, 0]);
+    }
+}

@@ -2,13 +2,14 @@
 //! adapters, and writes both back.
 
 use crate::base::{DType, Error, Result};
-use crate::io::safetensors::{self, Checkpoint};
-use crate::mem::Arena;
+use crate::io::safetensors::{self, Checkpoint, Sink};
+use crate::mem::{Arena, Region};
 use crate::model::config::VlmConfig;
 use crate::model::families::naming::{Naming, PEFT_PREFIX, detect_naming, name_in};
 use crate::model::families::parameters as specs;
 use crate::model::lora::LoraConfig;
-use crate::model::params::{Param, ParamStore, Training, streamed};
+use crate::model::params::{Param, ParamStore, Training, streamed, turn_over};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Largest shard of a saved model: the default of transformers.
@@ -42,6 +43,8 @@ pub struct Vlm {
     /// The folder it was read from.
     pub dir: PathBuf,
     naming: Naming,
+    /// Parameters whose matrices lie turned over in the files.
+    turned: HashSet<String>,
 }
 
 fn is_adapter(p: &Param) -> bool {
@@ -84,9 +87,10 @@ impl Vlm {
         let pairs = config.family.names();
         let naming = detect_naming(pairs, file.names()).map_err(|e| e.file(file.source()))?;
         let params = ParamStore::place(&specs(&config), training, float, arena)?;
-        params.load(arena, &file, |p| (!is_adapter(p)).then(|| name_in(pairs, naming, &p.name)))?;
+        let turned = params
+            .load(arena, &file, |p| (!is_adapter(p)).then(|| name_in(pairs, naming, &p.name)))?;
         params.init_adapters(arena, seed)?;
-        Ok(Vlm { config, params, dir: dir.to_path_buf(), naming })
+        Ok(Vlm { config, params, dir: dir.to_path_buf(), naming, turned })
     }
 
     /// Places a model and fills it with given values (canonical names): a new random model.
@@ -102,7 +106,8 @@ impl Vlm {
         for p in params.all() {
             p.set(arena, &value(p))?;
         }
-        Ok(Vlm { config, params, dir: PathBuf::new(), naming: Naming::Checkpoint })
+        let (naming, turned) = (Naming::Checkpoint, HashSet::new());
+        Ok(Vlm { config, params, dir: PathBuf::new(), naming, turned })
     }
 
     /// Reads an adapter folder into the adapter of this model.
@@ -122,7 +127,8 @@ impl Vlm {
                 .hint("give --lora_r and --lora_alpha of the adapter"));
         }
         let file = Checkpoint::open(dir.join("adapter_model.safetensors"))?;
-        self.params.load(arena, &file, |p| is_adapter(p).then(|| self.adapter_name(&file, p)))
+        self.params.load(arena, &file, |p| is_adapter(p).then(|| self.adapter_name(&file, p)))?;
+        Ok(())
     }
 
     /// PEFT's name of an adapter tensor: module paths of transformers 5, or of 4 if the file has those.
@@ -158,14 +164,27 @@ impl Vlm {
         crate::io::atomic::write_atomic(dir.join("adapter_config.json"), text.as_bytes())
     }
 
-    /// Writes the weights in the naming they were read in and the type they are kept in.
+    /// Writes the weights in the naming and layout they were read in and the type they are kept in.
     ///
     /// # Errors
     /// If a file cannot be written.
     pub fn save_weights(&self, dir: &Path, arena: &Arena) -> Result<()> {
         let tensors = self.params.export(|p| (!is_adapter(p)).then(|| self.file_name(&p.name)));
-        let (specs, fetch) = streamed(arena, &tensors);
-        safetensors::save_sharded_with(dir, &specs, MAX_SHARD_BYTES, fetch)
+        let (mut specs, mut fetch) = streamed(arena, &tensors);
+        let turned: HashMap<String, &Param> = self
+            .turned
+            .iter()
+            .filter_map(|name| Some((self.file_name(name), self.params.get(name)?)))
+            .collect();
+        for spec in specs.iter_mut().filter(|s| turned.contains_key(&s.name)) {
+            spec.shape.swap(1, 2);
+        }
+        safetensors::save_sharded_with(dir, &specs, MAX_SHARD_BYTES, |name, sink| {
+            match turned.get(name) {
+                Some(p) => stream_turned(arena, p, sink),
+                None => fetch(name, sink),
+            }
+        })
     }
 
     /// Copies configuration, tokenizer and processor files beside saved weights.
@@ -188,6 +207,19 @@ impl Vlm {
         }
         Ok(())
     }
+}
+
+/// Hands over a stack `[E, rows, columns]` with each matrix turned over.
+fn stream_turned(arena: &Arena, p: &Param, sink: &mut Sink) -> Result<()> {
+    let (region, size) = (p.place.value, p.place.value.dtype.size());
+    let [rows, columns] = [p.shape[1], p.shape[2]];
+    let bytes = rows * columns * size;
+    for matrix in 0..p.shape[0] {
+        let offset = region.offset + matrix * bytes;
+        let matrix = arena.read::<u8>(Region { offset, elements: bytes, dtype: DType::U8 })?;
+        sink(&turn_over(&matrix, [rows, columns], size))?;
+    }
+    Ok(())
 }
 
 /// Copies config.json, saying of what type the weights beside it are now.

@@ -153,7 +153,7 @@ const GLM4V: SpecialTokens = SpecialTokens {
 };
 
 /// All families.
-pub const FAMILIES: [SpecialTokens; 7] = [
+pub const FAMILIES: [SpecialTokens; 8] = [
     QWEN2_5_VL,
     SpecialTokens {
         family: "qwen2_vl",
@@ -163,6 +163,12 @@ pub const FAMILIES: [SpecialTokens; 7] = [
     },
     SpecialTokens {
         family: "qwen3_vl",
+        template: "qwen3_vl",
+        processor_class: Some("Qwen3VLProcessor"),
+        ..QWEN2_5_VL
+    },
+    SpecialTokens {
+        family: "qwen3_vl_moe",
         template: "qwen3_vl",
         processor_class: Some("Qwen3VLProcessor"),
         ..QWEN2_5_VL
@@ -184,7 +190,7 @@ pub const FAMILIES: [SpecialTokens; 7] = [
     },
     GLM4V,
     SpecialTokens {
-        family: "glm-4v-9b",
+        family: "glm4v_9b",
         tokens: &GLM_4V_9B_TOKENS,
         template: "glm-4v-9b",
         processor_class: None,

@@ -63,6 +63,7 @@ pub fn read_text(top: &Keys, keys: &Keys, d: &TextDefaults) -> Result<TextConfig
         qkv_bias: d.qkv_bias,
         qk_norm: d.qk_norm,
         post_norms: false,
+        experts: None,
         tie_word_embeddings: top.boolean("tie_word_embeddings", false)?
             || keys.boolean("tie_word_embeddings", false)?,
         max_position_embeddings: keys.size("max_position_embeddings", d.sizes[6])?,
@@ -153,7 +154,10 @@ pub fn rotary_dim(keys: &Keys, head_dim: usize) -> Result<usize> {
     let dim = (head_dim as f64 * place.float(KEY, 1.0)?) as usize;
     match (2..=head_dim).contains(&dim) && dim.is_multiple_of(2) {
         true => Ok(dim),
-        false => Err(place.wrong(KEY, format!("a factor that leaves 2 to {head_dim} dimensions of a head, an even number"))),
+        false => Err(place.wrong(
+            KEY,
+            format!("a factor that leaves 2 to {head_dim} dimensions of a head, an even number"),
+        )),
     }
 }
 

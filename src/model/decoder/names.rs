@@ -60,6 +60,24 @@ pub enum GateUp {
     Fused(&'static str),
 }
 
+/// Names inside a layer whose MLP is a mixture of experts.
+#[derive(Debug, PartialEq)]
+pub struct ExpertNames {
+    /// Chooses experts: a module.
+    pub router: &'static str,
+    /// Gates and values of all experts `[E, 2I, H]`, the gate's rows first: a parameter.
+    pub gate_up: &'static str,
+    /// Projections out of all experts `[E, H, I]`: a parameter.
+    pub down: &'static str,
+}
+
+/// Qwen3's mixture of experts in transformers 5.
+pub static FUSED_EXPERTS: ExpertNames = ExpertNames {
+    router: "mlp.gate",
+    gate_up: "mlp.experts.gate_up_proj",
+    down: "mlp.experts.down_proj",
+};
+
 /// Llama's names: Qwen2 and Qwen3.
 pub static LLAMA: BlockNames = BlockNames {
     attention_norm: "input_layernorm",

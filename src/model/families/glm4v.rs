@@ -105,9 +105,7 @@ impl Family for Glm4v {
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
-        let settings = glm::published(config.vision.patching())
-            .within_context(config.text.max_position_embeddings);
-        glm::files(&settings)
+        glm::new_files(config.vision.patching(), config.text.max_position_embeddings)
     }
 }
 
@@ -258,8 +256,7 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     list.prefix = "model.visual.merger".into();
     list.part = Part::Connector;
     list.linear("proj", out, out, false);
-    list.push("post_projection_norm.weight", &[out]);
-    list.push("post_projection_norm.bias", &[out]);
+    list.layer_norm("post_projection_norm", out);
     push_gated(&mut list, "", [out, v.intermediate_size]);
     list.prefix = "model.visual".into();
     list.part = Part::Vision;
@@ -349,4 +346,52 @@ fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
             "temporal_patch_size": 2,
         },
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(size: &str) -> Value {
+        let names = crate::io::text::SpecialTokens::of("glm4v").unwrap().tokens;
+        let id = |token: &str| Ok(names.iter().position(|n| *n == token).unwrap() as u32);
+        preset(size, &NewTokenizer { vocab_size: 300, id: &id }).unwrap()
+    }
+
+    #[test]
+    fn presets_are_models_of_this_family() {
+        for (size, millions) in [("tiny", 1.0..1.7), ("small", 15.0..25.0)] {
+            let config = VlmConfig::from_json(made(size), "preset").unwrap();
+            let all = super::super::parameters(&config);
+            let body = all.iter().filter(|p| !p.name.contains("embed_tokens")).map(ParamSpec::len);
+            let body = body.sum::<usize>() as f64 / 1e6;
+            assert!(millions.contains(&body), "{size}: {body} million");
+            let rope = &config.text.rope;
+            assert_eq!(
+                (rope.pairing, rope.rotary_dim),
+                (Pairing::Neighbours, config.text.head_dim / 2)
+            );
+            assert_eq!(config.tokens.placeholders(), [10, 11, 12, 13, 14, 15]);
+            assert!(config.text.post_norms && config.text.tie_word_embeddings);
+        }
+    }
+
+    #[test]
+    fn values_that_would_be_ignored_are_refused() {
+        let fails = |object: &str, key: &str, value: Value| {
+            let mut config = made("tiny");
+            config[object][key] = value;
+            VlmConfig::from_json(config, "config.json").unwrap_err().to_string()
+        };
+        let vision = |key: &str, value: Value| fails("vision_config", key, value);
+        assert!(vision("out_hidden_size", json!(64)).contains("out_hidden_size"));
+        assert!(vision("hidden_act", json!("gelu")).contains("silu"));
+        assert!(vision("num_heads", json!(5)).contains("num_heads"));
+        assert!(vision("image_size", json!(7)).contains("image_size"));
+        assert!(vision("attention_dropout", json!(0.1)).contains("attention_dropout"));
+        let rope = json!({"partial_rotary_factor": 0.3, "mrope_section": [1, 1, 2]});
+        assert!(fails("text_config", "rope_parameters", rope).contains("partial_rotary_factor"));
+        let rope = json!({"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]});
+        assert!(fails("text_config", "rope_parameters", rope).contains("mrope_section"));
+    }
 }

@@ -3,8 +3,12 @@
 //! reads [`TextConfig`](crate::model::decoder::TextConfig). No tensor is ever touched in this file.
 
 pub mod glm4v; // GLM-4.1V: interpolated places, partial rotation, norms around every block
+pub mod glm4v_9b; // glm-4v-9b in its own layout
 pub mod naming; // module paths and names on disk
 pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
+pub mod qwen2_vl; // Qwen2-VL: whole frames, M-RoPE
+pub mod qwen3_vl; // Qwen3-VL: learned places, features of several depths
+pub mod qwen3_vl_moe; // Qwen3-VL with a mixture of experts
 pub mod qwen_patches; // order and positions of patches that come unit by unit
 
 use crate::base::{Error, HostTensor, Result};
@@ -23,7 +27,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Every family, in the order in which `--help` lists them.
-pub static FAMILIES: &[&dyn Family] = &[&qwen2_5_vl::Qwen25Vl, &glm4v::Glm4v];
+pub static FAMILIES: &[&dyn Family] = &[
+    &qwen2_vl::Qwen2Vl,
+    &qwen2_5_vl::Qwen25Vl,
+    &qwen3_vl::Qwen3Vl,
+    &qwen3_vl_moe::Qwen3VlMoe,
+    &glm4v::Glm4v,
+    &glm4v_9b::Glm4v9b,
+];
 
 /// What an architecture's config.json says.
 #[derive(Debug, Clone)]
@@ -237,6 +248,11 @@ impl ParamList {
         if bias {
             self.push(&format!("{name}.bias"), &[outputs]);
         }
+    }
+    /// A layer norm.
+    pub fn layer_norm(&mut self, name: &str, width: usize) {
+        self.push(&format!("{name}.weight"), &[width]);
+        self.push(&format!("{name}.bias"), &[width]);
     }
     fn full(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }

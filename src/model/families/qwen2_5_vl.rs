@@ -22,7 +22,8 @@ use crate::model::decoder::TextConfig;
 use crate::model::decoder::names::IN_MODEL;
 use crate::model::net::Net;
 use crate::model::positions::PositionRule;
-use crate::model::processor::qwen_image::{ImageProcessorSettings, QwenImageProcessor};
+use crate::model::processor::qwen_image::ImageProcessorSettings;
+use crate::model::processor::qwen_video::{QwenProcessor, VideoStyle, new_files};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_axes;
 use crate::ops::Slot;
@@ -53,6 +54,9 @@ const MROPE_SECTION: [usize; 3] = [16, 24, 24];
 const VISION_RMS_NORM_EPS: f64 = 1e-6;
 /// Default of `vision_config.rope_parameters.rope_theta`.
 const VISION_ROPE_THETA: f64 = 10_000.0;
+
+/// Default of `vision_config.tokens_per_second`.
+const TOKENS_PER_SECOND: usize = 4;
 
 impl Family for Qwen25Vl {
     fn name(&self) -> &'static str {
@@ -91,10 +95,10 @@ impl Family for Qwen25Vl {
     fn processor(
         &self,
         dir: &Path,
-        _: &VlmConfig,
+        config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
-        Ok(Box::new(QwenImageProcessor::from_dir(dir)?.with_options(options)?))
+        Ok(Box::new(QwenProcessor::from_dir(dir, video_style(&config.raw), options)?))
     }
 
     fn default_processor(
@@ -103,7 +107,7 @@ impl Family for Qwen25Vl {
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
         let settings = ImageProcessorSettings::published(config.vision.patching());
-        Ok(Box::new(QwenImageProcessor::new(settings)?.with_options(options)?))
+        Ok(Box::new(QwenProcessor::published(settings, video_style(&config.raw), options)?))
     }
 
     fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
@@ -111,10 +115,16 @@ impl Family for Qwen25Vl {
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
-        let settings = ImageProcessorSettings::published(config.vision.patching())
-            .within_context(config.text.max_position_embeddings);
-        vec![("preprocessor_config.json", settings.to_json("Qwen2_5_VLProcessor"))]
+        let settings = ImageProcessorSettings::published(config.vision.patching());
+        let context = config.text.max_position_embeddings;
+        new_files(settings, video_style(&config.raw), context, "Qwen2_5_VLProcessor")
     }
+}
+
+/// Videos by the clock of config.json, which was read and checked before.
+fn video_style(config: &Value) -> VideoStyle {
+    let rate = config["vision_config"]["tokens_per_second"].as_u64();
+    VideoStyle::Clock { tokens_per_second: rate.map_or(TOKENS_PER_SECOND, |n| n as usize) }
 }
 
 /// A language model with M-RoPE: whole heads turn, neighbouring frequencies share an axis.
@@ -253,7 +263,7 @@ pub fn read_vision(keys: &Keys, text_hidden: usize) -> Result<VisionConfig> {
         out_hidden_size,
         rms_norm_eps: VISION_RMS_NORM_EPS,
         rope_theta: rope.float("rope_theta", VISION_ROPE_THETA)?,
-        tokens_per_second: keys.size("tokens_per_second", 4)?,
+        tokens_per_second: keys.size("tokens_per_second", TOKENS_PER_SECOND)?,
     };
     if vision.window_units() == 0 {
         let unit = vision.patch_size * vision.spatial_merge_size;

@@ -1,4 +1,4 @@
-//! Images of Qwen2-VL and Qwen2.5-VL to patches, equal to transformers' `Qwen2VLImageProcessor` to
+//! Images of the Qwen-VL families to patches, equal to transformers' `Qwen2VLImageProcessor` to
 //! the bit, with torchvision's arithmetic (what AutoProcessor loads) or Pillow's. A setting of the
 //! checkpoint that would change pixels is followed or refused, never ignored.
 //!
@@ -11,6 +11,7 @@ use crate::io::image::torch_resize::torch_resize;
 use crate::io::image::{Filter, Image};
 use crate::model::families::Patching;
 use crate::model::positions::TokenRun;
+pub use crate::model::processor::smart_resize::{MAX_ASPECT_RATIO, smart_resize};
 use crate::model::processor::{
     ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
 };
@@ -22,8 +23,6 @@ use std::path::Path;
 pub const OPENAI_CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// Standard deviation of CLIP's training images, as in transformers' `OPENAI_CLIP_STD`.
 pub const OPENAI_CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
-/// Largest ratio of the sides that `smart_resize` accepts.
-pub const MAX_ASPECT_RATIO: f64 = 200.0;
 
 /// File of the settings in transformers 4 and in every published checkpoint.
 const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
@@ -31,6 +30,13 @@ const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 const PROCESSOR_FILE: &str = "processor_config.json";
 /// Class limits of transformers, for a config that has none: `56 * 56` and `28 * 28 * 1280`.
 const CLASS_PIXELS: (u64, u64) = (56 * 56, 28 * 28 * 1280);
+/// Names of the class, with either arithmetic.
+const IMAGE_CLASSES: [&str; 4] = [
+    "Qwen2VLImageProcessor",
+    "Qwen2VLImageProcessorFast",
+    "Qwen2VLImageProcessorPil",
+    "Qwen2_5_VLImageProcessor",
+];
 
 /// Everything that decides pixels, with the names of `preprocessor_config.json`. The default is the
 /// published Qwen2.5-VL.
@@ -109,7 +115,7 @@ impl QwenImageProcessor {
     /// If neither file is there or a key has a value that cannot be followed.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let (file, config) = read_config(dir)?;
+        let (file, config) = read_settings(dir, "image_processor", &[])?;
         let path = dir.join(file);
         let settings = ImageProcessorSettings::from_json(&config).map_err(|e| e.file(&path))?;
         Self::new(settings).map_err(|e| e.file(&path))
@@ -172,18 +178,27 @@ impl QwenImageProcessor {
     pub fn process(&self, image: &Image) -> Result<Visual> {
         let mut visual = self.shape_of(image.width, image.height)?;
         let (width, height) = visual.resized;
-        let resized = if (width, height) == (image.width, image.height) {
-            Cow::Borrowed(image)
-        } else {
-            let filter = self.settings.resample;
-            Cow::Owned(match self.backend {
-                ImageBackend::Torchvision => torch_resize(image, width, height, filter)?,
-                ImageBackend::Pillow => pillow_resize(image, width, height, filter)?,
-            })
-        };
-        visual.patches = self.cut(&resized);
+        let resized = self.resize(image, width, height)?;
+        self.cut(&[&resized], &mut visual.patches);
         visual.content = fingerprint([&*resized]);
         Ok(visual)
+    }
+
+    /// An image of this width and height.
+    pub(super) fn resize<'a>(
+        &self,
+        image: &'a Image,
+        width: usize,
+        height: usize,
+    ) -> Result<Cow<'a, Image>> {
+        if (width, height) == (image.width, image.height) {
+            return Ok(Cow::Borrowed(image));
+        }
+        let filter = self.settings.resample;
+        Ok(Cow::Owned(match self.backend {
+            ImageBackend::Torchvision => torch_resize(image, width, height, filter)?,
+            ImageBackend::Pillow => pillow_resize(image, width, height, filter)?,
+        }))
     }
 
     /// The visual of an image of this size, without pixels.
@@ -204,7 +219,7 @@ impl QwenImageProcessor {
     }
 
     /// Width and height that are cut into patches.
-    fn resized_size(&self, width: usize, height: usize) -> Result<(usize, usize)> {
+    pub(super) fn resized_size(&self, width: usize, height: usize) -> Result<(usize, usize)> {
         let s = &self.settings;
         let factor = s.patch_size * s.merge_size;
         if s.do_resize {
@@ -220,83 +235,39 @@ impl QwenImageProcessor {
         Ok((width, height))
     }
 
-    /// Patches of an image whose sides divide. Order of patches: merged blocks by row, then column;
-    /// within a block rows, then columns.
-    fn cut(&self, image: &Image) -> Vec<f32> {
+    /// Patches of up to `temporal_patch_size` frames whose sides divide; the last is repeated. Order of
+    /// patches: merged blocks by row, then column; within a block rows, then columns.
+    pub(super) fn cut(&self, frames: &[&Image], out: &mut Vec<f32>) {
         let (p, m) = (self.settings.patch_size, self.settings.merge_size);
-        let (rows, columns) = (image.height / p, image.width / p);
-        let mut out = Vec::with_capacity(rows * columns * self.patch_dim());
+        let (rows, columns) = (frames[0].height / p, frames[0].width / p);
+        out.reserve(rows * columns * self.patch_dim());
         for block_row in (0..rows).step_by(m) {
             for block_column in (0..columns).step_by(m) {
                 for y in block_row..block_row + m {
                     for x in block_column..block_column + m {
-                        self.push_patch(image, x * p, y * p, &mut out);
+                        self.push_patch(frames, x * p, y * p, out);
                     }
                 }
             }
         }
-        out
     }
 
-    /// One patch: every channel repeated `temporal_patch_size` times.
-    fn push_patch(&self, image: &Image, left: usize, top: usize, out: &mut Vec<f32>) {
+    /// One patch: in every channel the frames one after another.
+    fn push_patch(&self, frames: &[&Image], left: usize, top: usize, out: &mut Vec<f32>) {
         let p = self.settings.patch_size;
         for (channel, table) in self.table.iter().enumerate() {
-            let begin = out.len();
-            for y in top..top + p {
-                let row = &image.rgb[(y * image.width + left) * 3..][..p * 3];
-                out.extend(row.chunks_exact(3).map(|px| table[usize::from(px[channel])]));
+            for image in frames {
+                for y in top..top + p {
+                    let row = &image.rgb[(y * image.width + left) * 3..][..p * 3];
+                    out.extend(row.chunks_exact(3).map(|px| table[usize::from(px[channel])]));
+                }
             }
-            for _ in 1..self.settings.temporal_patch_size {
-                out.extend_from_within(begin..begin + p * p);
+            let last = out.len() - p * p..out.len();
+            for _ in frames.len()..self.settings.temporal_patch_size {
+                out.extend_from_within(last.clone());
             }
         }
     }
-}
-
-/// Sides that are multiples of `factor`, hold between `min_pixels` and `max_pixels` pixels and keep
-/// the aspect ratio as well as that allows: `smart_resize` of transformers, with Python's rounding
-/// of halves to even. Takes and returns height, then width.
-///
-/// # Errors
-/// If a side is 0 or the aspect ratio is above 200.
-pub fn smart_resize(
-    height: usize,
-    width: usize,
-    factor: usize,
-    min_pixels: u64,
-    max_pixels: u64,
-) -> Result<(usize, usize)> {
-    let (h, w, f) = (height as f64, width as f64, factor as f64);
-    if height == 0 || width == 0 || factor == 0 {
-        return Err(Error::data("an image or patch without pixels cannot be resized")
-            .found(format!("{width} x {height}, factor {factor}")));
-    }
-    let ratio = h.max(w) / h.min(w);
-    if ratio > MAX_ASPECT_RATIO {
-        return Err(Error::data("the image is too long and thin")
-            .expected(format!("an aspect ratio of at most {MAX_ASPECT_RATIO}"))
-            .found(format!("{width} x {height}, a ratio of {ratio}"))
-            .hint("crop or pad the image, or remove its row from the data set"));
-    }
-    // Whole numbers below 2^53, as doubles; Python has integers here.
-    let (mut h_bar, mut w_bar) = ((h / f).round_ties_even() * f, (w / f).round_ties_even() * f);
-    let pixels = h_bar * w_bar;
-    if pixels > max_pixels as f64 {
-        let beta = ((h * w) / max_pixels as f64).sqrt();
-        h_bar = f.max((h / beta / f).floor() * f);
-        w_bar = f.max((w / beta / f).floor() * f);
-    } else if pixels < min_pixels as f64 {
-        let beta = (min_pixels as f64 / (h * w)).sqrt();
-        h_bar = (h * beta / f).ceil() * f;
-        w_bar = (w * beta / f).ceil() * f;
-    }
-    if h_bar < f || w_bar < f {
-        return Err(Error::data("the image is smaller than one patch")
-            .expected(format!("a min_pixels of at least {}", factor * factor))
-            .found(format!("{width} x {height} with min_pixels {min_pixels}")));
-    }
-    Ok((h_bar as usize, w_bar as usize))
 }
 
 /// Value of each of the 256 pixel values in each channel, in the order of operations of the backend.
@@ -325,7 +296,13 @@ fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]
     table
 }
 
-fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
+/// The settings under `nested` in processor_config.json (transformers 5), else the first of `files`
+/// that is there, else preprocessor_config.json; with the name of the file.
+pub(super) fn read_settings(
+    dir: &Path,
+    nested: &str,
+    files: &[&'static str],
+) -> Result<(&'static str, Value)> {
     let read = |name: &str| -> Result<Option<Value>> {
         let path = dir.join(name);
         let bytes = match std::fs::read(&path) {
@@ -341,19 +318,19 @@ fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
         })
     };
     if let Some(Value::Object(mut outer)) = read(PROCESSOR_FILE)?
-        && let Some(inner) = outer.remove("image_processor")
+        && let Some(inner) = outer.remove(nested)
     {
         return Ok((PROCESSOR_FILE, inner));
     }
-    match read(PREPROCESSOR_FILE)? {
-        Some(config) => Ok((PREPROCESSOR_FILE, config)),
-        None => Err(Error::data("the model folder has no image processor settings")
-            .file(dir)
-            .expected(format!(
-                "{PREPROCESSOR_FILE}, or {PROCESSOR_FILE} with the key `image_processor`"
-            ))
-            .hint("copy the file from the published model into the folder")),
+    for file in files.iter().copied().chain([PREPROCESSOR_FILE]) {
+        if let Some(config) = read(file)? {
+            return Ok((file, config));
+        }
     }
+    Err(Error::data("the model folder has no image processor settings")
+        .file(dir)
+        .expected(format!("{PREPROCESSOR_FILE}, or {PROCESSOR_FILE} with the key `{nested}`"))
+        .hint("copy the file from the published model into the folder"))
 }
 
 impl ImageProcessorSettings {
@@ -362,12 +339,19 @@ impl ImageProcessorSettings {
     /// # Errors
     /// If it belongs to another image processor, or a key has a value of the wrong type.
     pub fn from_json(config: &Value) -> Result<Self> {
+        let (min_pixels, max_pixels) = CLASS_PIXELS;
+        let missing = Self { min_pixels, max_pixels, ..Self::default() };
+        Self::read(config, &missing, ("image_processor_type", &IMAGE_CLASSES))
+    }
+
+    /// Reads settings; keys that are not there are as in `default`. `class` is the key of the class and
+    /// the values that it may have.
+    pub(super) fn read(config: &Value, default: &Self, class: (&str, &[&str])) -> Result<Self> {
         let keys = Keys(config.as_object().ok_or_else(|| {
             Error::data("the processor's settings are not a JSON object").found(config.to_string())
         })?);
-        keys.check_class()?;
-        let default = Self::default();
-        let (min_pixels, max_pixels) = keys.pixel_limits()?;
+        keys.check_class(class)?;
+        let (min_pixels, max_pixels) = keys.pixel_limits(default)?;
         Ok(ImageProcessorSettings {
             min_pixels,
             max_pixels,
@@ -522,7 +506,7 @@ impl Keys<'_> {
 
     /// `min_pixels` and `max_pixels` win over `size.shortest_edge` and `size.longest_edge`; early
     /// configs have the first names inside `size`.
-    fn pixel_limits(&self) -> Result<(u64, u64)> {
+    fn pixel_limits(&self, default: &ImageProcessorSettings) -> Result<(u64, u64)> {
         let empty = Map::new();
         let size = match self.0.get("size") {
             None | Some(Value::Null) => None,
@@ -546,23 +530,17 @@ impl Keys<'_> {
             }
         };
         Ok((
-            limit("min_pixels", "shortest_edge", CLASS_PIXELS.0)?,
-            limit("max_pixels", "longest_edge", CLASS_PIXELS.1)?,
+            limit("min_pixels", "shortest_edge", default.min_pixels)?,
+            limit("max_pixels", "longest_edge", default.max_pixels)?,
         ))
     }
 
-    fn check_class(&self) -> Result<()> {
-        const CLASSES: [&str; 4] = [
-            "Qwen2VLImageProcessor",
-            "Qwen2VLImageProcessorFast",
-            "Qwen2VLImageProcessorPil",
-            "Qwen2_5_VLImageProcessor",
-        ];
-        match self.0.get("image_processor_type") {
+    fn check_class(&self, (key, classes): (&str, &[&str])) -> Result<()> {
+        match self.0.get(key) {
             None | Some(Value::Null) => Ok(()),
-            Some(Value::String(s)) if CLASSES.contains(&s.as_str()) => Ok(()),
-            Some(v) => Err(wrong("image_processor_type", &CLASSES.join(", "), v)
-                .hint("the model folder is of another family than Qwen2-VL or Qwen2.5-VL")),
+            Some(Value::String(s)) if classes.contains(&s.as_str()) => Ok(()),
+            Some(v) => Err(wrong(key, &classes.join(", "), v)
+                .hint("the model folder is of another family than Qwen-VL")),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn encode(
 ) -> Result<Slot> {
     let (positions, segments) = frames(grids, v.spatial_merge_size)?;
     let x = net.tape.activation(pixels);
-    let x = net.convolution(x, "model.visual.patch_embed.proj")?;
+    let x = net.patch_projection(x, "model.visual.patch_embed.proj")?;
     net.tape.name(x, "visual.patch_embed");
     let x = net.rms_norm(x, "model.visual.post_conv_layernorm", v.rms_norm_eps)?;
     let places = place_embeddings(net, v, grids, &positions)?;
@@ -80,5 +80,5 @@ fn downsample(net: &mut Net, v: &VisionConfig, x: Slot) -> Result<Slot> {
     let rows = net.tape.ty(x).rows() / unit;
     let x = net.tape.view(x, &[rows, unit * v.hidden_size])?;
     let x = net.tape.op(TransposeColumns { rows: unit, cols: v.hidden_size }, &[x])?;
-    net.convolution(x, "model.visual.downsample")
+    net.patch_projection(x, "model.visual.downsample")
 }

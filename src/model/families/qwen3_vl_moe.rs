@@ -1,0 +1,173 @@
+//! Qwen3-VL with a mixture of experts (arXiv 2511.21631): what its language model has beyond
+//! [`qwen3_vl`](super::qwen3_vl), with which it shares everything else. No tensor is touched here.
+
+use super::naming::NamePairs;
+use super::qwen3_vl::{
+    PresetText, Qwen3Vl, architecture, new_config, read_interleaved_text, unknown_preset,
+};
+use super::{Architecture, Family, NewTokenizer};
+use crate::base::Result;
+use crate::model::config::VlmConfig;
+use crate::model::config::keys::Keys;
+use crate::model::config::text::TextDefaults;
+use crate::model::decoder::Experts;
+use crate::model::decoder::names::{FUSED_EXPERTS, IN_MODEL};
+use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The family.
+#[derive(Debug)]
+pub struct Qwen3VlMoe;
+
+/// Defaults are those of transformers' Qwen3VLMoeTextConfig.
+const TEXT: TextDefaults = TextDefaults {
+    sizes: [2048, 5632, 24, 16, 16, 151_936, 128_000],
+    rms_norm_eps: 1e-6,
+    rope_theta: 500_000.0,
+    head_dim: 128, // of the default sizes; without the key it follows from the sizes
+    qkv_bias: false,
+    qk_norm: true,
+    names: IN_MODEL,
+};
+
+impl Family for Qwen3VlMoe {
+    fn name(&self) -> &'static str {
+        "qwen3_vl_moe"
+    }
+    fn model_type(&self) -> &'static str {
+        "qwen3_vl_moe"
+    }
+    fn architecture(&self) -> &'static str {
+        "Qwen3VLMoeForConditionalGeneration"
+    }
+    fn names(&self) -> NamePairs {
+        Qwen3Vl.names()
+    }
+    fn vision_modules(&self) -> &'static [&'static str] {
+        Qwen3Vl.vision_modules()
+    }
+
+    fn read(&self, top: &Keys) -> Result<Architecture> {
+        let keys = top.object("text_config")?.unwrap_or_else(|| top.empty("text_config"));
+        let [hidden, _, _, heads, ..] = TEXT.sizes;
+        let quotient =
+            keys.size("hidden_size", hidden)? / keys.size("num_attention_heads", heads)?;
+        let defaults = TextDefaults { head_dim: quotient.max(1), ..TEXT };
+        let mut text = read_interleaved_text(top, &keys, &defaults)?;
+        text.experts = Some(read_experts(&keys, text.num_layers)?);
+        architecture(top, &keys, text)
+    }
+
+    fn processor(
+        &self,
+        dir: &Path,
+        config: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>> {
+        Qwen3Vl.processor(dir, config, options)
+    }
+
+    fn default_processor(
+        &self,
+        config: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>> {
+        Qwen3Vl.default_processor(config, options)
+    }
+
+    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
+        preset(size, tokenizer)
+    }
+
+    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+        Qwen3Vl.processor_files(config)
+    }
+}
+
+/// `num_local_experts` is what transformers 5 writes for `num_experts`. Its class divides the weights
+/// of a token's experts by their sum whatever `norm_topk_prob` says.
+fn read_experts(keys: &Keys, layers: usize) -> Result<Experts> {
+    let count = match keys.get("num_experts") {
+        Some(_) => keys.size("num_experts", 60)?,
+        None => keys.size("num_local_experts", 60)?,
+    };
+    if keys.size("num_local_experts", count)? != count {
+        return Err(keys.wrong("num_local_experts", format!("num_experts {count}")));
+    }
+    let per_token = keys.size("num_experts_per_tok", 4)?;
+    if per_token > count {
+        let expected = format!("at most the number of experts, {count}");
+        return Err(keys.wrong("num_experts_per_tok", expected));
+    }
+    if !keys.boolean("norm_topk_prob", true)? {
+        return Err(keys.wrong("norm_topk_prob", "true"));
+    }
+    if keys.boolean("output_router_logits", false)? {
+        let hint = "the loss has no part that balances experts; set it to false in config.json";
+        return Err(keys.wrong("output_router_logits", "false").hint(hint));
+    }
+    let step = keys.size("decoder_sparse_step", 1)?;
+    let dense = keys.sizes("mlp_only_layers")?.unwrap_or_default();
+    Ok(Experts {
+        count,
+        per_token,
+        intermediate_size: keys.size("moe_intermediate_size", 1408)?,
+        layers: (0..layers).map(|i| (i + 1) % step == 0 && !dense.contains(&i)).collect(),
+        names: &FUSED_EXPERTS,
+    })
+}
+
+/// config.json of a new model, in the layout of transformers 5.
+fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
+    // experts, of a token, width inside
+    let (text, vision, experts) = match size {
+        "tiny" => (([128, 384, 4, 4, 2, 2048], 32), [96, 256, 4, 4], [6, 2, 96]),
+        "small" => (([384, 1152, 8, 6, 2, 8192], 64), [256, 768, 6, 4], [8, 2, 320]),
+        other => return Err(unknown_preset(other)),
+    };
+    let (sizes, head_dim) = text;
+    let class = ["Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe"];
+    let mut config = new_config(class, PresetText { sizes, head_dim }, vision, tokenizer)?;
+    let text = &mut config["text_config"];
+    text["decoder_sparse_step"] = json!(1);
+    text["mlp_only_layers"] = json!([]);
+    text["moe_intermediate_size"] = json!(experts[2]);
+    text["norm_topk_prob"] = json!(true);
+    text["num_experts"] = json!(experts[0]);
+    text["num_experts_per_tok"] = json!(experts[1]);
+    text["output_router_logits"] = json!(false);
+    text["router_aux_loss_coef"] = json!(0.001);
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &Value) -> Result<Experts> {
+        read_experts(&Keys::of(value, Path::new("config.json")).unwrap(), 4)
+    }
+
+    #[test]
+    fn layers_with_experts_are_chosen_by_step_and_list() {
+        let layers = |value: Value| read(&value).unwrap().layers;
+        assert_eq!(layers(json!({})), [true; 4]);
+        assert_eq!(layers(json!({"decoder_sparse_step": 2})), [false, true, false, true]);
+        assert_eq!(layers(json!({"mlp_only_layers": [1]})), [true, false, true, true]);
+        assert_eq!(read(&json!({"num_local_experts": 5})).unwrap().count, 5);
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for (key, value) in [
+            ("norm_topk_prob", json!(false)),
+            ("output_router_logits", json!(true)),
+            ("num_experts_per_tok", json!(61)),
+            ("num_local_experts", json!(7)),
+        ] {
+            let error = read(&json!({"num_experts": 60, key: value})).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}
