@@ -5,7 +5,8 @@
 //!
 //! A video stands in the text as one image after another, each followed by its second.
 
-use super::qwen_image::{ImageProcessorSettings, QwenImageProcessor, read_settings};
+use super::qwen_image::{ImageProcessorSettings, QwenImageProcessor};
+use super::settings_file::read_settings;
 use super::smart_resize::whole_video_resize;
 use super::{
     Clip, ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
