@@ -329,7 +329,8 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
 /// config.json of a new model, in the published layout.
 fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
     let (text, vision) = match size {
-        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4, 112]),
+        // few features: an image of shapes is small, and one size holds for all
+        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4, 56]),
         "small" => ([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4, 224]),
         other => {
             return Err(Error::usage("unknown model preset")
