@@ -81,20 +81,17 @@ def conversation(name, messages, generate):
 
 
 def glm_4v_9b(messages, generate):
-    """None for chats that the model does not take: with a video or two images."""
-    out, images = "[gMASK]<sop>", 0
+    """None for chats with a video, which the model does not take. The published code takes one image; several follow
+    the same rule."""
+    out = "[gMASK]<sop>"
     for m in messages:
         parts = m["content"] if isinstance(m["content"], list) else []
         if VIDEO in parts:
             return None
-        own = parts.count(IMAGE)
-        images += own
-        image = "<|begin_of_image|><|endoftext|><|end_of_image|>" if own else ""
+        image = "<|begin_of_image|><|endoftext|><|end_of_image|>" * parts.count(IMAGE)
         content = plain(m["content"], "", "")
         if image or content:
             out += f"<|{m['role']}|>\n{image}{content}"
-    if images > 1:
-        return None
     return out + ("<|assistant|>" if generate else "")
 
 

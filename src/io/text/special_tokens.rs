@@ -190,7 +190,7 @@ pub const FAMILIES: [SpecialTokens; 8] = [
     },
     GLM4V,
     SpecialTokens {
-        family: "glm-4v-9b",
+        family: "glm4v_9b",
         tokens: &GLM_4V_9B_TOKENS,
         template: "glm-4v-9b",
         processor_class: None,

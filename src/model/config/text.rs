@@ -145,6 +145,24 @@ fn read_theta(keys: &Keys, default: f64) -> Result<f64> {
     }
 }
 
+/// `partial_rotary_factor`: the dimensions of a head that turn; all where the key is missing.
+///
+/// # Errors
+/// If they are not an even number from 2 to `head_dim`.
+pub fn rotary_dim(keys: &Keys, head_dim: usize) -> Result<usize> {
+    const KEY: &str = "partial_rotary_factor";
+    let rope = rope_keys(keys)?;
+    let place = if rope.get(KEY).is_some() { &rope } else { keys };
+    let dim = (head_dim as f64 * place.float(KEY, 1.0)?) as usize;
+    match (2..=head_dim).contains(&dim) && dim.is_multiple_of(2) {
+        true => Ok(dim),
+        false => Err(place.wrong(
+            KEY,
+            format!("a factor that leaves 2 to {head_dim} dimensions of a head, an even number"),
+        )),
+    }
+}
+
 /// `mrope_section`: frequencies turned by the temporal, height and width position.
 ///
 /// # Errors

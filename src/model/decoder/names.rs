@@ -90,6 +90,30 @@ pub static LLAMA: BlockNames = BlockNames {
     post_norms: [""; 2],
 };
 
+/// GLM-4's names in transformers: Llama's, a packed gate and value, and norms after attention and MLP.
+pub static GLM4: BlockNames = BlockNames {
+    attention_norm: "input_layernorm",
+    qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+    qk_norms: [""; 2],
+    attention_out: "self_attn.o_proj",
+    mlp_norm: "post_attention_layernorm",
+    gate_up: GateUp::Fused("mlp.gate_up_proj"),
+    down: "mlp.down_proj",
+    post_norms: ["post_self_attn_layernorm", "post_mlp_layernorm"],
+};
+
+/// ChatGLM's names in its own code: everything packed.
+pub static CHATGLM: BlockNames = BlockNames {
+    attention_norm: "input_layernorm",
+    qkv: Qkv::Fused { module: "self_attention.query_key_value", by_key_head: false },
+    qk_norms: [""; 2],
+    attention_out: "self_attention.dense",
+    mlp_norm: "post_attention_layernorm",
+    gate_up: GateUp::Fused("mlp.dense_h_to_4h"),
+    down: "mlp.dense_4h_to_h",
+    post_norms: [""; 2],
+};
+
 /// A language model inside a class of transformers that holds `model` and `lm_head`.
 pub static IN_MODEL: TextNames = TextNames {
     embed: "model.language_model.embed_tokens",
@@ -97,6 +121,24 @@ pub static IN_MODEL: TextNames = TextNames {
     norm: "model.language_model.norm",
     head: "lm_head",
     block: &LLAMA,
+};
+
+/// The language model of GLM-4.1V: as [`IN_MODEL`], with GLM-4's layers.
+pub static GLM4_IN_MODEL: TextNames = TextNames {
+    embed: "model.language_model.embed_tokens",
+    layers: "model.language_model.layers",
+    norm: "model.language_model.norm",
+    head: "lm_head",
+    block: &GLM4,
+};
+
+/// The language model of `ChatGLMForConditionalGeneration`, whose head is inside the model.
+pub static IN_CHATGLM: TextNames = TextNames {
+    embed: "transformer.embedding.word_embeddings",
+    layers: "transformer.encoder.layers",
+    norm: "transformer.encoder.final_layernorm",
+    head: "transformer.output_layer",
+    block: &CHATGLM,
 };
 
 /// InternLM2's names, with fused projections.

@@ -2,6 +2,8 @@
 //! Code above this folder never branches on a family; it asks a [`Family`] or the [`VisionTower`] and
 //! reads [`TextConfig`](crate::model::decoder::TextConfig). No tensor is ever touched in this file.
 
+pub mod glm4v; // GLM-4.1V: interpolated places, partial rotation, norms around every block
+pub mod glm4v_9b; // glm-4v-9b in its own layout
 pub mod intern_vit; // vision tower of InternVL, with its connector
 pub mod internvl; // InternVL in the layout of transformers
 pub mod internvl_chat; // InternVL in the layout of its own code
@@ -36,6 +38,8 @@ pub static FAMILIES: &[&dyn Family] = &[
     &qwen3_vl_moe::Qwen3VlMoe,
     &internvl_chat::InternVlChat,
     &internvl::InternVl,
+    &glm4v::Glm4v,
+    &glm4v_9b::Glm4v9b,
 ];
 
 /// What an architecture's config.json says.

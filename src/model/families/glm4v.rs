@@ -1,0 +1,397 @@
+//! GLM-4.1V (GLM-V team, arXiv 2507.01006), `Glm4vForConditionalGeneration` of transformers: keys of
+//! config.json, the list of parameters, presets. Tensors and ops are in [`net`], the interpolation of
+//! the position table in [`taps`].
+
+pub mod net; // the vision tower as a list of ops
+pub mod taps; // rows and weights of the interpolated position table
+
+use super::naming::NamePairs;
+use super::{
+    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
+};
+use crate::base::{Error, HostTensor, Result};
+use crate::model::config::keys::Keys;
+use crate::model::config::text::{
+    TextDefaults, bos_id, eos_ids, mrope_section, read_text, rotary_dim, token_id,
+};
+use crate::model::config::{TokenIds, VlmConfig};
+use crate::model::decoder::names::GLM4_IN_MODEL;
+use crate::model::decoder::{TextConfig, TextRope};
+use crate::model::net::Net;
+use crate::model::positions::PositionRule;
+use crate::model::processor::glm::{self, GlmProcessor};
+use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::model::rope::mrope_axes;
+use crate::ops::Slot;
+use crate::ops::rope::Pairing;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The family.
+#[derive(Debug)]
+pub struct Glm4v;
+
+/// Defaults are those of transformers' Glm4vTextConfig.
+const TEXT: TextDefaults = TextDefaults {
+    sizes: [4096, 13696, 40, 32, 2, 151_552, 32_768],
+    rms_norm_eps: 1e-5,
+    rope_theta: 1e4,
+    head_dim: 0,
+    qkv_bias: true,
+    qk_norm: false,
+    names: GLM4_IN_MODEL,
+};
+
+/// Default of `mrope_section` in Glm4vTextRotaryEmbedding.
+const MROPE_SECTION: [usize; 3] = [8, 12, 12];
+/// Default of `vision_config.rope_parameters.rope_theta`.
+const VISION_ROPE_THETA: f64 = 10_000.0;
+
+impl Family for Glm4v {
+    fn name(&self) -> &'static str {
+        "glm4v"
+    }
+    fn model_type(&self) -> &'static str {
+        "glm4v"
+    }
+    fn architecture(&self) -> &'static str {
+        "Glm4vForConditionalGeneration"
+    }
+    fn names(&self) -> NamePairs {
+        &[
+            ("model.visual.", "model.visual."),
+            ("model.language_model.", "model.language_model."),
+            ("lm_head.", "lm_head."),
+        ]
+    }
+    fn vision_modules(&self) -> &'static [&'static str] {
+        &["visual"]
+    }
+
+    /// The template writes nothing after an answer; the text ends there, or the next role begins.
+    fn end_of_turn(&self) -> &'static str {
+        "<|endoftext|>"
+    }
+
+    fn read(&self, top: &Keys) -> Result<Architecture> {
+        let keys = top.object("text_config")?.unwrap_or_else(|| top.empty("text_config"));
+        let text = read_language_model(top, &keys)?;
+        let vision = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
+        let vision = read_vision(&vision, text.hidden_size)?;
+        let tokens = read_tokens(top, &keys, text.vocab_size)?;
+        Ok(Architecture { text, vision: Arc::new(vision), tokens, positions: PositionRule::Grid })
+    }
+
+    fn processor(
+        &self,
+        dir: &Path,
+        _: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>> {
+        Ok(Box::new(GlmProcessor::from_dir(dir, options)?))
+    }
+
+    fn default_processor(
+        &self,
+        config: &VlmConfig,
+        options: &ProcessorOptions,
+    ) -> Result<Box<dyn VisualProcessor>> {
+        Ok(Box::new(GlmProcessor::published(config.vision.patching(), options)?))
+    }
+
+    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
+        preset(size, tokenizer)
+    }
+
+    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+        glm::new_files(config.vision.patching(), config.text.max_position_embeddings)
+    }
+}
+
+/// Part of a head turns, in pairs of neighbours; neighbouring frequencies share an axis.
+fn read_language_model(top: &Keys, keys: &Keys) -> Result<TextConfig> {
+    let text = read_text(top, keys, &TEXT)?;
+    let rotary_dim = rotary_dim(keys, text.head_dim)?;
+    let axes = mrope_axes(mrope_section(keys, MROPE_SECTION, rotary_dim)?);
+    let rope = TextRope { rotary_dim, pairing: Pairing::Neighbours, axes, ..text.rope };
+    Ok(TextConfig { rope, post_norms: true, ..text })
+}
+
+/// Defaults are those of transformers' Glm4vConfig. Frames of videos have the image's token, each run
+/// between an image's marks; the token of videos only stands in a rendered template.
+fn read_tokens(top: &Keys, text: &Keys, vocab_size: usize) -> Result<TokenIds> {
+    let special = |key, default| token_id(top, key, default, vocab_size);
+    Ok(TokenIds {
+        image: special("image_token_id", 151_343)?,
+        video: None,
+        marks: vec![
+            special("image_start_token_id", 151_339)?,
+            special("image_end_token_id", 151_340)?,
+            special("video_start_token_id", 151_341)?,
+            special("video_end_token_id", 151_342)?,
+            special("video_token_id", 151_344)?,
+        ],
+        eos: eos_ids(text, &[])?,
+        bos: bos_id(text, None)?,
+        pad: text.id("pad_token_id")?,
+    })
+}
+
+/// The vision tower and its connector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the connector's gated MLP; that of the blocks is `out_hidden_size`.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Whether the packed projection to queries, keys and values has a bias.
+    pub attention_bias: bool,
+    /// Pixels per side of the image whose patches the position table has.
+    pub image_size: usize,
+    /// Pixels per side of a patch.
+    pub patch_size: usize,
+    /// Frames per patch.
+    pub temporal_patch_size: usize,
+    /// Patches per side of a merged unit.
+    pub spatial_merge_size: usize,
+    /// Width of the connector: the language model's `hidden_size`.
+    pub out_hidden_size: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+}
+
+impl VisionConfig {
+    /// Size of a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+    /// Places per side of the position table.
+    pub fn table_side(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+}
+
+impl VisionTower for VisionConfig {
+    fn parameters(&self) -> Vec<ParamSpec> {
+        vision_parameters(self)
+    }
+    fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>> {
+        Ok(vec![net::encode(net, self, pixels, grids)?])
+    }
+    fn feature_rows(&self, grid: [usize; 3]) -> usize {
+        grid.iter().product::<usize>() / (self.spatial_merge_size * self.spatial_merge_size)
+    }
+    fn patching(&self) -> Patching {
+        let (side, frames) = (self.patch_size, self.temporal_patch_size);
+        Patching { side, frames, merge: self.spatial_merge_size }
+    }
+}
+
+/// Defaults are those of transformers' Glm4vVisionConfig.
+fn read_vision(keys: &Keys, text_hidden: usize) -> Result<VisionConfig> {
+    let hidden_size = keys.size("hidden_size", 1536)?;
+    let num_heads = keys.size("num_heads", 12)?;
+    keys.must_be("hidden_act", "silu")?;
+    if hidden_size % num_heads != 0 || !(hidden_size / num_heads).is_multiple_of(4) {
+        return Err(
+            keys.wrong("num_heads", format!("hidden_size {hidden_size} in parts that divide by 4"))
+        );
+    }
+    let out_hidden_size = keys.size("out_hidden_size", 4096)?;
+    if out_hidden_size != text_hidden {
+        return Err(keys
+            .wrong("out_hidden_size", format!("the language model's hidden_size {text_hidden}")));
+    }
+    if keys.size("in_channels", 3)? != 3 {
+        return Err(keys.wrong("in_channels", "3"));
+    }
+    if keys.float("attention_dropout", 0.0)? != 0.0 {
+        return Err(keys.wrong("attention_dropout", "0").hint("set it to 0 in config.json"));
+    }
+    let rope = keys.object("rope_parameters")?.unwrap_or_else(|| keys.empty("rope_parameters"));
+    rope.must_be("rope_type", "axial")?;
+    let vision = VisionConfig {
+        hidden_size,
+        intermediate_size: keys.size("intermediate_size", 13_696)?,
+        depth: keys.size("depth", 24)?,
+        num_heads,
+        attention_bias: keys.boolean("attention_bias", false)?,
+        image_size: keys.size("image_size", 336)?,
+        patch_size: keys.size("patch_size", 14)?,
+        temporal_patch_size: keys.size("temporal_patch_size", 2)?,
+        spatial_merge_size: keys.size("spatial_merge_size", 2)?,
+        out_hidden_size,
+        rms_norm_eps: keys.float("rms_norm_eps", 1e-5)?,
+        rope_theta: rope.float("rope_theta", VISION_ROPE_THETA)?,
+    };
+    if vision.table_side() == 0 {
+        return Err(keys.wrong("image_size", format!("at least one patch, {}", vision.patch_size)));
+    }
+    Ok(vision)
+}
+
+/// In the order of transformers' `named_parameters`.
+fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
+    let (h, out, merge) = (v.hidden_size, v.out_hidden_size, v.spatial_merge_size);
+    let mut list = ParamList::new("model.visual", Part::Vision);
+    list.push("embeddings.position_embedding.weight", &[v.table_side() * v.table_side(), h]);
+    let kernel = [h, 3, v.temporal_patch_size, v.patch_size, v.patch_size];
+    list.push("patch_embed.proj.weight", &kernel);
+    list.push("patch_embed.proj.bias", &[h]);
+    for i in 0..v.depth {
+        list.prefix = format!("model.visual.blocks.{i}");
+        list.push("norm1.weight", &[h]);
+        list.push("norm2.weight", &[h]);
+        list.linear("attn.qkv", h, 3 * h, v.attention_bias);
+        list.linear("attn.proj", h, h, false);
+        push_gated(&mut list, "mlp.", [h, out]);
+    }
+    list.prefix = "model.visual.merger".into();
+    list.part = Part::Connector;
+    list.linear("proj", out, out, false);
+    list.layer_norm("post_projection_norm", out);
+    push_gated(&mut list, "", [out, v.intermediate_size]);
+    list.prefix = "model.visual".into();
+    list.part = Part::Vision;
+    list.push("post_conv_layernorm.weight", &[h]);
+    list.push("downsample.weight", &[out, h, merge, merge]);
+    list.push("downsample.bias", &[out]);
+    list.push("post_layernorm.weight", &[h]);
+    list.list
+}
+
+/// A gated MLP without biases.
+fn push_gated(list: &mut ParamList, module: &str, [width, inner]: [usize; 2]) {
+    list.linear(&format!("{module}gate_proj"), width, inner, false);
+    list.linear(&format!("{module}up_proj"), width, inner, false);
+    list.linear(&format!("{module}down_proj"), inner, width, false);
+}
+
+/// config.json of a new model, in the layout of transformers 5.
+fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
+    let (text, vision) = match size {
+        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4, 112]),
+        "small" => ([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4, 224]),
+        other => {
+            return Err(Error::usage("unknown model preset")
+                .expected("tiny or small")
+                .found(other));
+        }
+    };
+    // Half of a head turns, in the proportion of the published model: 8, 12, 12 frequencies of 128.
+    let part = text[0] / text[3] / 16;
+    let id = tokenizer.id;
+    let end_of_text = id("<|endoftext|>")?;
+    Ok(json!({
+        "architectures": ["Glm4vForConditionalGeneration"],
+        "dtype": "float32",
+        "image_end_token_id": id("<|end_of_image|>")?,
+        "image_start_token_id": id("<|begin_of_image|>")?,
+        "image_token_id": id("<|image|>")?,
+        "model_type": "glm4v",
+        "text_config": {
+            "attention_dropout": 0.0,
+            "dtype": "float32",
+            "eos_token_id": [end_of_text, id("<|user|>")?, id("<|observation|>")?],
+            "hidden_act": "silu",
+            "hidden_size": text[0],
+            "initializer_range": 0.02,
+            "intermediate_size": text[1],
+            "max_position_embeddings": text[5],
+            "model_type": "glm4v_text",
+            "num_attention_heads": text[3],
+            "num_hidden_layers": text[2],
+            "num_key_value_heads": text[4],
+            "pad_token_id": end_of_text,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "mrope_section": [part, part * 3 / 2, part * 3 / 2],
+                "partial_rotary_factor": 0.5,
+                "rope_theta": 1e4,
+                "rope_type": "default",
+            },
+            "tie_word_embeddings": true,
+            "use_cache": true,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "tie_word_embeddings": true,
+        "video_end_token_id": id("<|end_of_video|>")?,
+        "video_start_token_id": id("<|begin_of_video|>")?,
+        "video_token_id": id("<|video|>")?,
+        "vision_config": {
+            "attention_bias": false,
+            "attention_dropout": 0.0,
+            "depth": vision[2],
+            "dtype": "float32",
+            "hidden_act": "silu",
+            "hidden_size": vision[0],
+            "image_size": vision[4],
+            "in_channels": 3,
+            "initializer_range": 0.02,
+            "intermediate_size": vision[1],
+            "model_type": "glm4v_vision",
+            "num_heads": vision[3],
+            "out_hidden_size": text[0],
+            "patch_size": 14,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": { "rope_theta": VISION_ROPE_THETA, "rope_type": "axial" },
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(size: &str) -> Value {
+        let names = crate::io::text::SpecialTokens::of("glm4v").unwrap().tokens;
+        let id = |token: &str| Ok(names.iter().position(|n| *n == token).unwrap() as u32);
+        preset(size, &NewTokenizer { vocab_size: 300, id: &id }).unwrap()
+    }
+
+    #[test]
+    fn presets_are_models_of_this_family() {
+        for (size, millions) in [("tiny", 1.0..1.7), ("small", 15.0..25.0)] {
+            let config = VlmConfig::from_json(made(size), "preset").unwrap();
+            let all = super::super::parameters(&config);
+            let body = all.iter().filter(|p| !p.name.contains("embed_tokens")).map(ParamSpec::len);
+            let body = body.sum::<usize>() as f64 / 1e6;
+            assert!(millions.contains(&body), "{size}: {body} million");
+            let rope = &config.text.rope;
+            assert_eq!(
+                (rope.pairing, rope.rotary_dim),
+                (Pairing::Neighbours, config.text.head_dim / 2)
+            );
+            assert_eq!(config.tokens.placeholders(), [10, 11, 12, 13, 14, 15]);
+            assert!(config.text.post_norms && config.text.tie_word_embeddings);
+        }
+    }
+
+    #[test]
+    fn values_that_would_be_ignored_are_refused() {
+        let fails = |object: &str, key: &str, value: Value| {
+            let mut config = made("tiny");
+            config[object][key] = value;
+            VlmConfig::from_json(config, "config.json").unwrap_err().to_string()
+        };
+        let vision = |key: &str, value: Value| fails("vision_config", key, value);
+        assert!(vision("out_hidden_size", json!(64)).contains("out_hidden_size"));
+        assert!(vision("hidden_act", json!("gelu")).contains("silu"));
+        assert!(vision("num_heads", json!(5)).contains("num_heads"));
+        assert!(vision("image_size", json!(7)).contains("image_size"));
+        assert!(vision("attention_dropout", json!(0.1)).contains("attention_dropout"));
+        let rope = json!({"partial_rotary_factor": 0.3, "mrope_section": [1, 1, 2]});
+        assert!(fails("text_config", "rope_parameters", rope).contains("partial_rotary_factor"));
+        let rope = json!({"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]});
+        assert!(fails("text_config", "rope_parameters", rope).contains("mrope_section"));
+    }
+}
