@@ -115,7 +115,7 @@ impl QwenImageProcessor {
     /// If neither file is there or a key has a value that cannot be followed.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let (file, config) = read_settings(dir, "image_processor", &[])?;
+        let (file, config) = read_config(dir)?;
         let path = dir.join(file);
         let settings = ImageProcessorSettings::from_json(&config).map_err(|e| e.file(&path))?;
         Self::new(settings).map_err(|e| e.file(&path))
@@ -271,7 +271,7 @@ impl QwenImageProcessor {
 }
 
 /// Value of each of the 256 pixel values in each channel, in the order of operations of the backend.
-fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]; 3] {
+pub(super) fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]; 3] {
     let mut table = [[0f32; 256]; 3];
     for (c, row) in table.iter_mut().enumerate() {
         let (mean, std) = (s.image_mean[c] as f32, s.image_std[c] as f32);
@@ -294,6 +294,11 @@ fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> [[f32; 256]
         }
     }
     table
+}
+
+/// Settings of images, with the name of their file.
+pub(crate) fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
+    read_settings(dir, "image_processor", &[])
 }
 
 /// The settings under `nested` in processor_config.json (transformers 5), else the first of `files`
