@@ -113,7 +113,7 @@ fn read_experts(keys: &Keys, layers: usize) -> Result<Experts> {
         count,
         per_token,
         intermediate_size: keys.size("moe_intermediate_size", 1408)?,
-        layers: (0..layers).map(|i| (i + 1) % step == 0 && !dense.contains(&i)).collect(),
+        layers: (0..layers).map(|i| (i + 1).is_multiple_of(step) && !dense.contains(&i)).collect(),
         names: &FUSED_EXPERTS,
     })
 }
