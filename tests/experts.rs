@@ -98,7 +98,7 @@ fn block(tape: &mut Tape, x: Slot, w: &[Slot]) -> Slot {
     let [weight, _, order, first] = tape.ops(route, &[logits]).unwrap()[..] else { panic!() };
     let product = |rows_per_token| ExpertMatmul { experts: EXPERTS, rows_per_token };
     let both = tape.op(product(TOP_K), &[x, w[1], order, first]).unwrap();
-    let halves = tape.ops(Split { parts: 2 }, &[both]).unwrap();
+    let halves = tape.ops(Split::columns(&[INNER; 2]), &[both]).unwrap();
     let inner = tape.op(Swiglu, &halves).unwrap();
     let y = tape.op(product(1), &[inner, w[2], order, first]).unwrap();
     let out = tape.op(MixExperts { top_k: TOP_K }, &[y, weight]).unwrap();

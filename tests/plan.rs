@@ -10,8 +10,8 @@ use grpo_rt::device::known::{KNOWN_DEVICES, KnownDevice};
 use grpo_rt::io::dataset::{DatasetOptions, load};
 use grpo_rt::model::config::VlmConfig;
 use grpo_rt::train::options::{Command as Known, Options};
+use grpo_rt::train::prompts::PromptEncoder;
 use grpo_rt::train::settings::TrainSettings;
-use grpo_rt::train::workspace::PromptEncoder;
 use serde_json::{Value, json};
 
 mod devices; // emulated devices

@@ -78,6 +78,7 @@ impl VlmConfig {
                 .hint("give the base model as the model and this folder as the adapter"));
         }
         let mut config = Self::from_json(read_json(&path)?, &path)?;
+        config.family.find_tokens(dir, config.text.vocab_size, &mut config.tokens)?;
         let path = dir.join("generation_config.json");
         if path.is_file() {
             let value = read_json(&path)?;

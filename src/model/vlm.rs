@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 const MAX_SHARD_BYTES: usize = 50_000_000_000;
 
 /// Files beside the weights that make a folder loadable; copied as they are.
-const COMPANIONS: [&str; 14] = [
+const COMPANIONS: [&str; 15] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -205,7 +206,10 @@ impl Vlm {
                 std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, &e))?;
             }
         }
-        Ok(())
+        match with_config && self.config.raw.get("auto_map").is_some() {
+            true => copy_classes(&self.dir, dir),
+            false => Ok(()),
+        }
     }
 }
 
@@ -218,6 +222,20 @@ fn stream_turned(arena: &Arena, p: &Param, sink: &mut Sink) -> Result<()> {
         let offset = region.offset + matrix * bytes;
         let matrix = arena.read::<u8>(Region { offset, elements: bytes, dtype: DType::U8 })?;
         sink(&turn_over(&matrix, [rows, columns], size))?;
+    }
+    Ok(())
+}
+
+/// Copies the Python files of a folder with classes of its own (`auto_map`): nothing here reads them, but
+/// no other program loads the folder without them.
+fn copy_classes(from: &Path, to: &Path) -> Result<()> {
+    let wrong = |e: std::io::Error| Error::io("cannot copy the model's classes", from, &e);
+    for entry in std::fs::read_dir(from).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "py"))
+        {
+            std::fs::copy(&path, to.join(name)).map_err(wrong)?;
+        }
     }
     Ok(())
 }

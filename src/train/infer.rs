@@ -3,11 +3,12 @@
 
 use crate::base::{Error, Result};
 use crate::io::dataset::{Message, Part};
-use crate::io::image::{self, Alpha, Image};
+use crate::io::image::{self, Alpha};
 use crate::rollout::{Completion, Finish};
 use crate::train::generation::{Draws, generate, rollout_settings};
+use crate::train::prompts::{Media, read_messages};
 use crate::train::settings::{ChatSettings, InferSettings};
-use crate::train::workspace::{Prepared, read_messages};
+use crate::train::workspace::Prepared;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub struct Answer {
 }
 
 /// The messages of a chat and their images.
-fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Vec<Image>)> {
+fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Media)> {
     let (system, paths, text) = match chat {
         ChatSettings::Messages(file) => return read_messages(file),
         ChatSettings::Question { system, images, text } => (system, images, text),
@@ -33,7 +34,7 @@ fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Vec<Image>)> {
     content.push(Part::Text(text.clone()));
     let system = system.iter().map(|s| Message::text("system", s.as_str()));
     let question = Message { role: "user".into(), content };
-    Ok((system.chain([question]).collect(), images))
+    Ok((system.chain([question]).collect(), Media { images, videos: Vec::new() }))
 }
 
 /// Answers a chat; with `out`, writes one JSON object per answer to it.
@@ -42,11 +43,11 @@ fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Vec<Image>)> {
 /// If model or chat cannot be read, the chat does not fit the model or the memory, or the file cannot
 /// be written.
 pub fn infer(s: &InferSettings) -> Result<Vec<Answer>> {
-    let (messages, images) = read_chat(&s.chat)?;
+    let (messages, media) = read_chat(&s.chat)?;
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(None, s.sampling.max_completion_length)?;
     let w = prepared.open(&s.model, &s.machine, s.seed)?;
-    let prompt = Arc::new(w.encoder.encode(&messages, &images, true)?);
+    let prompt = Arc::new(w.encoder.encode(&messages, &media, true)?);
     let draws = Draws { per_prompt: s.num_samples, ..Draws::default() };
     let made = generate(&w, &rollout_settings(&w, &s.sampling, s.seed), &[prompt], draws, None)?;
     let tokenizer = &w.encoder.chat.tokenizer;

@@ -9,6 +9,7 @@ pub mod infer; // answers to one chat
 pub mod interrupt; // Ctrl-C
 pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod plan; // the memory of a run, before there is one
+pub mod prompts; // rows and chats to prompts
 pub mod record; // what is kept of completions
 pub mod report; // report.html
 pub mod runlog; // the run's folder, metrics, samples, report

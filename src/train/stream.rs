@@ -5,7 +5,7 @@
 use crate::base::{Error, Philox, Result, RngDomain};
 use crate::io::dataset::Row;
 use crate::model::prompt::Prompt;
-use crate::train::workspace::PromptEncoder;
+use crate::train::prompts::PromptEncoder;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;

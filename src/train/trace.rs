@@ -13,8 +13,9 @@ use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
 use crate::ops::matmul::Matmul;
+use crate::train::prompts::read_messages;
 use crate::train::settings::{MachineSettings, TraceSettings};
-use crate::train::workspace::{Prepared, read_messages};
+use crate::train::workspace::Prepared;
 use std::sync::Arc;
 
 /// Named tensors of a trace: `input_ids [T]`, `position_ids [3,T]`, `pixel_values`,
@@ -26,7 +27,7 @@ use std::sync::Arc;
 /// If the chat or the model cannot be read, or gradients are wanted of a chat that does not end with
 /// an assistant's message.
 pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
-    let (messages, images) = read_messages(&settings.messages)?;
+    let (messages, media) = read_messages(&settings.messages)?;
     let machine = MachineSettings { threads: settings.threads, ..MachineSettings::default() };
     let mut prepared = Prepared::read(&settings.model, &machine)?;
     if settings.grad && prepared.training == Training::None {
@@ -41,7 +42,7 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
             .expected("an assistant's message at the end")
             .found("a chat that ends with another role"));
     }
-    let prompt = w.encoder.encode(&messages, &images, !complete)?;
+    let prompt = w.encoder.encode(&messages, &media, !complete)?;
     let mut out = vec![
         (
             "input_ids".to_string(),
@@ -91,7 +92,7 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
     let mut loss = None;
     if settings.grad {
         let last = messages.len() - 1;
-        let start = w.encoder.encode(&messages[..last], &images, true)?.len();
+        let start = w.encoder.encode(&messages[..last], &media, true)?.len();
         let rows = answer_rows(&prompt.ids, start, w.encoder.chat.end_of_turn_id);
         let targets: Vec<i32> = rows.iter().map(|&r| prompt.ids[r as usize + 1] as i32).collect();
         let n = rows.len();

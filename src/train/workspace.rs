@@ -1,192 +1,20 @@
-//! What every command that runs a model sets up first: memory, weights, adapter, tokenizer, image
-//! processor. Decides nothing about training.
+//! What every command that runs a model sets up first: memory, weights, adapter, and what makes
+//! prompts. Decides nothing about training.
 
 use crate::base::{Error, Result, Target};
 use crate::device::telemetry::Telemetry;
 use crate::device::{self, Device};
 use crate::grpo::update::Learner;
-use crate::io::dataset::{Message, Part, Row};
-use crate::io::image::{self, Alpha, Image};
-use crate::io::text::tokenizer::Tokenizer;
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
 use crate::model::families::Part as ModelPart;
 use crate::model::lora::{LoraConfig, resolve_targets};
 use crate::model::params::Training;
-use crate::model::positions::PositionRule;
-use crate::model::processor::chat::ChatEncoder;
-use crate::model::processor::{VisualProcessor, VisualText};
-use crate::model::prompt::Prompt;
 use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
+use crate::train::prompts::PromptEncoder;
 use crate::train::settings::{MachineSettings, ModelSettings, Trained};
-use std::path::Path;
 use std::sync::Arc;
-
-/// Turns rows into prompts.
-#[derive(Debug)]
-pub struct PromptEncoder {
-    /// Messages to token ids.
-    pub chat: ChatEncoder,
-    /// Images and videos to patches.
-    pub visuals: Box<dyn VisualProcessor>,
-    /// Longest prompt that is accepted, in tokens.
-    pub max_prompt_length: Option<usize>,
-    /// Positions that the model's context leaves to a prompt, and those that it leaves to a
-    /// completion; set by [`Prepared::bound_prompts`].
-    max_positions: Option<(usize, usize)>,
-    positions: PositionRule,
-}
-
-impl PromptEncoder {
-    /// Reads tokenizer, chat template and image processor of a model folder.
-    ///
-    /// # Errors
-    /// If one of them is missing or broken.
-    pub fn open(settings: &ModelSettings, config: &VlmConfig) -> Result<Self> {
-        let dir = &settings.path;
-        let tokenizer = Tokenizer::from_dir(dir)?;
-        let family = config.family;
-        let template = family.template(dir, config)?;
-        let chat = ChatEncoder::new(tokenizer, template, &config.tokens, family.end_of_turn())
-            .map_err(|e| e.file(dir.join("tokenizer.json")))?;
-        let visuals = family.processor(dir, config, &settings.processor)?;
-        Ok(PromptEncoder {
-            chat,
-            visuals,
-            max_prompt_length: None,
-            max_positions: None,
-            positions: config.positions,
-        })
-    }
-
-    /// Positions that a prompt may have; all there are if nothing bounds them.
-    pub fn max_positions(&self) -> usize {
-        self.max_positions.map_or(usize::MAX, |(room, _)| room)
-    }
-
-    /// Encodes messages with their images, ending where the assistant begins, or with the last turn
-    /// complete.
-    ///
-    /// # Errors
-    /// If an image cannot be processed, placeholders and images do not match, or the prompt is
-    /// longer than allowed (prompts with images are never cut).
-    pub fn encode(
-        &self,
-        messages: &[Message],
-        images: &[Image],
-        open_turn: bool,
-    ) -> Result<Prompt> {
-        let processed = images
-            .iter()
-            .map(|i| self.visuals.image(i).map(Arc::new))
-            .collect::<Result<Vec<_>>>()?;
-        let texts: Vec<VisualText> = processed.iter().map(|v| self.visuals.text(v)).collect();
-        let encoded = self.chat.encode(messages, &texts, open_turn)?;
-        if let Some(limit) = self.max_prompt_length
-            && encoded.ids.len() > limit
-        {
-            return Err(Error::data("the prompt is longer than max_prompt_length")
-                .expected(format!("at most {limit} tokens"))
-                .found(format!(
-                    "{} tokens, {} of images",
-                    encoded.ids.len(),
-                    processed.iter().map(|v| v.rows()).sum::<usize>()
-                ))
-                .hint(format!(
-                    "raise --max_prompt_length to {} or lower --max_pixels; prompts are never cut",
-                    encoded.ids.len()
-                )));
-        }
-        let (ids, starts) = (encoded.ids, encoded.starts);
-        let prompt = Prompt::new(ids, processed, starts, self.positions, encoded.text)?;
-        if let Some((limit, completion)) = self.max_positions
-            && prompt.next_position as usize > limit
-        {
-            let excess = prompt.next_position as usize - limit;
-            let shorter = match completion.checked_sub(excess).filter(|rest| *rest > 0) {
-                Some(rest) => format!("lower --max_completion_length to {rest} or"),
-                None => "shorten the row, or lower".into(),
-            };
-            return Err(Error::data("the prompt is longer than the model's context allows")
-                .expected(format!(
-                    "at most {limit} positions: max_position_embeddings less max_completion_length"
-                ))
-                .found(format!("{} positions", prompt.next_position))
-                .hint(format!("{shorter} --max_pixels; prompts are never cut")));
-        }
-        Ok(prompt)
-    }
-
-    /// Encodes the prompt of a data set's row.
-    ///
-    /// # Errors
-    /// As [`PromptEncoder::encode`], with the row's file and number.
-    pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
-        let go = || {
-            if !row.videos.is_empty() {
-                return Err(Error::data("the model's processor takes no videos")
-                    .expected("rows of images and text")
-                    .found(format!("{} videos", row.videos.len()))
-                    .hint("use a model for videos, or remove the row from the data set"));
-            }
-            let images = row
-                .images
-                .iter()
-                .map(|p| image::open_with(p, Alpha::OverWhite))
-                .collect::<Result<Vec<_>>>()?;
-            self.encode(&row.messages, &images, true)
-        };
-        go().map_err(|e| e.file(&row.file).row(row.row))
-    }
-}
-
-/// Reads a JSON file of chat messages in Hugging Face's format (`content` a text, or a list of
-/// `{"type":"text","text":…}` and `{"type":"image","image":path}`; paths relative to the file).
-///
-/// # Errors
-/// If the file or an image cannot be read, or a part is of another type.
-pub fn read_messages(file: &Path) -> Result<(Vec<Message>, Vec<Image>)> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| Error::io("cannot read the messages", file, &e))?;
-    let list: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(|e| {
-        Error::data("the messages are not a JSON list").file(file).found(e.to_string())
-    })?;
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let mut images = Vec::new();
-    let mut messages = Vec::new();
-    for (i, m) in list.iter().enumerate() {
-        let wrong = |what: &str| Error::data(what).file(file).at(format!("message {}", i + 1));
-        let role = m["role"].as_str().ok_or_else(|| wrong("a message has no role"))?;
-        let mut content = Vec::new();
-        match &m["content"] {
-            serde_json::Value::String(s) => content.push(Part::Text(s.clone())),
-            serde_json::Value::Array(parts) => {
-                for part in parts {
-                    match (part["text"].as_str(), part["image"].as_str()) {
-                        (Some(text), _) => content.push(Part::Text(text.into())),
-                        (None, Some(path)) => {
-                            content.push(Part::Image(images.len()));
-                            images.push(image::open_with(folder.join(path), Alpha::OverWhite)?);
-                        }
-                        _ => {
-                            return Err(wrong("a part is neither text nor image")
-                                .expected("{\"type\":\"text\",\"text\":…} or {\"type\":\"image\",\"image\":path}")
-                                .found(part.to_string()));
-                        }
-                    }
-                }
-            }
-            other => {
-                return Err(wrong("a message has no content")
-                    .expected("a text or a list of parts")
-                    .found(other.to_string()));
-            }
-        }
-        messages.push(Message { role: role.into(), content });
-    }
-    Ok((messages, images))
-}
 
 /// Memory and model of a command.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::jsonl::RowError;
-use super::videos::{Named, resolve_video, video_column, video_of_part};
+use super::videos::{Named, named_part, resolve_video, video_column};
 use super::{DatasetOptions, Message, Part, Row};
 use crate::base::Error;
 
@@ -249,7 +249,7 @@ fn parts_of(parts: &[Value], key: &str) -> RowResult<Vec<Piece>> {
     let mut pieces = Vec::new();
     for (i, part) in parts.iter().enumerate() {
         let kind = part.get("type").and_then(Value::as_str);
-        if let Some(video) = video_of_part(part, &format!("{key}[{i}]"))? {
+        if let Some(video) = named_part(part, &format!("{key}[{i}]"))? {
             pieces.push(Piece::Video(video));
         } else if kind == Some("video") {
             pieces.push(Piece::VideoMarker);

@@ -64,6 +64,13 @@ pub(super) struct RowError {
 }
 
 impl RowError {
+    /// The error of what is no row.
+    pub(super) fn without_row(self) -> Error {
+        match self.key {
+            Some(key) => self.error.key(key),
+            None => self.error,
+        }
+    }
     fn in_row(self, file: &Path, number: usize) -> Error {
         let e = self.error.file(file).row(number);
         match self.key {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-pub use videos::{VideoMeta, VideoRef};
+pub use videos::{VideoMeta, VideoRef, video_of_part};
 
 use crate::base::{Error, Result};
 

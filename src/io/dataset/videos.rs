@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::columns::{RowResult, bad, kind_of};
+use super::jsonl::RowError;
 use crate::base::Error;
 use crate::io::video::VideoSource;
 use crate::io::video::sampling::{FrameCount, MAX_FRAMES};
@@ -112,7 +113,7 @@ pub(super) fn video_column(columns: &Map<String, Value>) -> RowResult<(&'static 
 }
 
 /// The video that a part such as `{"type": "video", "video": path, "fps": 1.0}` brings.
-pub(super) fn video_of_part(part: &Value, key: &str) -> RowResult<Option<Named>> {
+pub(super) fn named_part(part: &Value, key: &str) -> RowResult<Option<Named>> {
     let Some(object) = part.as_object() else { return Ok(None) };
     let names: &[&str] = match part.get("type").and_then(Value::as_str) {
         Some("video") => &["video", "path", "url"],
@@ -123,6 +124,18 @@ pub(super) fn video_of_part(part: &Value, key: &str) -> RowResult<Option<Named>>
     let Some((name, video)) = given else { return Ok(None) };
     let source = source_of(video, &format!("{key}.{name}"))?;
     Ok(Some(Named { source, meta: meta_of(object, key)? }))
+}
+
+/// The video that a part of a message brings (`{"type": "video", "video": path}`, with the keys of
+/// [`VideoMeta`] beside it); paths are relative to `folder`. `None` for another part.
+///
+/// # Errors
+/// Of kind data, with the key: a value that is wrong, or files that are not there.
+pub fn video_of_part(part: &Value, folder: &Path) -> crate::base::Result<Option<VideoRef>> {
+    let named = named_part(part, "part").map_err(RowError::without_row)?;
+    named
+        .map(|named| resolve_video(folder, "part.video", named).map_err(RowError::without_row))
+        .transpose()
 }
 
 fn is_still(value: &Value) -> bool {
@@ -223,7 +236,7 @@ fn meta_of(meta: &Map<String, Value>, key: &str) -> RowResult<VideoMeta> {
     Ok(parsed)
 }
 
-fn wrong(value: &Value, key: String, expected: &str) -> super::jsonl::RowError {
+fn wrong(value: &Value, key: String, expected: &str) -> RowError {
     let found: String = value.to_string().chars().take(80).collect();
     bad("a setting of a video is wrong", key).expected(expected).found(found)
 }
@@ -248,9 +261,7 @@ pub(super) fn resolve_video(folder: &Path, key: &str, named: Named) -> RowResult
             VideoSource::Frames(list.iter().map(whole).collect::<RowResult<_>>()?)
         }
     };
-    source
-        .check()
-        .map_err(|e: Error| super::jsonl::RowError { key: Some(key.into()), error: e })?;
+    source.check().map_err(|e: Error| RowError { key: Some(key.into()), error: e })?;
     Ok(VideoRef { source, meta: named.meta })
 }
 

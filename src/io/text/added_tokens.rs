@@ -100,6 +100,26 @@ impl AddedTokens {
     }
 }
 
+/// Ids of a model folder's added tokens by name, without building its tokenizer: those of the side files,
+/// or of tokenizer.json where they name none. `None` for a folder without such files.
+///
+/// # Errors
+/// A file that is not JSON, or an entry of another shape.
+pub fn added_ids(dir: impl AsRef<Path>) -> Result<Option<BTreeMap<String, u32>>> {
+    let dir = dir.as_ref();
+    let side = AddedTokens::from_dir(dir)?.by_id;
+    if !side.is_empty() {
+        return Ok(Some(side.into_iter().map(|(id, token)| (token.content, id)).collect()));
+    }
+    let Some(tokenizer) = read_json(&dir.join("tokenizer.json"))? else { return Ok(None) };
+    let tokens = tokenizer.get("added_tokens").and_then(Value::as_array);
+    let entry = |token: &Value| {
+        let id = u32::try_from(token.get("id")?.as_u64()?).ok()?;
+        Some((token.get("content")?.as_str()?.to_owned(), id))
+    };
+    Ok(Some(tokens.into_iter().flatten().filter_map(entry).collect()))
+}
+
 fn add(tokenizer: &mut Tokenizer, tokens: Vec<AddedToken>) -> Result<()> {
     if tokens.is_empty() {
         return Ok(());

@@ -30,7 +30,7 @@ const LAYOUTS: [Layout; 3] = [
 /// No known set of files (the error lists what was looked for), or a damaged file.
 pub(super) fn read(dir: &Path) -> Result<Tokenizer> {
     let there = |file: &&str| dir.join(file).is_file();
-    let Some(layout) = LAYOUTS.iter().find(|l| l.needs.iter().all(|f| there(f))) else {
+    let Some(layout) = LAYOUTS.iter().find(|l| l.needs.iter().all(there)) else {
         return Err(no_tokenizer(dir));
     };
     let added = AddedTokens::from_dir(dir)?;

@@ -15,6 +15,7 @@ mod tiktoken; // tokenizer.model of GLM-4
 pub mod tokenizer; // ids, text, streams of text
 mod vocab_merges; // vocab.json with merges.txt
 
+pub use added_tokens::added_ids;
 pub use bpe::{TrainedTokenizer, train_bpe, train_bpe_for};
 pub use special_tokens::SpecialTokens;
 pub use template::ChatTemplate;

@@ -1,6 +1,7 @@
 //! Animated GIF and WebP files as videos. Every frame is the whole picture as a viewer shows it at
 //! that time, laid over white where it is transparent. Counting frames decodes them one by one; no
-//! more than two pictures are in memory.
+//! more than two pictures are in memory. Frames of a WebP file that ask to be blended with what is
+//! below come out up to 1 of 255 darker: the decoder's rounding.
 
 use std::fs::File;
 use std::io::BufReader;

@@ -147,7 +147,7 @@ impl Ffmpeg {
             "-i",
         ]);
         command.arg(protocol_path(file)?);
-        let (described, complaints) = Running::start(command, self.limit)?.to_end(|stdout| {
+        let (described, complaints) = Running::start(command, self.limit)?.read_all(|stdout| {
             let mut described = Described::default();
             let mut lines = BufReader::new(stdout);
             let mut line = Vec::new();
@@ -393,7 +393,7 @@ impl Running {
     }
 
     /// Reads the whole output on a thread of its own; also the last complaints.
-    fn to_end<T: Send + 'static>(
+    fn read_all<T: Send + 'static>(
         mut self,
         read: impl FnOnce(ChildStdout) -> T + Send + 'static,
     ) -> Result<(T, Vec<String>)> {

@@ -136,11 +136,8 @@ impl FrameSampling {
         let length = info.frames as f64 / info.fps;
         let clamped = |t: f64| t.clamp(0.0, length) * info.fps;
         let rounds = matches!(self, FrameSampling::InternVlSegments { .. });
-        let (up, down): (fn(f64) -> f64, fn(f64) -> f64) = if rounds {
-            (f64::round_ties_even, f64::round_ties_even)
-        } else {
-            (f64::ceil, f64::floor)
-        };
+        let up = |x: f64| if rounds { x.round_ties_even() } else { x.ceil() };
+        let down = |x: f64| if rounds { x.round_ties_even() } else { x.floor() };
         let first = start.map_or(0, |t| up(clamped(t)) as usize);
         let last = end.map_or(whole.1, |t| (down(clamped(t)) as usize).min(whole.1));
         // qwen-vl-utils wants two frames at least.

@@ -18,7 +18,8 @@ const HEIGHT: usize = 14;
 
 /// Picture number `i`: four colours, so that every codec here keeps it exactly.
 fn picture(i: usize) -> Image {
-    let colors = [[255, 0, 0], [0, 255, i as u8 * 9], [i as u8 * 5, 0, 255], [9, 9, i as u8]];
+    let shade = (i % 40) as u8;
+    let colors = [[255, 0, 0], [0, 255, shade * 6], [shade * 5, 0, 255], [9, 9, shade]];
     let pixel = |p: usize| colors[(p % WIDTH + p / WIDTH * 3 + i) % 11 % 4];
     Image::new(WIDTH, HEIGHT, (0..WIDTH * HEIGHT).flat_map(pixel).collect()).unwrap()
 }
@@ -70,7 +71,7 @@ fn webp(count: usize) -> Vec<u8> {
         let encoder = WebPEncoder::new_lossless(&mut still);
         let (w, h) = (WIDTH as u32, HEIGHT as u32);
         encoder.encode(&picture(i).rgb, w, h, ExtendedColorType::Rgb8).unwrap();
-        let head = [[0; 6].as_slice(), &size, &u24(40), &[0]].concat();
+        let head = [[0; 6].as_slice(), &size, &u24(40), &[2]].concat(); // 2: nothing is blended
         body.extend(chunk(b"ANMF", &[head.as_slice(), &still[12..]].concat()));
     }
     chunk(b"RIFF", &body)
@@ -157,7 +158,7 @@ fn animations_give_their_frames() {
     std::fs::write(&path, webp(4)).unwrap();
     let video = open(&path).unwrap();
     assert_eq!((video.info.frames, video.info.fps, video.info.duration), (4, 25.0, 0.16));
-    assert_eq!(video.frames(&[0, 1, 2, 3]).unwrap(), pictures(&[0, 1, 2, 3]));
+    assert!(video.frames(&[0, 1, 2, 3]).unwrap() == pictures(&[0, 1, 2, 3]));
 }
 
 #[test]
@@ -181,7 +182,8 @@ fn damaged_animations_are_errors() {
             std::fs::write(&path, &whole[..cut]).unwrap();
             said(open(&path), &[name]);
         }
-        for at in 0..whole.len().min(400) {
+        // Another size of the WebP's canvas (bytes 24 to 29) is valid, and slow to draw when huge.
+        for at in (0..whole.len().min(400)).filter(|at| !(24..30).contains(at)) {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x55;
             std::fs::write(&path, bytes).unwrap();
@@ -322,7 +324,7 @@ fn files_give_the_frames_that_were_encoded() {
         assert_eq!((video.info.width, video.info.height), (WIDTH, HEIGHT));
         assert!((video.info.duration - 1.7).abs() < 0.01, "{name}: {}", video.info.duration);
         for wanted in [vec![0], vec![16, 3, 3, 9], (0..17).collect()] {
-            assert_eq!(video.frames(&wanted).unwrap(), pictures(&wanted), "{name} {wanted:?}");
+            assert!(video.frames(&wanted).unwrap() == pictures(&wanted), "{name} {wanted:?}");
         }
         let mut seen = Vec::new();
         let note = |i, frame| {
@@ -355,8 +357,8 @@ fn frames_are_counted_as_a_decode_gives_them() {
         let video = open(&path).unwrap();
         assert_eq!(video.info.frames, 40, "{name}");
         let all = video.frames(&(0..40).collect::<Vec<_>>()).unwrap();
-        assert_eq!(video.frames(&[39]).unwrap()[0], all[39]);
-        assert_eq!(video.frames(&[21, 20]).unwrap(), [all[21].clone(), all[20].clone()]);
+        assert!(video.frames(&[39]).unwrap()[0] == all[39]);
+        assert!(video.frames(&[21, 20]).unwrap() == [all[21].clone(), all[20].clone()]);
     }
     // A file that was cut without decoding names frames that are not shown.
     let (whole, cut) = (dir.path().join("a.mp4"), dir.path().join("cut.mp4"));

@@ -145,6 +145,19 @@ impl<'a> Keys<'a> {
             })
             .transpose()
     }
+    /// A list of numbers.
+    ///
+    /// # Errors
+    /// If the value is none.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        self.get(key)
+            .map(|value| {
+                let list: Option<Vec<f64>> =
+                    value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+                list.ok_or_else(|| self.wrong(key, "a list of numbers"))
+            })
+            .transpose()
+    }
     /// A token id.
     ///
     /// # Errors

@@ -112,7 +112,9 @@ fn check_sliding_window(keys: &Keys, num_layers: usize) -> Result<()> {
 }
 
 /// `rope_parameters` (transformers 5) or `rope_scaling` (transformers 4, which wins where both are
-/// there, as in transformers).
+/// there, as in transformers). The type `dynamic` of InternVL's language models is the plain rotation up
+/// to `max_position_embeddings` and another only beyond, where no sequence of this program goes: prompts
+/// and completions are bounded by it.
 ///
 /// # Errors
 /// If the value is not an object, or asks for another rotation than the plain one or M-RoPE.
@@ -122,7 +124,7 @@ pub fn rope_keys<'a>(keys: &Keys<'a>) -> Result<Keys<'a>> {
         None => keys.object("rope_parameters")?.unwrap_or_else(|| keys.empty("rope_parameters")),
     };
     for key in ["rope_type", "type"] {
-        if !matches!(rope.string(key)?, None | Some("default" | "mrope")) {
+        if !matches!(rope.string(key)?, None | Some("default" | "mrope" | "dynamic")) {
             return Err(rope.wrong(key, "default or mrope").hint(
                 "remove the long-context extension from config.json to use the plain model",
             ));

@@ -98,3 +98,32 @@ pub static IN_MODEL: TextNames = TextNames {
     head: "lm_head",
     block: &LLAMA,
 };
+
+/// InternLM2's names, with fused projections.
+pub static INTERNLM2: BlockNames = BlockNames {
+    attention_norm: "attention_norm",
+    qkv: Qkv::Fused { module: "attention.wqkv", by_key_head: true },
+    qk_norms: [""; 2],
+    attention_out: "attention.wo",
+    mlp_norm: "ffn_norm",
+    gate_up: GateUp::Separate(["feed_forward.w1", "feed_forward.w3"]),
+    down: "feed_forward.w2",
+    post_norms: [""; 2],
+};
+
+/// A whole causal language model as the module `language_model` (InternVL's own class).
+pub static AS_LANGUAGE_MODEL: TextNames = TextNames {
+    embed: "language_model.model.embed_tokens",
+    layers: "language_model.model.layers",
+    norm: "language_model.model.norm",
+    head: "language_model.lm_head",
+    block: &LLAMA,
+};
+
+/// InternLM2 as the module `language_model`.
+pub static INTERNLM2_AS_LANGUAGE_MODEL: TextNames = TextNames {
+    embed: "language_model.model.tok_embeddings",
+    head: "language_model.output",
+    block: &INTERNLM2,
+    ..AS_LANGUAGE_MODEL
+};

@@ -2,6 +2,10 @@
 //! Code above this folder never branches on a family; it asks a [`Family`] or the [`VisionTower`] and
 //! reads [`TextConfig`](crate::model::decoder::TextConfig). No tensor is ever touched in this file.
 
+pub mod intern_vit; // vision tower of InternVL, with its connector
+pub mod internvl; // InternVL in the layout of transformers
+pub mod internvl_chat; // InternVL in the layout of its own code
+pub mod internvl_language; // language models of InternVL
 pub mod naming; // module paths and names on disk
 pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
 pub mod qwen2_vl; // Qwen2-VL: whole frames, M-RoPE
@@ -25,8 +29,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Every family, in the order in which `--help` lists them.
-pub static FAMILIES: &[&dyn Family] =
-    &[&qwen2_vl::Qwen2Vl, &qwen2_5_vl::Qwen25Vl, &qwen3_vl::Qwen3Vl, &qwen3_vl_moe::Qwen3VlMoe];
+pub static FAMILIES: &[&dyn Family] = &[
+    &qwen2_vl::Qwen2Vl,
+    &qwen2_5_vl::Qwen25Vl,
+    &qwen3_vl::Qwen3Vl,
+    &qwen3_vl_moe::Qwen3VlMoe,
+    &internvl_chat::InternVlChat,
+    &internvl::InternVl,
+];
 
 /// What an architecture's config.json says.
 #[derive(Debug, Clone)]
@@ -58,6 +68,15 @@ pub trait Family: Sync + Debug {
     /// # Errors
     /// If a key has a wrong value, or the model uses something that this program does not do.
     fn read(&self, top: &Keys) -> Result<Architecture>;
+
+    /// Completes token ids with those that config.json leaves out and the tokenizer's files name. Without
+    /// such files (a plan needs none) nothing changes.
+    ///
+    /// # Errors
+    /// If a file is damaged, or the tokenizer lacks a token that the family needs.
+    fn find_tokens(&self, _dir: &Path, _vocab_size: usize, _: &mut TokenIds) -> Result<()> {
+        Ok(())
+    }
 
     /// Prefixes of parameter names: as modules, and on disk.
     fn names(&self) -> NamePairs;

@@ -5,9 +5,12 @@ pub mod chat; // messages to token ids with runs of visual tokens
 pub mod qwen_image; // images of Qwen2-VL and what followed it, to patches
 pub mod qwen_video; // videos of the same
 pub mod smart_resize; // sizes that divide into patches
+pub mod tiles; // images of InternVL cut into tiles, frames of its videos
 
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::io::image::Image;
+use crate::io::video::VideoInfo;
+use crate::io::video::sampling::FrameSampling;
 use crate::model::positions::TokenRun;
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hasher};
@@ -71,6 +74,37 @@ impl Visual {
     }
 }
 
+/// Frames that were chosen of a video.
+#[derive(Debug, Clone, Copy)]
+pub struct Clip<'a> {
+    /// Their pixels, all of one size.
+    pub frames: &'a [Image],
+    /// Their numbers in the video.
+    pub indices: &'a [usize],
+    /// Length and rate of the whole video.
+    pub info: &'a VideoInfo,
+    /// Frames of fewer pixels are enlarged; `None` keeps the processor's limit.
+    pub min_pixels: Option<usize>,
+    /// Frames of more pixels are made smaller; `None` keeps the processor's limit.
+    pub max_pixels: Option<usize>,
+    /// Most pixels of all frames together; `None` keeps the processor's limit.
+    pub total_pixels: Option<usize>,
+}
+
+impl Clip<'_> {
+    /// Seconds at which a frame of the video begins.
+    pub fn second(&self, index: usize) -> f64 {
+        index as f64 / self.info.fps
+    }
+}
+
+fn no_videos() -> Error {
+    Error::data("models of this family take no videos")
+        .expected("images")
+        .found("a video")
+        .hint("remove the row, or give its frames as images")
+}
+
 /// How a visual stands in the text of a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VisualText {
@@ -103,6 +137,22 @@ pub trait VisualProcessor: Debug + Send + Sync {
     /// # Errors
     /// As [`VisualProcessor::image`].
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual>;
+
+    /// Which frames of a video are taken, where nobody wishes otherwise.
+    ///
+    /// # Errors
+    /// If the family takes no videos.
+    fn sampling(&self) -> Result<FrameSampling> {
+        Err(no_videos())
+    }
+
+    /// Resizes, normalises and cuts the frames of a video.
+    ///
+    /// # Errors
+    /// If the family takes no videos, or their size cannot be processed.
+    fn video(&self, _: &Clip) -> Result<Visual> {
+        Err(no_videos())
+    }
 
     /// How a visual of this processor stands in a chat.
     fn text(&self, visual: &Visual) -> VisualText;

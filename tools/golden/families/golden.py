@@ -108,7 +108,7 @@ def make_video(path, width, height, frames, seed):
 
 def turn(text, images=(), videos=()):
     content = [{"type": "image", "image": f"images/{n}.png"} for n in images]
-    content += [{"type": "video", "video": f"videos/{n}", "fps": fps} for n, fps in videos]
+    content += [{"type": "video", "video": f"videos/{n}", "raw_fps": fps} for n, fps in videos]
     return {"role": "user", "content": content + [{"type": "text", "text": text}]}
 
 
@@ -135,7 +135,7 @@ def read_video(folder, part):
     frames = [np.asarray(Image.open(f).convert("RGB")) for f in sorted((folder / part["video"]).iterdir())]
     array = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
     n, _, h, w = array.shape
-    return array, VideoMetadata(total_num_frames=n, fps=part["fps"], width=w, height=h, duration=n / part["fps"])
+    return array, VideoMetadata(total_num_frames=n, fps=part["raw_fps"], width=w, height=h, duration=n / part["raw_fps"])
 
 
 def parts(messages, kind):

@@ -1,0 +1,216 @@
+//! Rows and chats to prompts: images and frames of videos are read and processed, the chat rendered and
+//! tokenised, positions assigned, lengths checked. A row that cannot be read is an error that names it;
+//! nothing here knows weights.
+
+use crate::base::{Error, Result};
+use crate::io::dataset::{Message, Part, Row, VideoRef, video_of_part};
+use crate::io::image::{self, Alpha, Image};
+use crate::io::text::tokenizer::Tokenizer;
+use crate::io::video::Video;
+use crate::model::config::VlmConfig;
+use crate::model::positions::PositionRule;
+use crate::model::processor::chat::ChatEncoder;
+use crate::model::processor::{Clip, Visual, VisualProcessor, VisualText};
+use crate::model::prompt::Prompt;
+use crate::train::settings::{ModelSettings, VideoSettings};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the parts of a chat show, by their numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Media {
+    /// Images, decoded.
+    pub images: Vec<Image>,
+    /// Videos; their frames are decoded when the prompt is made.
+    pub videos: Vec<VideoRef>,
+}
+
+/// Turns rows into prompts.
+#[derive(Debug)]
+pub struct PromptEncoder {
+    /// Messages to token ids.
+    pub chat: ChatEncoder,
+    /// Images and videos to patches.
+    pub visuals: Box<dyn VisualProcessor>,
+    /// Longest prompt that is accepted, in tokens.
+    pub max_prompt_length: Option<usize>,
+    /// Positions that the model's context leaves to a prompt, and those that it leaves to a
+    /// completion.
+    pub(super) max_positions: Option<(usize, usize)>,
+    positions: PositionRule,
+    video: VideoSettings,
+}
+
+impl PromptEncoder {
+    /// Reads tokenizer, chat template and image processor of a model folder.
+    ///
+    /// # Errors
+    /// If one of them is missing or broken.
+    pub fn open(settings: &ModelSettings, config: &VlmConfig) -> Result<Self> {
+        let dir = &settings.path;
+        let tokenizer = Tokenizer::from_dir(dir)?;
+        let family = config.family;
+        let template = family.template(dir, config)?;
+        let chat = ChatEncoder::new(tokenizer, template, &config.tokens, family.end_of_turn())
+            .map_err(|e| e.file(dir.join("tokenizer.json")))?;
+        let visuals = family.processor(dir, config, &settings.processor)?;
+        Ok(PromptEncoder {
+            chat,
+            visuals,
+            max_prompt_length: None,
+            max_positions: None,
+            positions: config.positions,
+            video: settings.video.clone(),
+        })
+    }
+
+    /// Positions that a prompt may have; all there are if nothing bounds them.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions.map_or(usize::MAX, |(room, _)| room)
+    }
+
+    /// Encodes messages with their images and videos, ending where the assistant begins, or with the
+    /// last turn complete.
+    ///
+    /// # Errors
+    /// If an image or video cannot be processed, placeholders and visuals do not match, or the prompt is
+    /// longer than allowed (prompts with images are never cut).
+    pub fn encode(&self, messages: &[Message], media: &Media, open_turn: bool) -> Result<Prompt> {
+        let visual = |part: &Part| match part {
+            Part::Text(_) => None,
+            Part::Image(i) => Some(self.visuals.image(&media.images[*i])),
+            Part::Video(i) => Some(self.video(&media.videos[*i])),
+        };
+        let parts = messages.iter().flat_map(|m| &m.content);
+        let processed: Vec<Arc<Visual>> =
+            parts.filter_map(visual).map(|v| v.map(Arc::new)).collect::<Result<_>>()?;
+        let texts: Vec<VisualText> = processed.iter().map(|v| self.visuals.text(v)).collect();
+        let encoded = self.chat.encode(messages, &texts, open_turn)?;
+        if let Some(limit) = self.max_prompt_length
+            && encoded.ids.len() > limit
+        {
+            return Err(Error::data("the prompt is longer than max_prompt_length")
+                .expected(format!("at most {limit} tokens"))
+                .found(format!(
+                    "{} tokens, {} of images",
+                    encoded.ids.len(),
+                    processed.iter().map(|v| v.rows()).sum::<usize>()
+                ))
+                .hint(format!(
+                    "raise --max_prompt_length to {} or lower --max_pixels; prompts are never cut",
+                    encoded.ids.len()
+                )));
+        }
+        let (ids, starts) = (encoded.ids, encoded.starts);
+        let prompt = Prompt::new(ids, processed, starts, self.positions, encoded.text)?;
+        if let Some((limit, completion)) = self.max_positions
+            && prompt.next_position as usize > limit
+        {
+            let excess = prompt.next_position as usize - limit;
+            let shorter = match completion.checked_sub(excess).filter(|rest| *rest > 0) {
+                Some(rest) => format!("lower --max_completion_length to {rest} or"),
+                None => "shorten the row, or lower".into(),
+            };
+            return Err(Error::data("the prompt is longer than the model's context allows")
+                .expected(format!(
+                    "at most {limit} positions: max_position_embeddings less max_completion_length"
+                ))
+                .found(format!("{} positions", prompt.next_position))
+                .hint(format!("{shorter} --max_pixels; prompts are never cut")));
+        }
+        Ok(prompt)
+    }
+
+    /// Chooses, reads and processes the frames of a video: what the row says goes before the options,
+    /// and these before the model's own rule.
+    fn video(&self, video: &VideoRef) -> Result<Visual> {
+        let go = || {
+            let (meta, rule) = (&video.meta, self.visuals.sampling()?);
+            let rule = rule.with(&meta.wishes().or(&self.video.wishes()))?;
+            let source = Video::open(&video.source, meta.raw_fps)?;
+            let indices = rule.indices_within(&source.info, meta.video_start, meta.video_end)?;
+            let frames = source.frames(&indices)?;
+            self.visuals.video(&Clip {
+                frames: &frames,
+                indices: &indices,
+                info: &source.info,
+                min_pixels: meta.min_pixels.or(self.video.min_pixels),
+                max_pixels: meta.max_pixels.or(self.video.max_pixels),
+                total_pixels: meta.total_pixels,
+            })
+        };
+        go().map_err(|e: Error| e.at(video.source.path().display().to_string()))
+    }
+
+    /// Encodes the prompt of a data set's row.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::encode`], with the row's file and number.
+    pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
+        let go = || {
+            let open = |p| image::open_with(p, Alpha::OverWhite);
+            let images = row.images.iter().map(open).collect::<Result<Vec<_>>>()?;
+            let media = Media { images, videos: row.videos.clone() };
+            self.encode(&row.messages, &media, true)
+        };
+        go().map_err(|e| e.file(&row.file).row(row.row))
+    }
+}
+
+/// Reads a JSON file of chat messages in Hugging Face's format (`content` a text, or a list of
+/// `{"type":"text","text":…}`, `{"type":"image","image":path}` and `{"type":"video","video":path}`;
+/// paths relative to the file; a video part may say how its frames are taken, as in a data row).
+///
+/// # Errors
+/// If the file, an image or a video cannot be read, or a part is of another type.
+pub fn read_messages(file: &Path) -> Result<(Vec<Message>, Media)> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::io("cannot read the messages", file, &e))?;
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(|e| {
+        Error::data("the messages are not a JSON list").file(file).found(e.to_string())
+    })?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut media = Media::default();
+    let mut messages = Vec::new();
+    for (i, m) in list.iter().enumerate() {
+        let at = format!("message {}", i + 1);
+        let wrong = |what: &str| Error::data(what).file(file).at(at.clone());
+        let role = m["role"].as_str().ok_or_else(|| wrong("a message has no role"))?;
+        let content = match &m["content"] {
+            serde_json::Value::String(s) => vec![Part::Text(s.clone())],
+            serde_json::Value::Array(parts) => parts
+                .iter()
+                .map(|part| read_part(part, folder, &at, &mut media).map_err(|e| e.file(file)))
+                .collect::<Result<_>>()?,
+            other => {
+                return Err(wrong("a message has no content")
+                    .expected("a text or a list of parts")
+                    .found(other.to_string()));
+            }
+        };
+        messages.push(Message { role: role.into(), content });
+    }
+    Ok((messages, media))
+}
+
+/// One part of a message; images and videos go to the end of `media`.
+fn read_part(part: &serde_json::Value, folder: &Path, at: &str, media: &mut Media) -> Result<Part> {
+    if let Some(video) = video_of_part(part, folder)? {
+        media.videos.push(video);
+        return Ok(Part::Video(media.videos.len() - 1));
+    }
+    match (part["text"].as_str(), part["image"].as_str()) {
+        (Some(text), _) => Ok(Part::Text(text.into())),
+        (None, Some(path)) => {
+            media.images.push(image::open_with(folder.join(path), Alpha::OverWhite)?);
+            Ok(Part::Image(media.images.len() - 1))
+        }
+        _ => Err(Error::data("a part is neither text nor image nor video")
+            .at(at)
+            .expected(
+                "{\"type\":\"text\",\"text\":…}, {\"type\":\"image\",\"image\":path} or \
+                 {\"type\":\"video\",\"video\":path}",
+            )
+            .found(part.to_string())),
+    }
+}
