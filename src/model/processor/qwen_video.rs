@@ -561,8 +561,16 @@ mod tests {
         let image = |side: usize| Image::new(side, side, vec![9; 3 * side * side]).unwrap();
         let of = |images: &[Image]| {
             let indices: Vec<usize> = (0..images.len()).collect();
-            let frames = ChosenFrames { images, indices: &indices, fps: None, total: images.len() };
-            p.process(&frames)
+            let frames = images.len().max(1);
+            let info = VideoInfo { frames, fps: 2.0, width: 8, height: 8, duration: 1.0 };
+            p.process(&Clip {
+                frames: images,
+                indices: &indices,
+                info: &info,
+                min_pixels: None,
+                max_pixels: None,
+                total_pixels: None,
+            })
         };
         assert!(of(&[]).is_err());
         assert!(of(&[image(8), image(4)]).unwrap_err().to_string().contains("4 x 4"));
