@@ -213,19 +213,6 @@ impl Vlm {
     }
 }
 
-/// Hands over a stack `[E, rows, columns]` with each matrix turned over.
-fn stream_turned(arena: &Arena, p: &Param, sink: &mut Sink) -> Result<()> {
-    let (region, size) = (p.place.value, p.place.value.dtype.size());
-    let [rows, columns] = [p.shape[1], p.shape[2]];
-    let bytes = rows * columns * size;
-    for matrix in 0..p.shape[0] {
-        let offset = region.offset + matrix * bytes;
-        let matrix = arena.read::<u8>(Region { offset, elements: bytes, dtype: DType::U8 })?;
-        sink(&turn_over(&matrix, [rows, columns], size))?;
-    }
-    Ok(())
-}
-
 /// Copies the Python files of a folder with classes of its own (`auto_map`): nothing here reads them, but
 /// no other program loads the folder without them.
 fn copy_classes(from: &Path, to: &Path) -> Result<()> {
@@ -236,6 +223,19 @@ fn copy_classes(from: &Path, to: &Path) -> Result<()> {
         {
             std::fs::copy(&path, to.join(name)).map_err(wrong)?;
         }
+    }
+    Ok(())
+}
+
+/// Hands over a stack `[E, rows, columns]` with each matrix turned over.
+fn stream_turned(arena: &Arena, p: &Param, sink: &mut Sink) -> Result<()> {
+    let (region, size) = (p.place.value, p.place.value.dtype.size());
+    let [rows, columns] = [p.shape[1], p.shape[2]];
+    let bytes = rows * columns * size;
+    for matrix in 0..p.shape[0] {
+        let offset = region.offset + matrix * bytes;
+        let matrix = arena.read::<u8>(Region { offset, elements: bytes, dtype: DType::U8 })?;
+        sink(&turn_over(&matrix, [rows, columns], size))?;
     }
     Ok(())
 }

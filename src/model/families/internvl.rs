@@ -14,7 +14,7 @@ use crate::model::config::text::{bos_id, eos_ids, token_id};
 use crate::model::config::{TokenIds, VlmConfig};
 use crate::model::decoder::names::IN_MODEL;
 use crate::model::positions::PositionRule;
-use crate::model::processor::qwen_image::read_config;
+use crate::model::processor::settings_file::read_settings;
 use crate::model::processor::tiles::{
     Arithmetic, MARKS, Pixels, TileProcessor, TileSettings, VIDEO,
 };
@@ -126,7 +126,7 @@ pub fn processor(
     options: &ProcessorOptions,
 ) -> Result<TileProcessor> {
     let vision = vision_of(config)?;
-    let (file, value) = read_config(dir)?;
+    let (file, value) = read_settings(dir, "image_processor", &[])?;
     let path = dir.join(file);
     let keys = Keys::of(&value, &path)?;
     if keys.string("image_processor_type")?.is_some_and(|t| !IMAGE_PROCESSORS.contains(&t)) {

@@ -16,6 +16,7 @@ use crate::model::config::text::{bos_id, eos_ids};
 use crate::model::config::{TokenIds, VlmConfig};
 use crate::model::decoder::names::{AS_LANGUAGE_MODEL, INTERNLM2_AS_LANGUAGE_MODEL, TextNames};
 use crate::model::positions::PositionRule;
+use crate::model::processor::settings_file::PREPROCESSOR_FILE;
 use crate::model::processor::tiles::{
     Arithmetic, CONTEXT, MARKS, Pixels, TileProcessor, TileSettings,
 };
@@ -27,10 +28,6 @@ use std::sync::Arc;
 /// The family.
 #[derive(Debug)]
 pub struct InternVlChat;
-
-/// Settings of the published folders' image processor that these tiles follow; other keys of the file
-/// (a crop of the middle, say) are read neither by InternVL's code nor here.
-const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 impl Family for InternVlChat {
     fn name(&self) -> &'static str {

@@ -4,6 +4,7 @@
 pub mod chat; // messages to token ids with runs of visual tokens
 pub mod qwen_image; // images of Qwen2-VL and what followed it, to patches
 pub mod qwen_video; // videos of the same
+pub mod settings_file; // where processors keep their settings
 pub mod smart_resize; // sizes that divide into patches
 pub mod tiles; // images of InternVL cut into tiles, frames of its videos
 

@@ -11,6 +11,7 @@ use crate::io::image::torch_resize::torch_resize;
 use crate::io::image::{Filter, Image};
 use crate::model::families::Patching;
 use crate::model::positions::TokenRun;
+use crate::model::processor::settings_file::read_settings;
 pub use crate::model::processor::smart_resize::{MAX_ASPECT_RATIO, smart_resize};
 use crate::model::processor::{
     ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
@@ -24,10 +25,6 @@ pub const OPENAI_CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// Standard deviation of CLIP's training images, as in transformers' `OPENAI_CLIP_STD`.
 pub const OPENAI_CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
-/// File of the settings in transformers 4 and in every published checkpoint.
-const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
-/// File in which transformers 5 nests the settings, under `image_processor`.
-const PROCESSOR_FILE: &str = "processor_config.json";
 /// Class limits of transformers, for a config that has none: `56 * 56` and `28 * 28 * 1280`.
 const CLASS_PIXELS: (u64, u64) = (56 * 56, 28 * 28 * 1280);
 /// Names of the class, with either arithmetic.
@@ -115,7 +112,7 @@ impl QwenImageProcessor {
     /// If neither file is there or a key has a value that cannot be followed.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let (file, config) = read_config(dir)?;
+        let (file, config) = read_settings(dir, "image_processor", &[])?;
         let path = dir.join(file);
         let settings = ImageProcessorSettings::from_json(&config).map_err(|e| e.file(&path))?;
         Self::new(settings).map_err(|e| e.file(&path))
@@ -294,48 +291,6 @@ pub(super) fn value_table(s: &ImageProcessorSettings, backend: ImageBackend) -> 
         }
     }
     table
-}
-
-/// Settings of images, with the name of their file.
-pub(crate) fn read_config(dir: &Path) -> Result<(&'static str, Value)> {
-    read_settings(dir, "image_processor", &[])
-}
-
-/// The settings under `nested` in processor_config.json (transformers 5), else the first of `files`
-/// that is there, else preprocessor_config.json; with the name of the file.
-pub(super) fn read_settings(
-    dir: &Path,
-    nested: &str,
-    files: &[&'static str],
-) -> Result<(&'static str, Value)> {
-    let read = |name: &str| -> Result<Option<Value>> {
-        let path = dir.join(name);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("cannot read the processor's settings", &path, &e)),
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            Error::data("the processor's settings are not JSON")
-                .file(&path)
-                .line(e.line())
-                .found(e.to_string())
-        })
-    };
-    if let Some(Value::Object(mut outer)) = read(PROCESSOR_FILE)?
-        && let Some(inner) = outer.remove(nested)
-    {
-        return Ok((PROCESSOR_FILE, inner));
-    }
-    for file in files.iter().copied().chain([PREPROCESSOR_FILE]) {
-        if let Some(config) = read(file)? {
-            return Ok((file, config));
-        }
-    }
-    Err(Error::data("the model folder has no image processor settings")
-        .file(dir)
-        .expected(format!("{PREPROCESSOR_FILE}, or {PROCESSOR_FILE} with the key `{nested}`"))
-        .hint("copy the file from the published model into the folder"))
 }
 
 impl ImageProcessorSettings {

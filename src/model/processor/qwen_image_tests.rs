@@ -2,6 +2,7 @@
 //! `tests/golden_image.rs`.
 
 use super::*;
+use crate::model::processor::settings_file::PREPROCESSOR_FILE;
 
 fn fails(config: Value) -> String {
     ImageProcessorSettings::from_json(&config).unwrap_err().to_string()

@@ -9,9 +9,8 @@ use crate::base::{Error, Result};
 use crate::io::image::Image;
 use crate::io::video::sampling::{FrameCount, FrameSampling};
 use crate::model::positions::TokenRun;
-use crate::model::processor::qwen_image::{
-    ImageProcessorSettings, QwenImageProcessor, read_settings,
-};
+use crate::model::processor::qwen_image::{ImageProcessorSettings, QwenImageProcessor};
+use crate::model::processor::settings_file::read_settings;
 use crate::model::processor::smart_resize::{smart_resize, whole_video_resize};
 use crate::model::processor::{
     Clip, ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
