@@ -71,7 +71,7 @@ fn wrong_words_get_a_suggestion_and_exit_code_2() {
         ("train --seed x", &["where:    command line, --seed", "found:    `x`"]),
         ("train --seed 1", &["`train` needs `model_name_or_path`", "--model_name_or_path PATH"]),
         ("eval --model m", &["`eval` needs `dataset_name`"]),
-        ("init --output_dir o --family llava", &["one of: qwen2_5_vl", "`llava`"]),
+        ("init --output_dir o --family llava", &["one of: qwen2_vl, qwen2_5_vl", "`llava`"]),
         ("init --output_dir o", &["--dataset_name"]),
         ("init --output_dir o --vocab_size 10", &["at least 300"]),
         ("data make-shapes --output_dir o --num_rows 0", &["num_rows", "at least 1"]),

@@ -60,7 +60,11 @@ fn every_tensor_of_the_published_checkpoints_is_expected() {
         let unknown: Vec<_> = ours.keys().filter(|n| !published.contains_key(*n)).take(5).collect();
         assert!(missing.is_empty() && unknown.is_empty(), "{at}: {missing:?} {unknown:?}");
         for (name, shape) in &published {
-            assert_eq!(&ours[name], shape, "{at}: {name}");
+            let mut expected = ours[name].clone();
+            if name.contains(".experts.") {
+                expected.swap(1, 2); // published [experts, in, out], ours [experts, out, in]
+            }
+            assert_eq!(&expected, shape, "{at}: {name}");
             let canonical = canonical_name(pairs, name).unwrap();
             assert_eq!(&name_in(pairs, naming, &canonical), name, "{at}");
         }

@@ -174,7 +174,7 @@ pub fn read_vision(keys: &Keys, text_hidden: usize) -> Result<VisionConfig> {
 /// If it does not, or `head_dim` contradicts it.
 pub fn read_heads(keys: &Keys, width: usize, width_key: &str) -> Result<usize> {
     let heads = keys.size("num_heads", 16)?;
-    if width % heads != 0 || !(width / heads).is_multiple_of(4) {
+    if !width.is_multiple_of(heads) || !(width / heads).is_multiple_of(4) {
         return Err(
             keys.wrong("num_heads", format!("{width_key} {width} in parts that divide by 4"))
         );

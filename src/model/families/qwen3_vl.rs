@@ -312,7 +312,7 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
 /// config.json of a new model, in the layout of transformers 5.
 fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
     let (text, vision) = match size {
-        "tiny" => (PresetText { sizes: [128, 384, 4, 4, 2, 2048], head_dim: 32 }, [96, 256, 4, 4]),
+        "tiny" => (PresetText { sizes: [128, 384, 4, 4, 2, 2048], head_dim: 32 }, [64, 192, 4, 4]),
         "small" => {
             (PresetText { sizes: [384, 1152, 8, 6, 2, 8192], head_dim: 64 }, [256, 768, 6, 4])
         }

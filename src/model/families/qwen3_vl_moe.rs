@@ -113,7 +113,7 @@ fn read_experts(keys: &Keys, layers: usize) -> Result<Experts> {
         count,
         per_token,
         intermediate_size: keys.size("moe_intermediate_size", 1408)?,
-        layers: (0..layers).map(|i| (i + 1) % step == 0 && !dense.contains(&i)).collect(),
+        layers: (0..layers).map(|i| (i + 1).is_multiple_of(step) && !dense.contains(&i)).collect(),
         names: &FUSED_EXPERTS,
     })
 }
@@ -122,8 +122,8 @@ fn read_experts(keys: &Keys, layers: usize) -> Result<Experts> {
 fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
     // experts, of a token, width inside
     let (text, vision, experts) = match size {
-        "tiny" => (([128, 384, 4, 4, 2, 2048], 32), [96, 256, 4, 4], [6, 2, 96]),
-        "small" => (([384, 1152, 8, 6, 2, 8192], 64), [256, 768, 6, 4], [8, 2, 320]),
+        "tiny" => (([128, 384, 4, 4, 2, 2048], 32), [64, 192, 4, 4], [6, 2, 64]),
+        "small" => (([384, 1152, 8, 6, 2, 8192], 64), [256, 768, 6, 4], [8, 2, 144]),
         other => return Err(unknown_preset(other)),
     };
     let (sizes, head_dim) = text;

@@ -7,12 +7,13 @@
 
 use crate::base::{Error, Result};
 use crate::io::image::Image;
+use crate::io::video::sampling::{FrameCount, FrameSampling};
 use crate::model::positions::TokenRun;
 use crate::model::processor::qwen_image::{ImageProcessorSettings, QwenImageProcessor};
 use crate::model::processor::settings_file::read_settings;
 use crate::model::processor::smart_resize::{smart_resize, whole_video_resize};
 use crate::model::processor::{
-    ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
+    Clip, ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
 };
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -21,8 +22,8 @@ use std::path::Path;
 /// File of the settings in transformers 4; where neither it nor `video_processor` of
 /// processor_config.json is there, those of images count.
 const VIDEO_FILE: &str = "video_preprocessor_config.json";
-/// Frames per second of a video that does not say (transformers).
-const UNKNOWN_FPS: f64 = 24.0;
+/// Frames taken per second where nothing says how many (qwen-vl-utils).
+const DEFAULT_FPS: f64 = 2.0;
 
 /// How a family treats videos.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -215,47 +216,76 @@ impl QwenVideoSettings {
         }
     }
 
+    /// Frames that are taken where nobody wishes otherwise: the rule of the class, two a second if the
+    /// settings leave the choice to the caller (what qwen-vl-utils then does).
+    pub fn sampling(&self) -> FrameSampling {
+        let (min_frames, max_frames) = (self.min_frames, self.max_frames);
+        let rate = FrameCount::PerSecond(self.fps.unwrap_or(DEFAULT_FPS));
+        let count = self.num_frames.map_or(rate, FrameCount::Number);
+        match self.style {
+            VideoStyle::Timestamps => FrameSampling::Qwen3Vl { count, min_frames, max_frames },
+            _ => {
+                let temporal_patch_size = self.pixels.temporal_patch_size;
+                FrameSampling::Qwen2Vl { count, min_frames, max_frames, temporal_patch_size }
+            }
+        }
+    }
+
     /// Height and width to which `frames` frames of this size are resized.
-    fn resized(&self, frames: usize, height: usize, width: usize) -> Result<(usize, usize)> {
+    fn resized(
+        &self,
+        frames: usize,
+        (height, width): (usize, usize),
+        limits: &FrameLimits,
+    ) -> Result<(usize, usize)> {
         let p = &self.pixels;
         let factor = p.patch_size * p.merge_size;
-        let (unit, n) = ((factor * factor) as u64, frames as u64);
-        let floor = (p.min_pixels as f64 * 1.05) as u64;
+        let (unit, n, t) = ((factor * factor) as u64, frames as u64, p.temporal_patch_size as u64);
+        let floor = |min: u64| (min as f64 * 1.05) as u64;
         if self.style == VideoStyle::Timestamps {
-            let max = match self.max_video_tokens {
-                None => p.max_pixels,
-                Some(tokens) => (tokens * unit).min(p.max_pixels / n).max(floor) * n,
-            };
-            let limits = (p.min_pixels, max);
+            let min = limits.min.map_or(p.min_pixels, |min| min * n);
+            let share = |tokens: u64| (tokens * unit).min(p.max_pixels / n).max(floor(min)) * n;
+            let class = self.max_video_tokens.map_or(p.max_pixels, share);
+            let max = limits.max.map_or(class, |max| max * n);
+            let max = limits.total.map_or(max, |total| max.min(total * t));
             return whole_video_resize(
                 [frames, height, width],
                 p.temporal_patch_size,
                 factor,
-                limits,
+                (min, max),
             );
         }
-        let max = match self.max_video_tokens {
-            None => p.max_pixels,
-            Some(tokens) => {
-                let total = ((tokens * unit) as f64 * 0.9) as u64;
-                p.max_pixels.min(total * p.temporal_patch_size as u64 / n).max(floor)
-            }
+        let min = limits.min.unwrap_or(p.min_pixels);
+        let max = limits.max.unwrap_or(p.max_pixels);
+        let class = self.max_video_tokens.map(|tokens| ((tokens * unit) as f64 * 0.9) as u64);
+        let max = match limits.total.or(class) {
+            None => max,
+            Some(total) => max.min(total * t / n).max(floor(min)),
         };
-        smart_resize(height, width, factor, p.min_pixels, max)
+        smart_resize(height, width, factor, min, max)
     }
 }
 
-/// Frames that were chosen of a video.
-#[derive(Debug, Clone, Copy)]
-pub struct ChosenFrames<'a> {
-    /// The frames, all of one size.
-    pub images: &'a [Image],
-    /// Their numbers in the video, as many.
-    pub indices: &'a [usize],
-    /// Frames per second of the video; `None` if it does not say.
-    pub fps: Option<f64>,
-    /// Frames of the whole video.
-    pub total: usize,
+/// What a row or an option says of the pixels of a video.
+#[derive(Debug, Clone, Copy, Default)]
+struct FrameLimits {
+    /// Of a frame.
+    min: Option<u64>,
+    /// Of a frame.
+    max: Option<u64>,
+    /// Of all patches in time together, as qwen-vl-utils counts `total_pixels`.
+    total: Option<u64>,
+}
+
+impl FrameLimits {
+    fn of(clip: &Clip) -> Self {
+        let of = |n: Option<usize>| n.map(|n| n as u64);
+        FrameLimits {
+            min: of(clip.min_pixels),
+            max: of(clip.max_pixels),
+            total: of(clip.total_pixels),
+        }
+    }
 }
 
 /// Turns frames into patches.
@@ -286,20 +316,20 @@ impl QwenVideoProcessor {
     ///
     /// # Errors
     /// If there is no frame, frames differ in size, or the size cannot be processed.
-    pub fn process(&self, frames: &ChosenFrames) -> Result<Visual> {
-        let sizes = || frames.images.iter().map(|i| (i.width, i.height));
+    pub fn process(&self, clip: &Clip) -> Result<Visual> {
+        let sizes = || clip.frames.iter().map(|i| (i.width, i.height));
         let same = sizes().all(|s| Some(s) == sizes().next());
-        let Some((width, height)) = sizes().next().filter(|_| same) else {
+        let Some(size) = sizes().next().filter(|_| same) else {
             let found = sizes().map(|(w, h)| format!("{w} x {h}")).collect::<Vec<_>>();
             return Err(Error::data("the frames of a video are no video")
                 .expected("at least one frame, all of one size")
                 .found(found.join(", ")));
         };
-        let fps = frames.fps.unwrap_or(UNKNOWN_FPS);
-        let mut visual = self.shape(frames.indices, frames.total, fps, (width, height))?;
+        let (total, fps) = (clip.info.frames, clip.info.fps);
+        let mut visual = self.shape(clip.indices, (total, fps), size, &FrameLimits::of(clip))?;
         let (width, height) = visual.resized;
-        let resized: Vec<Cow<Image>> = frames
-            .images
+        let resized: Vec<Cow<Image>> = clip
+            .frames
             .iter()
             .map(|image| self.cutter.resize(image, width, height))
             .collect::<Result<_>>()?;
@@ -312,22 +342,18 @@ impl QwenVideoProcessor {
         Ok(visual)
     }
 
-    /// The visual of chosen frames (numbers `indices` of `total` at `fps`) of this width and height,
-    /// without pixels.
-    ///
-    /// # Errors
-    /// As [`QwenVideoProcessor::process`].
-    pub fn shape(
+    /// The visual of frames `indices` of a video of this length and rate, without pixels.
+    fn shape(
         &self,
         indices: &[usize],
-        total: usize,
-        fps: f64,
+        (total, fps): (usize, f64),
         (width, height): (usize, usize),
+        limits: &FrameLimits,
     ) -> Result<Visual> {
         let p = &self.settings.pixels;
         let resized = match p.do_resize {
             true => {
-                let (h, w) = self.settings.resized(indices.len().max(1), height, width)?;
+                let (h, w) = self.settings.resized(indices.len(), (height, width), limits)?;
                 (w, h)
             }
             false => self.cutter.resized_size(width, height)?,
@@ -444,6 +470,12 @@ impl VisualProcessor for QwenProcessor {
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
         self.images.image_shape(width, height)
     }
+    fn sampling(&self) -> Result<FrameSampling> {
+        Ok(self.videos.settings.sampling())
+    }
+    fn video(&self, clip: &Clip) -> Result<Visual> {
+        self.videos.process(clip)
+    }
     fn text(&self, visual: &Visual) -> VisualText {
         match visual.seconds.is_empty() {
             true => self.images.text(visual),
@@ -462,6 +494,7 @@ fn wrong(key: &str, expected: &str, found: &Value) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::video::VideoInfo;
 
     fn processor(style: VideoStyle) -> QwenVideoProcessor {
         let pixels = ImageProcessorSettings {
@@ -474,10 +507,34 @@ mod tests {
         QwenVideoProcessor::new(QwenVideoSettings { pixels, ..settings }).unwrap()
     }
 
+    fn shape(p: &QwenVideoProcessor, indices: &[usize], video: (usize, f64)) -> Visual {
+        p.shape(indices, video, (8, 8), &FrameLimits::default()).unwrap()
+    }
+
+    #[test]
+    fn limits_of_a_row_go_before_the_settings() {
+        let side = |style, limits: FrameLimits| {
+            let p = processor(style);
+            p.shape(&[0, 1, 2, 3], (4, 2.0), (64, 64), &limits).unwrap().resized.0
+        };
+        let none = FrameLimits::default();
+        assert_eq!(side(VideoStyle::Frames, none), 64);
+        assert_eq!(side(VideoStyle::Timestamps, none), 32);
+        for style in [VideoStyle::Frames, VideoStyle::Timestamps] {
+            assert_eq!(side(style, FrameLimits { max: Some(256), ..none }), 16);
+            // two patches in time
+            assert_eq!(side(style, FrameLimits { total: Some(512), ..none }), 16);
+            assert_eq!(
+                side(style, FrameLimits { min: Some(1 << 14), max: Some(1 << 14), ..none }),
+                128
+            );
+        }
+    }
+
     #[test]
     fn a_time_is_written_before_each_patch_in_time() {
         let p = processor(VideoStyle::Timestamps);
-        let v = p.shape(&[0, 1, 2, 3, 4], 5, 2.0, (8, 8)).unwrap();
+        let v = shape(&p, &[0, 1, 2, 3, 4], (5, 2.0));
         assert_eq!((v.grid_thw, v.runs.len(), v.rows()), ([3, 4, 4], 3, 12));
         // Python rounds halves to even: 0.25 and 1.25
         let want = ["0.2", "1.2", "2.0"]
@@ -489,11 +546,11 @@ mod tests {
     #[test]
     fn frames_are_a_clocks_time_apart() {
         let p = processor(VideoStyle::Clock { tokens_per_second: 2 });
-        let v = p.shape(&[0, 2, 4, 6, 8, 10], 11, 3.0, (8, 8)).unwrap();
+        let v = shape(&p, &[0, 2, 4, 6, 8, 10], (11, 3.0));
         let [run] = v.runs[..] else { panic!() };
         assert_eq!((run.grid, run.tokens), ([3, 2, 2], 12));
         assert_eq!(run.time_step, 2.0 * (11.0f64 / 9.0) as f32);
-        let v = processor(VideoStyle::Frames).shape(&[0, 1, 2], 3, 3.0, (8, 8)).unwrap();
+        let v = shape(&processor(VideoStyle::Frames), &[0, 1, 2], (3, 3.0));
         assert_eq!((v.grid_thw, v.runs[0].time_step), ([2, 4, 4], 1.0));
     }
 
@@ -503,8 +560,16 @@ mod tests {
         let image = |side: usize| Image::new(side, side, vec![9; 3 * side * side]).unwrap();
         let of = |images: &[Image]| {
             let indices: Vec<usize> = (0..images.len()).collect();
-            let frames = ChosenFrames { images, indices: &indices, fps: None, total: images.len() };
-            p.process(&frames)
+            let frames = images.len().max(1);
+            let info = VideoInfo { frames, fps: 2.0, width: 8, height: 8, duration: 1.0 };
+            p.process(&Clip {
+                frames: images,
+                indices: &indices,
+                info: &info,
+                min_pixels: None,
+                max_pixels: None,
+                total_pixels: None,
+            })
         };
         assert!(of(&[]).is_err());
         assert!(of(&[image(8), image(4)]).unwrap_err().to_string().contains("4 x 4"));
