@@ -275,7 +275,7 @@ fn read_vision(keys: &Keys, text: &TextConfig) -> Result<VisionConfig> {
         text_hidden: text.hidden_size,
         text_intermediate: text.intermediate_size,
     };
-    if vision.hidden_size % vision.num_heads != 0 {
+    if !vision.hidden_size.is_multiple_of(vision.num_heads) {
         let expected = format!("a divisor of hidden_size {}", vision.hidden_size);
         return Err(keys.wrong("num_heads", expected));
     }
