@@ -15,7 +15,7 @@ use grpo_rt::train::trace::trace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What a folder's golden has; a folder without a line here fails `every_folder_is_compared`.
+/// The folders; one without a line here fails `every_folder_is_compared`.
 const FOLDERS: &[&str] = &[
     "qwen2_vl/tied",
     "qwen2_vl/untied",
@@ -23,6 +23,11 @@ const FOLDERS: &[&str] = &[
     "qwen3_vl/untied",
     "qwen3_vl_moe/sparse",
     "qwen3_vl_moe/saved",
+    "internvl/qwen2",
+    "internvl/qwen3",
+    "internvl_chat/internlm2",
+    "internvl_chat/qwen2",
+    "internvl_chat/qwen3",
     "glm4v/tied",
     "glm4v/untied",
     "glm4v_9b/published",

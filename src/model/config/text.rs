@@ -80,7 +80,7 @@ fn read_head_dim(keys: &Keys, hidden: usize, heads: usize, default: usize) -> Re
             false => Err(keys.wrong("head_dim", "an even number")),
         };
     }
-    if hidden % heads != 0 || !quotient.is_multiple_of(2) {
+    if !hidden.is_multiple_of(heads) || !quotient.is_multiple_of(2) {
         return Err(
             keys.wrong("num_attention_heads", format!("hidden_size {hidden} in even parts"))
         );

@@ -27,12 +27,15 @@ pub fn push_frame(positions: &mut Vec<[i32; 2]>, h: usize, w: usize, merge: usiz
     }
 }
 
+/// (row, column) of every patch, and (first patch, patches) of every frame.
+pub type Frames = (Vec<[i32; 2]>, Vec<(usize, usize)>);
+
 /// (row, column) of every patch of grids, and the attention segments (first patch, patches): one per
 /// frame.
 ///
 /// # Errors
 /// If a grid does not divide by the merge size.
-pub fn frames(grids: &[[usize; 3]], merge: usize) -> Result<(Vec<[i32; 2]>, Vec<(usize, usize)>)> {
+pub fn frames(grids: &[[usize; 3]], merge: usize) -> Result<Frames> {
     let (mut positions, mut segments) = (Vec::new(), Vec::new());
     for (i, &grid) in grids.iter().enumerate() {
         let [t, h, w] = merged_grid(grid, merge, i)?;
