@@ -178,7 +178,8 @@ fn half_a_download_is_named() {
         {
             let _ = std::fs::remove_file(p.path(file));
         }
-        if model != "glm4v_9b/converted" {
+        // The original code of these two has its settings in config.json, or in itself.
+        if !model.starts_with("glm4v_9b") && !model.starts_with("internvl_chat") {
             p.traced(&["preprocessor_config.json"]);
         }
     }
