@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use grpo_rt::io::text::SpecialTokens;
 use grpo_rt::model::families::FAMILIES;
+use grpo_rt::train::options::FAMILY_NAMES;
 use serde_json::{Value, json};
 
 mod devices; // emulated and present devices
@@ -170,8 +172,11 @@ fn glm4v_learns() {
 
 #[test]
 fn every_family_has_a_test_here() {
+    let names: Vec<&str> = FAMILIES.iter().map(|f| f.name()).collect();
+    assert_eq!(names, FAMILY_NAMES, "what `init --family` takes");
     let tests = include_str!("families.rs");
     for family in FAMILIES {
+        assert!(SpecialTokens::of(family.name()).is_ok());
         assert!(tests.contains(&format!("learns(\"{}\")", family.name())), "{}", family.name());
     }
 }

@@ -69,8 +69,8 @@ pub const FAMILY_NAMES: &[&str] = &[
     "qwen3_vl_moe",
     "internvl_chat",
     "internvl",
-    "glm4v_9b",
     "glm4v",
+    "glm4v_9b",
 ];
 
 const MODEL: &str = "Model";
