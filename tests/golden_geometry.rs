@@ -10,9 +10,10 @@ use grpo_rt::model::families::naming::{
     Naming, PEFT_PREFIX, canonical_name, detect_naming, name_in,
 };
 use grpo_rt::model::families::qwen2_5_vl::{self as qwen, Qwen25Vl, VisionConfig};
-use grpo_rt::model::families::{Family, NewTokenizer, ParamSpec, Part, parameters};
+use grpo_rt::model::families::{Family, NewTokenizer, parameters};
 use grpo_rt::model::positions::{PlacedRun, PositionRule, TokenRun};
 use grpo_rt::model::rope::{RopeTables, mrope_axes, rope_inv_freq};
+use grpo_rt::model::spec::{ParamSpec, Part};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -11,8 +11,8 @@ use crate::io::atomic::write_atomic;
 use crate::io::text::bpe::TrainedTokenizer;
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
-use crate::model::families::Part;
 use crate::model::params::{Param, Training};
+use crate::model::spec::Part;
 use crate::model::vlm::{Vlm, model_bytes};
 
 /// Sizes that [`VlmConfig::preset`] knows.

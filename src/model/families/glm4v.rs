@@ -6,9 +6,7 @@ pub mod net; // the vision tower as a list of ops
 pub mod taps; // rows and weights of the interpolated position table
 
 use super::naming::NamePairs;
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
@@ -22,6 +20,7 @@ use crate::model::positions::PositionRule;
 use crate::model::processor::glm::{self, GlmProcessor};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_axes;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::rope::Pairing;
 use serde_json::{Value, json};

@@ -9,9 +9,7 @@
 pub mod net; // the vision tower as a list of ops
 
 use super::naming::NamePairs;
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::io::text::ChatTemplate;
 use crate::model::config::keys::Keys;
@@ -23,6 +21,7 @@ use crate::model::net::Net;
 use crate::model::positions::PositionRule;
 use crate::model::processor::square::{SquareProcessor, SquareSettings};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::rope::Pairing;
 use net::MERGE;

@@ -8,11 +8,12 @@
 
 pub mod net; // the vision tower as a list of ops
 
-use super::{ParamList, ParamSpec, Part, Patching, VisionTower};
+use super::{Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::decoder::names::Qkv;
 use crate::model::net::Net;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 
 /// Patches per side of what becomes one feature: `1 / downsample_ratio`.

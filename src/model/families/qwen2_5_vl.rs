@@ -9,9 +9,7 @@ pub mod net; // the vision tower as a list of ops
 
 use super::naming::NamePairs;
 use super::qwen_patches::{merged_grid, push_frame};
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
@@ -26,6 +24,7 @@ use crate::model::processor::qwen_image::ImageProcessorSettings;
 use crate::model::processor::qwen_video::{QwenProcessor, VideoStyle, new_files};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_axes;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use serde_json::{Value, json};
 use std::path::Path;

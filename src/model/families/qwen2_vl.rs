@@ -5,9 +5,7 @@ pub mod net; // the vision tower as a list of ops
 
 use super::naming::NamePairs;
 use super::qwen2_5_vl::{Qwen25Vl, read_mrope_text, read_tokens};
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::model::config::VlmConfig;
 use crate::model::config::keys::Keys;
@@ -18,6 +16,7 @@ use crate::model::positions::PositionRule;
 use crate::model::processor::qwen_image::ImageProcessorSettings;
 use crate::model::processor::qwen_video::{QwenProcessor, VideoStyle, new_files};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::gelu::GeluKind;
 use serde_json::{Value, json};

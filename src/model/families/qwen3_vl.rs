@@ -6,9 +6,7 @@ pub mod net; // the vision tower as a list of ops
 use super::naming::NamePairs;
 use super::qwen2_5_vl::read_tokens;
 use super::qwen2_vl::{VISION_ROPE_THETA, read_axial_theta, read_gelu, read_heads, read_patching};
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
@@ -23,6 +21,7 @@ use crate::model::processor::qwen_image::ImageProcessorSettings;
 use crate::model::processor::qwen_video::{QwenProcessor, VideoStyle, new_files};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_interleaved_axes;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::gelu::GeluKind;
 use serde_json::{Value, json};
