@@ -9,11 +9,13 @@ pub mod internvl; // InternVL in the layout of transformers
 pub mod internvl_chat; // InternVL in the layout of its own code
 pub mod internvl_language; // language models of InternVL
 pub mod naming; // module paths and names on disk
+pub mod preset; // sizes of new models, shared keys of their config.json
 pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
 pub mod qwen2_vl; // Qwen2-VL: whole frames, M-RoPE
 pub mod qwen3_vl; // Qwen3-VL: learned places, features of several depths
 pub mod qwen3_vl_moe; // Qwen3-VL with a mixture of experts
 pub mod qwen_patches; // order and positions of patches that come unit by unit
+pub mod tower_keys; // keys of vision towers that several families have
 
 use crate::base::{Error, HostTensor, Result};
 use crate::io::text::ChatTemplate;
@@ -26,6 +28,7 @@ use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::spec::ParamSpec;
 use crate::ops::Slot;
 use naming::NamePairs;
+use preset::Preset;
 use serde_json::Value;
 use std::fmt::Debug;
 use std::path::Path;
@@ -60,7 +63,9 @@ pub struct Architecture {
 pub trait Family: Sync + Debug {
     /// Name in `grpo-rt init --family`, and of the row of
     /// [`SpecialTokens`](crate::io::text::SpecialTokens) that a new model's tokenizer has.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &'static str {
+        self.model_type()
+    }
 
     /// `model_type` of config.json.
     fn model_type(&self) -> &'static str;
@@ -104,32 +109,23 @@ pub trait Family: Sync + Debug {
         ChatTemplate::from_dir(dir)
     }
 
-    /// The processor of images and videos; a folder without its settings is an error.
+    /// The processor of images and videos, with the settings of a model folder; without a folder (a plan
+    /// needs none), with those of the published models.
     ///
     /// # Errors
-    /// If the settings are missing or cannot be followed.
+    /// If the folder has no settings, they cannot be followed, or options contradict them.
     fn processor(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>>;
 
-    /// The processor of the published models, for planning without its file.
+    /// config.json of a new model of a preset's sizes, for a tokenizer with these ids.
     ///
     /// # Errors
-    /// If options contradict it.
-    fn default_processor(
-        &self,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>>;
-
-    /// config.json of a new model of a preset's size, for a tokenizer with these ids.
-    ///
-    /// # Errors
-    /// If there is no such preset.
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value>;
+    /// If the tokenizer lacks a token that the family needs.
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value>;
 
     /// Files of a new model beside config.json, weights and tokenizer: name and content.
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)>;
@@ -170,7 +166,9 @@ pub trait VisionTower: Debug + Send + Sync {
     fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>>;
 
     /// Feature rows of a visual of this grid (frames or tiles, rows, columns, in patches).
-    fn feature_rows(&self, grid: [usize; 3]) -> usize;
+    fn feature_rows(&self, grid: [usize; 3]) -> usize {
+        grid.iter().product::<usize>() / self.patching().merge.pow(2)
+    }
 
     /// Levels of features.
     fn levels(&self) -> usize {

@@ -47,6 +47,18 @@ pub struct GlmProcessor {
 }
 
 impl GlmProcessor {
+    /// With the settings of a model folder, or without one with those of published models for patches
+    /// of this shape.
+    ///
+    /// # Errors
+    /// If settings are missing or cannot be followed, or options contradict them.
+    pub fn new(dir: Option<&Path>, patching: Patching, options: &ProcessorOptions) -> Result<Self> {
+        match dir {
+            Some(dir) => Self::from_dir(dir, options),
+            None => Self::published(patching, options),
+        }
+    }
+
     /// Reads the settings of a model folder.
     ///
     /// # Errors
@@ -56,7 +68,7 @@ impl GlmProcessor {
         let images = image_settings(&config).map_err(|e| e.file(dir.join(file)))?;
         let (file, config) = read_settings(dir, "video_processor", &[VIDEO_FILE])?;
         let videos = video_settings(&config).map_err(|e| e.file(dir.join(file)))?;
-        Self::new(images, videos, options)
+        Self::of(images, videos, options)
     }
 
     /// The published processor, for patches of this shape.
@@ -68,10 +80,10 @@ impl GlmProcessor {
         let (min_pixels, max_pixels) = VIDEO_PIXELS;
         let videos = ImageProcessorSettings { min_pixels, max_pixels, ..images.clone() };
         let (fps, max_duration) = VIDEO_CLOCK;
-        Self::new(images, (videos, FrameSampling::Glm4v { fps, max_duration }), options)
+        Self::of(images, (videos, FrameSampling::Glm4v { fps, max_duration }), options)
     }
 
-    fn new(
+    fn of(
         images: ImageProcessorSettings,
         (videos, sampling): (ImageProcessorSettings, FrameSampling),
         options: &ProcessorOptions,

@@ -424,6 +424,22 @@ pub struct QwenProcessor {
 }
 
 impl QwenProcessor {
+    /// With the settings of a model folder, or without one with those of published models.
+    ///
+    /// # Errors
+    /// If settings are missing or cannot be followed, or options contradict them.
+    pub fn new(
+        dir: Option<&Path>,
+        published: ImageProcessorSettings,
+        style: VideoStyle,
+        options: &ProcessorOptions,
+    ) -> Result<Self> {
+        match dir {
+            Some(dir) => Self::from_dir(dir, style, options),
+            None => Self::published(published, style, options),
+        }
+    }
+
     /// Reads the settings of a model folder.
     ///
     /// # Errors
