@@ -80,3 +80,27 @@ pub fn read_gelu(keys: &Keys, key: &str, default: GeluKind) -> Result<GeluKind> 
         .find_map(|&(n, kind)| (n == name).then_some(kind))
         .ok_or_else(|| keys.wrong(key, "gelu, gelu_pytorch_tanh or quick_gelu"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    #[test]
+    fn keys_that_contradict_the_tower_are_named() {
+        let path = Path::new("config.json");
+        let with = |value: &Value, read: &dyn Fn(&Keys) -> Result<()>| {
+            read(&Keys::of(value, path).unwrap()).map_err(|e| e.to_string())
+        };
+        let heads = |keys: &Keys| read_heads(keys, 4, ("hidden_size", 64)).map(|_| ());
+        let theta = |keys: &Keys| read_axial_theta(keys).map(|_| ());
+        with(&json!({"head_dim": 16}), &heads).unwrap();
+        assert!(with(&json!({"head_dim": 8}), &heads).unwrap_err().contains("head_dim"));
+        assert!(with(&json!({"num_heads": 32}), &heads).unwrap_err().contains("divide by 4"));
+        with(&json!({}), &theta).unwrap();
+        for rope in [json!({"rope_theta": 1.0}), json!({"rope_type": "default"})] {
+            assert!(with(&json!({"rope_parameters": rope}), &theta).is_err());
+        }
+    }
+}

@@ -51,7 +51,7 @@ impl GlmProcessor {
     /// of this shape.
     ///
     /// # Errors
-    /// If settings are missing or cannot be followed, or options contradict them.
+    /// If settings are missing, of other classes or cannot be followed, or options contradict them.
     pub fn new(dir: Option<&Path>, patching: Patching, options: &ProcessorOptions) -> Result<Self> {
         match dir {
             Some(dir) => Self::from_dir(dir, options),
@@ -59,11 +59,7 @@ impl GlmProcessor {
         }
     }
 
-    /// Reads the settings of a model folder.
-    ///
-    /// # Errors
-    /// If they are missing, of other classes, or cannot be followed.
-    pub fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self> {
+    fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self> {
         let (file, config) = read_settings(dir, "image_processor", &[])?;
         let images = image_settings(&config).map_err(|e| e.file(dir.join(file)))?;
         let (file, config) = read_settings(dir, "video_processor", &[VIDEO_FILE])?;
@@ -71,11 +67,7 @@ impl GlmProcessor {
         Self::of(images, videos, options)
     }
 
-    /// The published processor, for patches of this shape.
-    ///
-    /// # Errors
-    /// If options contradict it.
-    pub fn published(patching: Patching, options: &ProcessorOptions) -> Result<Self> {
+    fn published(patching: Patching, options: &ProcessorOptions) -> Result<Self> {
         let images = published(patching);
         let (min_pixels, max_pixels) = VIDEO_PIXELS;
         let videos = ImageProcessorSettings { min_pixels, max_pixels, ..images.clone() };
