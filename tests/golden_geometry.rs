@@ -10,9 +10,10 @@ use grpo_rt::model::families::naming::{
     Naming, PEFT_PREFIX, canonical_name, detect_naming, name_in,
 };
 use grpo_rt::model::families::qwen2_5_vl::{self as qwen, Qwen25Vl, VisionConfig};
-use grpo_rt::model::families::{Family, NewTokenizer, ParamSpec, Part, parameters};
+use grpo_rt::model::families::{Family, NewTokenizer, Patching, parameters};
 use grpo_rt::model::positions::{PlacedRun, PositionRule, TokenRun};
 use grpo_rt::model::rope::{RopeTables, mrope_axes, rope_inv_freq};
+use grpo_rt::model::spec::{ParamSpec, Part};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -90,8 +91,11 @@ fn window_order_is_that_of_transformers() {
     assert!(layouts.len() >= 40);
     for case in layouts {
         let cfg = VisionConfig {
-            spatial_merge_size: size(&case["merge"]),
-            patch_size: size(&case["patch"]),
+            patching: Patching {
+                side: size(&case["patch"]),
+                frames: 2,
+                merge: size(&case["merge"]),
+            },
             window_size: size(&case["window"]),
             ..vision_of("tied")
         };
@@ -101,7 +105,7 @@ fn window_order_is_that_of_transformers() {
         assert_eq!(cumulative(&layout.full_segments), ints::<usize>(&case["cu_seqlens"]));
 
         // Transformers permutes rows of units by window_index; positions go through the same gather.
-        let unit = cfg.spatial_merge_size.pow(2) as u32;
+        let unit = cfg.patching.merge.pow(2) as u32;
         let positions: Vec<i32> = ints(&case["position_ids"]);
         let mut patches = Vec::new();
         for &u in &layout.window_index {
@@ -314,7 +318,7 @@ fn both_layouts_of_config_json() {
     assert_eq!((old.text.rope.theta, &old.text.rope.axes), (1e4, &mrope_axes([2, 4, 4])));
     assert_eq!((old.text.rms_norm_eps, old.text.tie_word_embeddings), (1e-5, false));
     let v = vision_of("untied");
-    assert_eq!((v.patch_size, v.window_size), (6, 24));
+    assert_eq!((v.patching.side, v.window_size), (6, 24));
     assert_eq!((old.tokens.image, old.tokens.pad, old.tokens.bos), (298, Some(293), Some(293)));
 }
 

@@ -32,7 +32,7 @@ fn read(path: impl AsRef<Path>) -> Value {
 
 fn processor(shape: &str, options: &ProcessorOptions) -> Box<dyn VisualProcessor> {
     let config = VlmConfig::from_dir(folder(shape)).unwrap();
-    config.family.processor(&folder(shape), &config, options).unwrap()
+    config.family.processor(Some(&folder(shape)), &config, options).unwrap()
 }
 
 fn pillow() -> ProcessorOptions {
@@ -111,7 +111,7 @@ fn frames_are_chosen_as_the_folder_says() {
 fn options_that_tiles_cannot_follow_are_refused() {
     let refused = |shape: &str, options: ProcessorOptions| {
         let config = VlmConfig::from_dir(folder(shape)).unwrap();
-        let error = config.family.processor(&folder(shape), &config, &options).unwrap_err();
+        let error = config.family.processor(Some(&folder(shape)), &config, &options).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         error.to_string()
     };
@@ -181,7 +181,7 @@ fn what_cannot_run_is_an_error_with_its_key() {
 fn processor_settings_that_do_not_fit_are_errors() {
     let opened = |dir: &tempfile::TempDir| {
         let config = VlmConfig::from_dir(dir.path()).unwrap();
-        config.family.processor(dir.path(), &config, &ProcessorOptions::default()).map(|_| ())
+        config.family.processor(Some(dir.path()), &config, &ProcessorOptions::default()).map(|_| ())
     };
     let file = "preprocessor_config.json";
     for (shape, key, value) in [
@@ -233,7 +233,7 @@ fn tokens_that_config_json_leaves_out_are_found_by_name() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(folder(CHAT[0]).join("config.json"), dir.path().join("config.json")).unwrap();
     let config = VlmConfig::from_dir(dir.path()).unwrap();
-    let processor = config.family.default_processor(&config, &ProcessorOptions::default());
+    let processor = config.family.processor(None, &config, &ProcessorOptions::default());
     assert_eq!(processor.unwrap().image_shape(70, 33).unwrap().rows(), 12);
     put(&dir, "added_tokens.json", &json!({"<img>": 320, "</img>": 321}));
     let error = VlmConfig::from_dir(dir.path()).unwrap_err().to_string();
@@ -337,7 +337,7 @@ fn new_models_have_the_promised_sizes_and_their_files_agree() {
         assert_eq!(config.tokens.eos[0], tokenizer.special_id("<|im_end|>").unwrap());
         assert!(config.family.template(dir.path(), &config).unwrap().takes_parts());
         let options = ProcessorOptions::default();
-        let processor = config.family.processor(dir.path(), &config, &options).unwrap();
+        let processor = config.family.processor(Some(dir.path()), &config, &options).unwrap();
         let visual = processor.image_shape(224, 112).unwrap();
         assert_eq!((visual.grid_thw, visual.rows()), ([3, 8, 8], 48));
         assert_eq!(config.vision.feature_rows(visual.grid_thw), visual.rows());

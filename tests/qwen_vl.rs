@@ -59,7 +59,7 @@ fn new_models_have_files_that_fit_together() {
         let config = &model.config;
         assert_eq!(config.family.name(), family);
         let options = ProcessorOptions::default();
-        let processor = config.family.processor(&dir, config, &options).unwrap();
+        let processor = config.family.processor(Some(&dir), config, &options).unwrap();
         let image = processor.image_shape(64, 64).unwrap();
         assert_eq!(image.patch_dim, config.vision.patch_values(), "{family}");
         assert_eq!(image.rows(), config.vision.feature_rows(image.grid_thw), "{family}");

@@ -11,7 +11,8 @@ use crate::base::{Error, Result};
 use crate::io::text::SpecialTokens;
 use crate::io::text::bpe::{TrainedTokenizer, train_bpe_for};
 use crate::model::config::VlmConfig;
-use crate::model::create::{PRESETS, create_model};
+use crate::model::create::create_model;
+use crate::model::families::preset::PRESETS;
 use crate::model::families::{NewTokenizer, family_named, parameters};
 use crate::train::options::Options;
 use crate::train::settings::InitSettings;
@@ -67,7 +68,7 @@ fn check_preset(options: &Options, s: &InitSettings) -> Result<()> {
     VlmConfig::preset(family_named(&s.family)?, &s.preset, &placeholder).map(|_| ()).map_err(|_| {
         options
             .wrong("preset", format!("unknown preset `{}`", s.preset))
-            .expected(format!("one of: {}", PRESETS.join(", ")))
+            .expected(format!("one of: {}", PRESETS.each_ref().map(|p| p.name).join(", ")))
     })
 }
 

@@ -7,6 +7,7 @@ pub mod text; // keys of language models that families share
 
 use crate::base::{DType, Error, Result};
 use crate::model::decoder::TextConfig;
+use crate::model::families::preset::Preset;
 use crate::model::families::{Architecture, FAMILIES, Family, NewTokenizer, VisionTower};
 use crate::model::positions::PositionRule;
 use keys::{Keys, read_json};
@@ -133,7 +134,8 @@ impl VlmConfig {
         tokenizer: &NewTokenizer,
     ) -> Result<Self> {
         // One set of checks for files and presets.
-        VlmConfig::from_json(family.preset(size, tokenizer)?, "preset")
+        let config = family.new_config(Preset::named(size)?, tokenizer)?;
+        VlmConfig::from_json(config, "preset")
     }
 }
 

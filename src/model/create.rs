@@ -11,12 +11,9 @@ use crate::io::atomic::write_atomic;
 use crate::io::text::bpe::TrainedTokenizer;
 use crate::mem::Arena;
 use crate::model::config::VlmConfig;
-use crate::model::families::Part;
 use crate::model::params::{Param, Training};
+use crate::model::spec::Part;
 use crate::model::vlm::{Vlm, model_bytes};
-
-/// Sizes that [`VlmConfig::preset`] knows.
-pub const PRESETS: [&str; 2] = ["tiny", "small"];
 
 /// Standard deviation of embeddings: with the head tied to them, first logits then spread by about 1.
 const EMBEDDING_DEVIATION: f32 = 0.1;
@@ -119,6 +116,7 @@ mod tests {
     use super::*;
     use crate::io::safetensors::Checkpoint;
     use crate::io::text::{ChatTemplate, Tokenizer, bpe::train_bpe};
+    use crate::model::families::preset::PRESETS;
     use crate::model::families::{NewTokenizer, qwen2_5_vl::Qwen25Vl};
     use crate::model::processor::{chat::ChatEncoder, qwen_image::QwenImageProcessor};
 
@@ -141,11 +139,11 @@ mod tests {
     #[test]
     fn every_preset_is_known() {
         let t = tokenizer();
-        for size in PRESETS {
-            preset(&t, size).unwrap();
+        for size in &PRESETS {
+            preset(&t, size.name).unwrap();
         }
         let error = preset(&t, "huge").unwrap_err().to_string();
-        assert!(PRESETS.iter().all(|p| error.contains(p)), "{error}");
+        assert!(PRESETS.iter().all(|p| error.contains(p.name)), "{error}");
     }
 
     #[test]

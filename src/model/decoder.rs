@@ -7,9 +7,9 @@
 pub mod names; // how language models name their modules
 
 use crate::base::Result;
-use crate::model::families::{ParamList, ParamSpec, Part};
 use crate::model::net::{AttentionShape, LayerCache, Net, Rotation};
 use crate::model::rope::{RopeTables, rope_inv_freq};
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::add_rows::AddRows;
 use crate::ops::attention::Segment;

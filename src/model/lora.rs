@@ -4,7 +4,8 @@
 
 use crate::base::{Error, Philox, Result, RngDomain};
 use crate::model::config::VlmConfig;
-use crate::model::families::{ParamSpec, Part, parameters};
+use crate::model::families::parameters;
+use crate::model::spec::{ParamSpec, Part};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -12,5 +12,6 @@ pub mod positions; // where tokens stand, by the rules of the families
 pub mod processor; // images to patches, chats to token ids
 pub mod prompt; // a chat as the decoder reads it
 pub mod rope; // rotary tables
+pub mod spec; // which parameters a model has
 pub mod vision_store; // features of images, kept
 pub mod vlm; // a model: configuration, parameters, folder

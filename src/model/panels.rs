@@ -5,8 +5,8 @@
 use crate::base::Result;
 use crate::mem::plan::aligned;
 use crate::mem::{Arena, Region};
-use crate::model::families::Part;
 use crate::model::params::{Param, ParamStore};
+use crate::model::spec::Part;
 use crate::ops::Emit;
 use crate::ops::pack_weights::{PackWeights, panel_type, panels};
 use std::collections::HashMap;

@@ -386,11 +386,8 @@ fn processor(
 ) -> Result<(Box<dyn VisualProcessor>, bool)> {
     let files = ["preprocessor_config.json", "processor_config.json"];
     let own = files.iter().any(|f| model.path.join(f).is_file());
-    let processor = match own {
-        true => config.family.processor(&model.path, config, &model.processor)?,
-        false => config.family.default_processor(config, &model.processor)?,
-    };
-    Ok((processor, !own))
+    let dir = own.then_some(model.path.as_path());
+    Ok((config.family.processor(dir, config, &model.processor)?, !own))
 }
 
 /// What a step is planned with.

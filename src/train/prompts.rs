@@ -53,7 +53,7 @@ impl PromptEncoder {
         let template = family.template(dir, config)?;
         let chat = ChatEncoder::new(tokenizer, template, &config.tokens, family.end_of_turn())
             .map_err(|e| e.file(dir.join("tokenizer.json")))?;
-        let visuals = family.processor(dir, config, &settings.processor)?;
+        let visuals = family.processor(Some(dir), config, &settings.processor)?;
         check_fit(config, &*visuals).map_err(|e| e.file(dir))?;
         Ok(PromptEncoder {
             chat,

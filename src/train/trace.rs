@@ -4,11 +4,11 @@
 use crate::base::{Error, HostTensor, Result, TensorData};
 use crate::io::safetensors;
 use crate::model::decoder::{TextInput, head, text};
-use crate::model::families::Part;
 use crate::model::net::Net;
 use crate::model::params::Training;
 use crate::model::processor::Visual;
 use crate::model::prompt::VisualStack;
+use crate::model::spec::Part;
 use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};

@@ -1,8 +1,8 @@
 //! What a run trains, as a table: parameters of each part, those that move, and the modules that carry
 //! adapters (`--print_trainable`). Reads shapes only.
 
-use crate::model::families::Part;
 use crate::model::params::{Param, ParamStore};
+use crate::model::spec::Part;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -71,9 +71,9 @@ mod tests {
     use super::*;
     use crate::base::DType;
     use crate::mem::Arena;
-    use crate::model::families::ParamSpec;
     use crate::model::lora::{LoraConfig, Targets};
     use crate::model::params::Training;
+    use crate::model::spec::ParamSpec;
 
     #[test]
     fn parts_and_adapters_are_counted() {

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::jsonl::RowError;
+use super::row_error::{RowResult, bad, kind_of};
 use super::videos::{Named, named_part, resolve_video, video_column};
 use super::{DatasetOptions, Message, Part, Row};
-use crate::base::Error;
 
 /// The marker of an image in a text (LLaVA's and VLM-R1's habit).
 const IMAGE: &str = "<image>";
@@ -20,36 +19,6 @@ const QUESTION: [&str; 3] = ["question", "problem", "prompt"];
 const ANSWER: [&str; 2] = ["answer", "solution"];
 /// Columns that may hold chat turns, in order of preference.
 const TURNS: [&str; 3] = ["conversations", "messages", "prompt"];
-
-pub(super) type RowResult<T> = std::result::Result<T, RowError>;
-
-pub(super) fn bad(what: &str, key: impl Into<String>) -> RowError {
-    RowError { key: Some(key.into()), error: Error::data(what) }
-}
-
-impl RowError {
-    pub(super) fn expected(self, text: impl Into<String>) -> Self {
-        RowError { error: self.error.expected(text), ..self }
-    }
-    pub(super) fn found(self, text: impl Into<String>) -> Self {
-        RowError { error: self.error.found(text), ..self }
-    }
-    pub(super) fn hint(self, text: impl Into<String>) -> Self {
-        RowError { error: self.error.hint(text), ..self }
-    }
-}
-
-/// What a JSON value is, in words.
-pub(super) fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
 
 /// A piece of a turn before images and videos have numbers.
 enum Piece {

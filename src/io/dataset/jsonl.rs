@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::columns::row_of;
+use super::row_error::{RowResult, kind_of};
 use super::{DatasetOptions, Loaded};
 use crate::base::{Error, Result};
 
@@ -56,37 +57,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// What is wrong with a row, before its place is known: places are printed from general to special,
-/// so file and row come before the key.
-pub(super) struct RowError {
-    pub key: Option<String>,
-    pub error: Error,
-}
-
-impl RowError {
-    /// The error of what is no row.
-    pub(super) fn without_row(self) -> Error {
-        match self.key {
-            Some(key) => self.error.key(key),
-            None => self.error,
-        }
-    }
-    fn in_row(self, file: &Path, number: usize) -> Error {
-        let e = self.error.file(file).row(number);
-        match self.key {
-            Some(key) => e.key(key),
-            None => e,
-        }
-    }
-}
-
-impl From<Error> for RowError {
-    fn from(error: Error) -> Self {
-        RowError { key: None, error }
-    }
-}
-
-fn object_of(bytes: &[u8]) -> std::result::Result<Map<String, Value>, RowError> {
+fn object_of(bytes: &[u8]) -> RowResult<Map<String, Value>> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         Error::data("the row is not UTF-8")
             .found(format!("a bad byte at column {}", e.valid_up_to() + 1))
@@ -102,7 +73,7 @@ fn object_of(bytes: &[u8]) -> std::result::Result<Map<String, Value>, RowError> 
         Value::Object(columns) => Ok(columns),
         other => Err(Error::data("the row is not a JSON object")
             .expected("{\"image\": ..., \"question\": ..., \"answer\": ...}")
-            .found(super::columns::kind_of(&other))
+            .found(kind_of(&other))
             .hint("JSON Lines wants one object per line, not one list for all")
             .into()),
     }

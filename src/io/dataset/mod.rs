@@ -4,6 +4,7 @@
 mod columns; // one JSON object to one row
 mod draw; // pixels of the generated pictures
 pub mod jsonl; // one JSON object per line, VLM-R1 and plain columns
+mod row_error; // what is wrong with a row
 pub mod shapes; // a generated data set that needs no download
 mod videos; // videos of a row and how their frames are taken
 

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::columns::{RowResult, bad, kind_of};
-use super::jsonl::RowError;
+use super::row_error::{RowError, RowResult, bad, kind_of};
 use crate::base::Error;
 use crate::io::video::VideoSource;
 use crate::io::video::sampling::{FrameCount, MAX_FRAMES};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::files::read_json;
+use super::contents::read_json;
 use crate::base::{Error, Result};
 
 /// Keys of tokenizer_config.json and special_tokens_map.json that name one special token each.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::added_tokens::AddedTokens;
+use super::contents::{parse_json, read_bytes};
 use super::{sentencepiece, tiktoken, vocab_merges};
 use crate::base::{Error, Result};
 
@@ -116,39 +117,4 @@ fn read_tokenizer_model(dir: &Path, added: &AddedTokens) -> Result<Tokenizer> {
         tiktoken::parse(&bytes)
     };
     read.map_err(|e| e.file(&file))
-}
-
-/// A file's bytes.
-///
-/// # Errors
-/// A file that cannot be read.
-pub(super) fn read_bytes(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|e| Error::io("cannot read the tokenizer", file, &e))
-}
-
-/// A file's text; `None` if there is no such file.
-///
-/// # Errors
-/// A file that cannot be read or is not UTF-8.
-pub(super) fn read_text(file: &Path) -> Result<Option<String>> {
-    match std::fs::read(file) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|e| Error::data("the file is not UTF-8").file(file).found(e.to_string())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("cannot read the file", file, &e)),
-    }
-}
-
-/// A file's JSON; `None` if there is no such file.
-///
-/// # Errors
-/// As [`read_text`], or a text that is not JSON (with its line).
-pub(super) fn read_json(file: &Path) -> Result<Option<Value>> {
-    read_text(file)?.map(|text| parse_json(&text).map_err(|e| e.file(file))).transpose()
-}
-
-pub(super) fn parse_json(text: &str) -> Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|e| Error::data("the file is not JSON").line(e.line()).found(e.to_string()))
 }

@@ -5,6 +5,7 @@ mod added_tokens; // tokens that side files name beside the vocabulary
 pub mod bpe; // trains a small tokenizer for models made from scratch
 pub mod builtin; // chat templates of each family, by name
 pub mod byte_level; // word splits and the byte alphabet of byte-level BPE
+mod contents; // bytes, text and JSON of files
 mod files; // which files a tokenizer is made of
 mod protobuf; // the wire format of protobuf messages
 mod sentencepiece; // tokenizer.model of InternLM2

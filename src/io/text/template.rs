@@ -10,7 +10,7 @@ use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value};
 
 use super::builtin;
-use super::files::{read_json, read_text};
+use super::contents::{read_json, read_text};
 use super::template_json::python_json;
 use crate::base::{Error, Result};
 

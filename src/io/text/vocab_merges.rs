@@ -8,7 +8,7 @@ use tokenizers::models::bpe::{Merges, Vocab};
 
 use super::added_tokens::AddedTokens;
 use super::byte_level::{self, QWEN2_SPLIT};
-use super::files::{parse_json, read_bytes};
+use super::contents::{parse_json, read_required_text};
 use crate::base::{Error, Result};
 
 /// Reads the two files of a folder.
@@ -17,16 +17,12 @@ use crate::base::{Error, Result};
 /// A file that cannot be read or is damaged, with its line or key.
 pub(super) fn read(dir: &Path, _: &AddedTokens) -> Result<Tokenizer> {
     let (vocab_file, merges_file) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    let vocab = parse_vocab(&text(&vocab_file)?).map_err(|e| e.file(&vocab_file))?;
-    let merges = parse_merges(&text(&merges_file)?, &vocab).map_err(|e| e.file(&merges_file))?;
+    let vocab = parse_vocab(&read_required_text(&vocab_file)?).map_err(|e| e.file(&vocab_file))?;
+    let merges = parse_merges(&read_required_text(&merges_file)?, &vocab)
+        .map_err(|e| e.file(&merges_file))?;
     byte_level::model(vocab, merges, false)
         .and_then(|model| byte_level::around(model, QWEN2_SPLIT))
         .map_err(|e| Error::data("cannot build the tokenizer").file(dir).found(e.to_string()))
-}
-
-fn text(file: &Path) -> Result<String> {
-    String::from_utf8(read_bytes(file)?)
-        .map_err(|e| Error::data("the file is not UTF-8").file(file).found(e.to_string()))
 }
 
 fn parse_vocab(text: &str) -> Result<Vocab> {

@@ -80,6 +80,13 @@ impl<'a> Keys<'a> {
             })
             .transpose()
     }
+    /// An object inside; a missing one has no keys.
+    ///
+    /// # Errors
+    /// If the value is no object.
+    pub fn object_or_empty(&self, key: &str) -> Result<Keys<'a>> {
+        Ok(self.object(key)?.unwrap_or_else(|| self.empty(key)))
+    }
     /// A text.
     ///
     /// # Errors
@@ -181,6 +188,28 @@ impl<'a> Keys<'a> {
                 ids.ok_or_else(|| self.wrong(key, "a token id or a list of token ids"))
             })
             .transpose()
+    }
+    /// Rates of dropout and the like that must be 0: nothing is dropped here.
+    ///
+    /// # Errors
+    /// If one has another value.
+    pub fn must_be_zero(&self, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            if self.float(key, 0.0)? != 0.0 {
+                return Err(self.wrong(key, "0").hint("set it to 0 in config.json"));
+            }
+        }
+        Ok(())
+    }
+    /// A number that only one value is supported of; a missing key means it.
+    ///
+    /// # Errors
+    /// If it has another value.
+    pub fn must_be_size(&self, key: &str, only: usize) -> Result<()> {
+        match self.size(key, only)? == only {
+            true => Ok(()),
+            false => Err(self.wrong(key, only.to_string())),
+        }
     }
     /// Checks a key that has only one supported value.
     ///

@@ -43,9 +43,7 @@ pub fn read_text(top: &Keys, keys: &Keys, d: &TextDefaults) -> Result<TextConfig
     };
     keys.must_be("hidden_act", "silu")?;
     check_sliding_window(keys, num_layers)?;
-    if keys.float("attention_dropout", 0.0)? != 0.0 {
-        return Err(keys.wrong("attention_dropout", "0").hint("set it to 0 in config.json"));
-    }
+    keys.must_be_zero(&["attention_dropout"])?;
     if num_heads % num_kv_heads != 0 {
         return Err(keys.wrong("num_key_value_heads", format!("a divisor of {num_heads}")));
     }
@@ -121,7 +119,7 @@ fn check_sliding_window(keys: &Keys, num_layers: usize) -> Result<()> {
 pub fn rope_keys<'a>(keys: &Keys<'a>) -> Result<Keys<'a>> {
     let rope = match keys.object("rope_scaling")? {
         Some(rope) => rope,
-        None => keys.object("rope_parameters")?.unwrap_or_else(|| keys.empty("rope_parameters")),
+        None => keys.object_or_empty("rope_parameters")?,
     };
     for key in ["rope_type", "type"] {
         if !matches!(rope.string(key)?, None | Some("default" | "mrope" | "dynamic")) {

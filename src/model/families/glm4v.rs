@@ -5,11 +5,11 @@
 pub mod net; // the vision tower as a list of ops
 pub mod taps; // rows and weights of the interpolated position table
 
-use super::naming::NamePairs;
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
-use crate::base::{Error, HostTensor, Result};
+use super::naming::{AS_MODULES, NamePairs};
+use super::preset::{Preset, model_config, text_config, tower_config};
+use super::tower_keys::{read_axial_theta, read_heads, read_output_width, read_patching};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
+use crate::base::{HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
     TextDefaults, bos_id, eos_ids, mrope_section, read_text, rotary_dim, token_id,
@@ -22,6 +22,7 @@ use crate::model::positions::PositionRule;
 use crate::model::processor::glm::{self, GlmProcessor};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_axes;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::rope::Pairing;
 use serde_json::{Value, json};
@@ -45,13 +46,8 @@ const TEXT: TextDefaults = TextDefaults {
 
 /// Default of `mrope_section` in Glm4vTextRotaryEmbedding.
 const MROPE_SECTION: [usize; 3] = [8, 12, 12];
-/// Default of `vision_config.rope_parameters.rope_theta`.
-const VISION_ROPE_THETA: f64 = 10_000.0;
 
 impl Family for Glm4v {
-    fn name(&self) -> &'static str {
-        "glm4v"
-    }
     fn model_type(&self) -> &'static str {
         "glm4v"
     }
@@ -59,11 +55,7 @@ impl Family for Glm4v {
         "Glm4vForConditionalGeneration"
     }
     fn names(&self) -> NamePairs {
-        &[
-            ("model.visual.", "model.visual."),
-            ("model.language_model.", "model.language_model."),
-            ("lm_head.", "lm_head."),
-        ]
+        AS_MODULES
     }
     fn vision_modules(&self) -> &'static [&'static str] {
         &["visual"]
@@ -75,33 +67,24 @@ impl Family for Glm4v {
     }
 
     fn read(&self, top: &Keys) -> Result<Architecture> {
-        let keys = top.object("text_config")?.unwrap_or_else(|| top.empty("text_config"));
+        let keys = top.object_or_empty("text_config")?;
         let text = read_language_model(top, &keys)?;
-        let vision = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
-        let vision = read_vision(&vision, text.hidden_size)?;
+        let vision = read_vision(&top.object_or_empty("vision_config")?, text.hidden_size)?;
         let tokens = read_tokens(top, &keys, text.vocab_size)?;
         Ok(Architecture { text, vision: Arc::new(vision), tokens, positions: PositionRule::Grid })
     }
 
     fn processor(
         &self,
-        dir: &Path,
-        _: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
-        Ok(Box::new(GlmProcessor::from_dir(dir, options)?))
-    }
-
-    fn default_processor(
-        &self,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
-        Ok(Box::new(GlmProcessor::published(config.vision.patching(), options)?))
+        Ok(Box::new(GlmProcessor::new(dir, config.vision.patching(), options)?))
     }
 
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(preset, tokenizer)
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -153,12 +136,8 @@ pub struct VisionConfig {
     pub attention_bias: bool,
     /// Pixels per side of the image whose patches the position table has.
     pub image_size: usize,
-    /// Pixels per side of a patch.
-    pub patch_size: usize,
-    /// Frames per patch.
-    pub temporal_patch_size: usize,
-    /// Patches per side of a merged unit.
-    pub spatial_merge_size: usize,
+    /// How pixels become patches and patches features.
+    pub patching: Patching,
     /// Width of the connector: the language model's `hidden_size`.
     pub out_hidden_size: usize,
     /// Added to the mean square in RMSNorm.
@@ -174,7 +153,7 @@ impl VisionConfig {
     }
     /// Places per side of the position table.
     pub fn table_side(&self) -> usize {
-        self.image_size / self.patch_size
+        self.image_size / self.patching.side
     }
 }
 
@@ -185,65 +164,42 @@ impl VisionTower for VisionConfig {
     fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>> {
         Ok(vec![net::encode(net, self, pixels, grids)?])
     }
-    fn feature_rows(&self, grid: [usize; 3]) -> usize {
-        grid.iter().product::<usize>() / (self.spatial_merge_size * self.spatial_merge_size)
-    }
     fn patching(&self) -> Patching {
-        let (side, frames) = (self.patch_size, self.temporal_patch_size);
-        Patching { side, frames, merge: self.spatial_merge_size }
+        self.patching
     }
 }
 
 /// Defaults are those of transformers' Glm4vVisionConfig.
 fn read_vision(keys: &Keys, text_hidden: usize) -> Result<VisionConfig> {
     let hidden_size = keys.size("hidden_size", 1536)?;
-    let num_heads = keys.size("num_heads", 12)?;
     keys.must_be("hidden_act", "silu")?;
-    if hidden_size % num_heads != 0 || !(hidden_size / num_heads).is_multiple_of(4) {
-        return Err(
-            keys.wrong("num_heads", format!("hidden_size {hidden_size} in parts that divide by 4"))
-        );
-    }
-    let out_hidden_size = keys.size("out_hidden_size", 4096)?;
-    if out_hidden_size != text_hidden {
-        return Err(keys
-            .wrong("out_hidden_size", format!("the language model's hidden_size {text_hidden}")));
-    }
-    if keys.size("in_channels", 3)? != 3 {
-        return Err(keys.wrong("in_channels", "3"));
-    }
-    if keys.float("attention_dropout", 0.0)? != 0.0 {
-        return Err(keys.wrong("attention_dropout", "0").hint("set it to 0 in config.json"));
-    }
-    let rope = keys.object("rope_parameters")?.unwrap_or_else(|| keys.empty("rope_parameters"));
-    rope.must_be("rope_type", "axial")?;
+    keys.must_be_zero(&["attention_dropout"])?;
     let vision = VisionConfig {
         hidden_size,
         intermediate_size: keys.size("intermediate_size", 13_696)?,
         depth: keys.size("depth", 24)?,
-        num_heads,
+        num_heads: read_heads(keys, 12, ("hidden_size", hidden_size))?,
         attention_bias: keys.boolean("attention_bias", false)?,
         image_size: keys.size("image_size", 336)?,
-        patch_size: keys.size("patch_size", 14)?,
-        temporal_patch_size: keys.size("temporal_patch_size", 2)?,
-        spatial_merge_size: keys.size("spatial_merge_size", 2)?,
-        out_hidden_size,
+        patching: read_patching(keys, 14)?,
+        out_hidden_size: read_output_width(keys, "out_hidden_size", 4096, text_hidden)?,
         rms_norm_eps: keys.float("rms_norm_eps", 1e-5)?,
-        rope_theta: rope.float("rope_theta", VISION_ROPE_THETA)?,
+        rope_theta: read_axial_theta(keys)?,
     };
     if vision.table_side() == 0 {
-        return Err(keys.wrong("image_size", format!("at least one patch, {}", vision.patch_size)));
+        return Err(
+            keys.wrong("image_size", format!("at least one patch, {}", vision.patching.side))
+        );
     }
     Ok(vision)
 }
 
 /// In the order of transformers' `named_parameters`.
 fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
-    let (h, out, merge) = (v.hidden_size, v.out_hidden_size, v.spatial_merge_size);
+    let (h, out, p) = (v.hidden_size, v.out_hidden_size, v.patching);
     let mut list = ParamList::new("model.visual", Part::Vision);
     list.push("embeddings.position_embedding.weight", &[v.table_side() * v.table_side(), h]);
-    let kernel = [h, 3, v.temporal_patch_size, v.patch_size, v.patch_size];
-    list.push("patch_embed.proj.weight", &kernel);
+    list.push("patch_embed.proj.weight", &[h, 3, p.frames, p.side, p.side]);
     list.push("patch_embed.proj.bias", &[h]);
     for i in 0..v.depth {
         list.prefix = format!("model.visual.blocks.{i}");
@@ -261,7 +217,7 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     list.prefix = "model.visual".into();
     list.part = Part::Vision;
     list.push("post_conv_layernorm.weight", &[h]);
-    list.push("downsample.weight", &[out, h, merge, merge]);
+    list.push("downsample.weight", &[out, h, p.merge, p.merge]);
     list.push("downsample.bias", &[out]);
     list.push("post_layernorm.weight", &[h]);
     list.list
@@ -275,77 +231,44 @@ fn push_gated(list: &mut ParamList, module: &str, [width, inner]: [usize; 2]) {
 }
 
 /// config.json of a new model, in the layout of transformers 5.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    let (text, vision) = match size {
-        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4, 112]),
-        "small" => ([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4, 224]),
-        other => {
-            return Err(Error::usage("unknown model preset")
-                .expected("tiny or small")
-                .found(other));
-        }
-    };
+fn new_config(preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+    let Preset { text, tower, .. } = preset;
     // Half of a head turns, in the proportion of the published model: 8, 12, 12 frequencies of 128.
-    let part = text[0] / text[3] / 16;
+    let part = text.head_dim() / 16;
     let id = tokenizer.id;
-    let end_of_text = id("<|endoftext|>")?;
-    Ok(json!({
-        "architectures": ["Glm4vForConditionalGeneration"],
+    let language = json!({
         "dtype": "float32",
+        "eos_token_id": [id("<|endoftext|>")?, id("<|user|>")?, id("<|observation|>")?],
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {
+            "mrope_section": [part, part * 3 / 2, part * 3 / 2],
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1e4,
+            "rope_type": "default",
+        },
+        "tie_word_embeddings": true,
+    });
+    let vision = json!({
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": tower.hidden_size,
+        "image_size": tower.image_size,
+        "intermediate_size": tower.intermediate_size,
+        "out_hidden_size": text.hidden_size,
+        "patch_size": 14,
+        "rms_norm_eps": 1e-5,
+    });
+    let tokens = json!({
         "image_end_token_id": id("<|end_of_image|>")?,
         "image_start_token_id": id("<|begin_of_image|>")?,
         "image_token_id": id("<|image|>")?,
-        "model_type": "glm4v",
-        "text_config": {
-            "attention_dropout": 0.0,
-            "dtype": "float32",
-            "eos_token_id": [end_of_text, id("<|user|>")?, id("<|observation|>")?],
-            "hidden_act": "silu",
-            "hidden_size": text[0],
-            "initializer_range": 0.02,
-            "intermediate_size": text[1],
-            "max_position_embeddings": text[5],
-            "model_type": "glm4v_text",
-            "num_attention_heads": text[3],
-            "num_hidden_layers": text[2],
-            "num_key_value_heads": text[4],
-            "pad_token_id": end_of_text,
-            "rms_norm_eps": 1e-5,
-            "rope_parameters": {
-                "mrope_section": [part, part * 3 / 2, part * 3 / 2],
-                "partial_rotary_factor": 0.5,
-                "rope_theta": 1e4,
-                "rope_type": "default",
-            },
-            "tie_word_embeddings": true,
-            "use_cache": true,
-            "vocab_size": tokenizer.vocab_size,
-        },
-        "tie_word_embeddings": true,
         "video_end_token_id": id("<|end_of_video|>")?,
         "video_start_token_id": id("<|begin_of_video|>")?,
         "video_token_id": id("<|video|>")?,
-        "vision_config": {
-            "attention_bias": false,
-            "attention_dropout": 0.0,
-            "depth": vision[2],
-            "dtype": "float32",
-            "hidden_act": "silu",
-            "hidden_size": vision[0],
-            "image_size": vision[4],
-            "in_channels": 3,
-            "initializer_range": 0.02,
-            "intermediate_size": vision[1],
-            "model_type": "glm4v_vision",
-            "num_heads": vision[3],
-            "out_hidden_size": text[0],
-            "patch_size": 14,
-            "rms_norm_eps": 1e-5,
-            "rope_parameters": { "rope_theta": VISION_ROPE_THETA, "rope_type": "axial" },
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        },
-    }))
+    });
+    let text = text_config(text, "glm4v_text", tokenizer, language)?;
+    Ok(model_config(&Glm4v, text, tower_config(tower, "glm4v_vision", vision), tokens))
 }
 
 #[cfg(test)]
@@ -355,7 +278,8 @@ mod tests {
     fn made(size: &str) -> Value {
         let names = crate::io::text::SpecialTokens::of("glm4v").unwrap().tokens;
         let id = |token: &str| Ok(names.iter().position(|n| *n == token).unwrap() as u32);
-        preset(size, &NewTokenizer { vocab_size: 300, id: &id }).unwrap()
+        new_config(Preset::named(size).unwrap(), &NewTokenizer { vocab_size: 300, id: &id })
+            .unwrap()
     }
 
     #[test]

@@ -9,9 +9,8 @@
 pub mod net; // the vision tower as a list of ops
 
 use super::naming::NamePairs;
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
+use super::preset::Preset;
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::io::text::ChatTemplate;
 use crate::model::config::keys::Keys;
@@ -23,6 +22,7 @@ use crate::model::net::Net;
 use crate::model::positions::PositionRule;
 use crate::model::processor::square::{SquareProcessor, SquareSettings};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::rope::Pairing;
 use net::MERGE;
@@ -86,18 +86,10 @@ impl Family for Glm4v9b {
         Ok(Architecture { text, vision: Arc::new(vision), tokens, positions: PositionRule::Shared })
     }
 
+    /// The folder has no settings of images: sizes are those of config.json, the rest is code.
     fn processor(
         &self,
-        _: &Path,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
-        self.default_processor(config, options)
-    }
-
-    /// The folder has no settings of images: sizes are those of config.json, the rest is code.
-    fn default_processor(
-        &self,
+        _: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
@@ -115,8 +107,8 @@ impl Family for Glm4v9b {
         Ok(Box::new(SquareProcessor::new(settings, options)?))
     }
 
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(preset, tokenizer)
     }
 
     fn processor_files(&self, _: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -145,11 +137,7 @@ fn read_language_model(keys: &Keys) -> Result<TextConfig> {
             return Err(keys.wrong(key, only.to_string()));
         }
     }
-    for key in ["attention_dropout", "hidden_dropout"] {
-        if keys.float(key, 0.0)? != 0.0 {
-            return Err(keys.wrong(key, "0").hint("set it to 0 in config.json"));
-        }
-    }
+    keys.must_be_zero(&["attention_dropout", "hidden_dropout"])?;
     if keys.size_or_zero("pre_seq_len", 0)? != 0 {
         return Err(keys.wrong("pre_seq_len", "null").hint("learned prefixes are not supported"));
     }
@@ -257,12 +245,8 @@ fn read_vision(keys: &Keys, text: &TextConfig) -> Result<VisionConfig> {
         None => Err(keys.wrong(key, "a number")),
     };
     keys.must_be("hidden_act", "gelu")?;
-    if keys.float("dropout_prob", 0.0)? != 0.0 {
-        return Err(keys.wrong("dropout_prob", "0").hint("set it to 0 in config.json"));
-    }
-    if keys.size("in_channels", 3)? != 3 {
-        return Err(keys.wrong("in_channels", "3"));
-    }
+    keys.must_be_zero(&["dropout_prob"])?;
+    keys.must_be_size("in_channels", 3)?;
     let vision = VisionConfig {
         hidden_size: size("hidden_size")?,
         intermediate_size: size("intermediate_size")?,
@@ -326,33 +310,28 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     list.list
 }
 
+/// Pixels per side of an image, of each preset. Few features: an image of shapes is small, and one size
+/// holds for all.
+const IMAGE_SIZES: [usize; 2] = [56, 224];
+
 /// config.json of a new model, in the published layout.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    let (text, vision) = match size {
-        // few features: an image of shapes is small, and one size holds for all
-        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4, 56]),
-        "small" => ([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4, 224]),
-        other => {
-            return Err(Error::usage("unknown model preset")
-                .expected("tiny or small")
-                .found(other));
-        }
-    };
+fn new_config(preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+    let Preset { text, tower, .. } = preset;
     let id = tokenizer.id;
     let end_of_text = id("<|endoftext|>")?;
-    let patches: usize = vision[4] / 14;
+    let (patch, image_size) = (14, preset.of(IMAGE_SIZES));
     let vision_config = json!({
         "dropout_prob": 0.0,
         "hidden_act": "gelu",
-        "hidden_size": vision[0],
-        "image_size": vision[4],
+        "hidden_size": tower.hidden_size,
+        "image_size": image_size,
         "in_channels": 3,
-        "intermediate_size": vision[1],
+        "intermediate_size": tower.intermediate_size,
         "layer_norm_eps": 1e-6,
-        "num_heads": vision[3],
-        "num_hidden_layers": vision[2],
-        "num_positions": patches * patches + 1,
-        "patch_size": 14,
+        "num_heads": tower.num_heads,
+        "num_hidden_layers": tower.depth,
+        "num_positions": (image_size / patch).pow(2) + 1,
+        "patch_size": patch,
         // 8 as published is for features of another size than a new model's
         "scaling_factor": 1,
     });
@@ -376,17 +355,17 @@ fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
         "boi_token_id": id("<|begin_of_image|>")?,
         "eoi_token_id": id("<|end_of_image|>")?,
         "eos_token_id": [end_of_text, id("<|user|>")?, id("<|observation|>")?],
-        "ffn_hidden_size": text[1],
+        "ffn_hidden_size": text.intermediate_size,
         "fp32_residual_connection": false,
         "hidden_dropout": 0.0,
-        "hidden_size": text[0],
-        "kv_channels": text[0] / text[3],
+        "hidden_size": text.hidden_size,
+        "kv_channels": text.head_dim(),
         "layernorm_epsilon": 1e-5,
         "model_type": "chatglm",
         "multi_query_attention": true,
-        "multi_query_group_num": text[4],
-        "num_attention_heads": text[3],
-        "num_layers": text[2],
+        "multi_query_group_num": text.num_kv_heads,
+        "num_attention_heads": text.num_heads,
+        "num_layers": text.num_layers,
         "original_rope": true,
         "pad_token_id": end_of_text,
         "padded_vocab_size": tokenizer.vocab_size,
@@ -395,7 +374,7 @@ fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
         "prefix_projection": false,
         "rmsnorm": true,
         "rope_ratio": 1,
-        "seq_length": text[5],
+        "seq_length": text.context,
         "tie_word_embeddings": false,
         "torch_dtype": "float32",
         "use_cache": true,
@@ -411,7 +390,8 @@ mod tests {
     fn made(size: &str) -> Value {
         let names = crate::io::text::SpecialTokens::of("glm4v_9b").unwrap().tokens;
         let id = |token: &str| Ok(names.iter().position(|n| *n == token).unwrap() as u32);
-        preset(size, &NewTokenizer { vocab_size: 300, id: &id }).unwrap()
+        new_config(Preset::named(size).unwrap(), &NewTokenizer { vocab_size: 300, id: &id })
+            .unwrap()
     }
 
     #[test]
@@ -429,8 +409,7 @@ mod tests {
                 (tokens.placeholders(), tokens.eos.as_slice()),
                 (vec![10, 11], &[0, 7, 9][..])
             );
-            let processor =
-                Glm4v9b.default_processor(&config, &ProcessorOptions::default()).unwrap();
+            let processor = Glm4v9b.processor(None, &config, &ProcessorOptions::default()).unwrap();
             let visual = processor.image_shape(640, 480).unwrap();
             assert_eq!(visual.rows(), config.vision.feature_rows(visual.grid_thw));
         }

@@ -8,11 +8,12 @@
 
 pub mod net; // the vision tower as a list of ops
 
-use super::{ParamList, ParamSpec, Part, Patching, VisionTower};
+use super::{Patching, VisionTower};
 use crate::base::{Error, HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::decoder::names::Qkv;
 use crate::model::net::Net;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 
 /// Patches per side of what becomes one feature: `1 / downsample_ratio`.
@@ -201,28 +202,12 @@ pub fn norm_type(keys: &Keys, default: NormType) -> Result<NormType> {
     }
 }
 
-/// Refuses rates of dropout that are not 0; nothing is dropped here.
-///
-/// # Errors
-/// If one is above 0.
-pub fn no_dropout(keys: &Keys, names: &[&str]) -> Result<()> {
-    for name in names {
-        if keys.float(name, 0.0)? != 0.0 {
-            return Err(keys.wrong(name, "0").hint("set it to 0 in config.json"));
-        }
-    }
-    Ok(())
-}
-
 impl VisionTower for VisionConfig {
     fn parameters(&self) -> Vec<ParamSpec> {
         parameters(self)
     }
     fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>> {
         Ok(vec![net::encode(net, self, pixels, grids)?])
-    }
-    fn feature_rows(&self, grid: [usize; 3]) -> usize {
-        grid.iter().product::<usize>() / (MERGE * MERGE)
     }
     fn patching(&self) -> Patching {
         Patching { side: self.patch_size, frames: 1, merge: MERGE }

@@ -2,10 +2,10 @@
 //! settings of its processors, presets. The vision tower is [`intern_vit`](super::intern_vit)'s, the
 //! language model one of those in [`internvl_language`](super::internvl_language).
 
-use super::intern_vit::{MERGE, NormType, TRANSFORMERS_NAMES, VisionConfig, no_dropout, norm_type};
-use super::internvl_chat::preset_sizes;
-use super::internvl_language::read_by_type;
+use super::intern_vit::{MERGE, NormType, TRANSFORMERS_NAMES, VisionConfig, norm_type};
+use super::internvl_language::{new_qwen2, read_by_type};
 use super::naming::NamePairs;
+use super::preset::{Preset, model_config};
 use super::{Architecture, Family, NewTokenizer};
 use crate::base::Result;
 use crate::io::text::added_ids;
@@ -41,9 +41,6 @@ const IMAGE_PROCESSORS: [&str; 3] =
     ["GotOcr2ImageProcessor", "GotOcr2ImageProcessorFast", "GotOcr2ImageProcessorPil"];
 
 impl Family for InternVl {
-    fn name(&self) -> &'static str {
-        "internvl"
-    }
     fn model_type(&self) -> &'static str {
         "internvl"
     }
@@ -63,7 +60,7 @@ impl Family for InternVl {
     }
 
     fn read(&self, top: &Keys) -> Result<Architecture> {
-        let keys = top.object("text_config")?.unwrap_or_else(|| top.empty("text_config"));
+        let keys = top.object_or_empty("text_config")?;
         let text = read_by_type(top, &keys, IN_MODEL)?;
         let vision = read_vision(top, text.hidden_size)?;
         let tokens = TokenIds {
@@ -90,24 +87,15 @@ impl Family for InternVl {
 
     fn processor(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
         Ok(Box::new(processor(dir, config, options)?))
     }
 
-    fn default_processor(
-        &self,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
-        let settings = published(&vision_of(config)?);
-        Ok(Box::new(TileProcessor::new(settings.with_options(options)?)?))
-    }
-
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(preset, tokenizer)
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -118,23 +106,32 @@ impl Family for InternVl {
     }
 }
 
-/// The processor of images and frames of a model folder.
+/// The processor of images and frames of a model folder, or of the published models.
 ///
 /// # Errors
 /// If its settings are missing or cannot be followed, or options contradict them.
 pub fn processor(
-    dir: &Path,
+    dir: Option<&Path>,
     config: &VlmConfig,
     options: &ProcessorOptions,
 ) -> Result<TileProcessor> {
     let vision = vision_of(config)?;
+    let settings = match dir {
+        Some(dir) => settings_of(dir, &vision)?,
+        None => published(&vision),
+    };
+    TileProcessor::new(settings.with_options(options)?)
+}
+
+/// Settings of a model folder.
+fn settings_of(dir: &Path, vision: &VisionConfig) -> Result<TileSettings> {
     let (file, value) = read_settings(dir, "image_processor", &[])?;
     let path = dir.join(file);
     let keys = Keys::of(&value, &path)?;
     if keys.string("image_processor_type")?.is_some_and(|t| !IMAGE_PROCESSORS.contains(&t)) {
         return Err(keys.wrong("image_processor_type", IMAGE_PROCESSORS.join(", ")));
     }
-    check_tokens_of_a_tile(dir, &vision)?;
+    check_tokens_of_a_tile(dir, vision)?;
     let pixels = Pixels::read(&keys, vision.tile_side())?;
     // Defaults of the class.
     let (least, most) = (keys.size("min_patches", 1)?, keys.size("max_patches", 12)?);
@@ -142,16 +139,15 @@ pub fn processor(
         return Err(keys.wrong("max_patches", format!("at least {least}")));
     }
     let class = || (pixels.clone(), SAMPLING);
-    let (frame_pixels, sampling) = video_settings(dir, &vision)?.unwrap_or_else(class);
-    let settings = TileSettings {
+    let (frame_pixels, sampling) = video_settings(dir, vision)?.unwrap_or_else(class);
+    Ok(TileSettings {
         min_tiles: least,
         max_tiles: most,
         pixels,
         frame_pixels,
         sampling,
-        ..published(&vision)
-    };
-    TileProcessor::new(settings.with_options(options)?)
+        ..published(vision)
+    })
 }
 
 /// The tower as config.json has it.
@@ -162,10 +158,10 @@ fn vision_of(config: &VlmConfig) -> Result<VisionConfig> {
 
 /// Defaults are those of InternVLVisionConfig and InternVLConfig.
 fn read_vision(top: &Keys, text_hidden: usize) -> Result<VisionConfig> {
-    let keys = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
+    let keys = top.object_or_empty("vision_config")?;
     check_top(top)?;
     keys.must_be("hidden_act", "gelu")?;
-    no_dropout(&keys, &["hidden_dropout_prob", "attention_dropout", "projection_dropout"])?;
+    keys.must_be_zero(&["hidden_dropout_prob", "attention_dropout", "projection_dropout"])?;
     for (key, only) in [
         ("use_absolute_position_embeddings", true),
         ("use_mean_pooling", true),
@@ -175,9 +171,7 @@ fn read_vision(top: &Keys, text_hidden: usize) -> Result<VisionConfig> {
             return Err(keys.wrong(key, only.to_string()));
         }
     }
-    if keys.size("num_channels", 3)? != 3 {
-        return Err(keys.wrong("num_channels", "3"));
-    }
+    keys.must_be_size("num_channels", 3)?;
     let patch_size = square(&keys, "patch_size", 14)?;
     let side = square(&keys, "image_size", 448)?;
     let vision = VisionConfig {
@@ -333,69 +327,46 @@ fn processor_files(vision: &VisionConfig, context: usize) -> Vec<(&'static str, 
 }
 
 /// config.json of a new model with a Qwen2 language model, in the layout of transformers 5.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    let (text, vision, _) = preset_sizes(size)?;
-    let end_of_text = (tokenizer.id)("<|endoftext|>")?;
-    let patch = 14;
-    let side = vision[4];
-    Ok(json!({
-        "architectures": ["InternVLForConditionalGeneration"],
-        "downsample_ratio": 0.5,
+fn new_config(preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+    let Preset { text, tower, .. } = preset;
+    let (patch, side) = (14, tower.image_size);
+    let language = json!({
         "dtype": "float32",
+        "eos_token_id": [(tokenizer.id)("<|im_end|>")?, (tokenizer.id)("<|endoftext|>")?],
+        "layer_types": vec!["full_attention"; text.num_layers],
+        "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" },
+    });
+    let vision = json!({
+        "attention_bias": true,
+        "attention_dropout": 0.0,
+        "dtype": "float32",
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": tower.hidden_size,
+        "image_size": [side, side],
+        "initializer_range": 0.02,
+        "intermediate_size": tower.intermediate_size,
+        "layer_norm_eps": 1e-6,
+        "layer_scale_init_value": 1.0,
+        "model_type": "internvl_vision",
+        "norm_type": "layer_norm",
+        "num_attention_heads": tower.num_heads,
+        "num_channels": 3,
+        "num_hidden_layers": tower.depth,
+        "patch_size": [patch, patch],
+        "projection_dropout": 0.0,
+        "use_absolute_position_embeddings": true,
+        "use_mask_token": false,
+        "use_mean_pooling": true,
+        "use_qk_norm": false,
+    });
+    let own = json!({
+        "downsample_ratio": 0.5,
         "image_seq_length": (side / patch / MERGE).pow(2),
         "image_token_id": (tokenizer.id)("<IMG_CONTEXT>")?,
-        "model_type": "internvl",
         "projector_hidden_act": "gelu",
-        "text_config": {
-            "attention_dropout": 0.0,
-            "bos_token_id": end_of_text,
-            "dtype": "float32",
-            "eos_token_id": [(tokenizer.id)("<|im_end|>")?, end_of_text],
-            "hidden_act": "silu",
-            "hidden_size": text[0],
-            "initializer_range": 0.02,
-            "intermediate_size": text[1],
-            "layer_types": vec!["full_attention"; text[2]],
-            "max_position_embeddings": text[5],
-            "model_type": "qwen2",
-            "num_attention_heads": text[3],
-            "num_hidden_layers": text[2],
-            "num_key_value_heads": text[4],
-            "pad_token_id": end_of_text,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" },
-            "sliding_window": null,
-            "tie_word_embeddings": true,
-            "use_cache": true,
-            "use_sliding_window": false,
-            "vocab_size": tokenizer.vocab_size,
-        },
-        "tie_word_embeddings": true,
-        "vision_config": {
-            "attention_bias": true,
-            "attention_dropout": 0.0,
-            "dtype": "float32",
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.0,
-            "hidden_size": vision[0],
-            "image_size": [side, side],
-            "initializer_range": 0.02,
-            "intermediate_size": vision[1],
-            "layer_norm_eps": 1e-6,
-            "layer_scale_init_value": 1.0,
-            "model_type": "internvl_vision",
-            "norm_type": "layer_norm",
-            "num_attention_heads": vision[3],
-            "num_channels": 3,
-            "num_hidden_layers": vision[2],
-            "patch_size": [patch, patch],
-            "projection_dropout": 0.0,
-            "use_absolute_position_embeddings": true,
-            "use_mask_token": false,
-            "use_mean_pooling": true,
-            "use_qk_norm": false,
-        },
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default",
-    }))
+    });
+    Ok(model_config(&InternVl, new_qwen2(text, tokenizer, language)?, vision, own))
 }

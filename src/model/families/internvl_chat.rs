@@ -5,9 +5,10 @@
 //!
 //! Left out of training on purpose: stochastic depth (`drop_path_rate`), a regulariser of pre-training.
 
-use super::intern_vit::{CHAT_NAMES, MERGE, NormType, VisionConfig, no_dropout, norm_type};
-use super::internvl_language::read_by_class;
+use super::intern_vit::{CHAT_NAMES, MERGE, NormType, VisionConfig, norm_type};
+use super::internvl_language::{new_qwen2, read_by_class};
 use super::naming::NamePairs;
+use super::preset::Preset;
 use super::{Architecture, Family, NewTokenizer};
 use crate::base::{Error, Result};
 use crate::io::text::{ChatTemplate, added_ids};
@@ -34,9 +35,6 @@ pub struct InternVlChat;
 const SEGMENTS: usize = 8;
 
 impl Family for InternVlChat {
-    fn name(&self) -> &'static str {
-        "internvl_chat"
-    }
     fn model_type(&self) -> &'static str {
         "internvl_chat"
     }
@@ -55,7 +53,7 @@ impl Family for InternVlChat {
     }
 
     fn read(&self, top: &Keys) -> Result<Architecture> {
-        let keys = top.object("llm_config")?.unwrap_or_else(|| top.empty("llm_config"));
+        let keys = top.object_or_empty("llm_config")?;
         let text = read_by_class(&keys, names)?;
         let vision = read_vision(top, text.hidden_size)?;
         tile_numbers(top)?;
@@ -108,24 +106,18 @@ impl Family for InternVlChat {
 
     fn processor(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
-        check_preprocessor(&dir.join(PREPROCESSOR_FILE))?;
-        self.default_processor(config, options)
-    }
-
-    fn default_processor(
-        &self,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
+        if let Some(dir) = dir {
+            check_preprocessor(&dir.join(PREPROCESSOR_FILE))?;
+        }
         Ok(Box::new(processor(config, options)?))
     }
 
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(preset, tokenizer)
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -164,12 +156,10 @@ fn names(class: &'static str) -> TextNames {
 
 /// Defaults are those of InternVisionConfig (InternViT-6B) and InternVLChatConfig.
 fn read_vision(top: &Keys, text_hidden: usize) -> Result<VisionConfig> {
-    let keys = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
+    let keys = top.object_or_empty("vision_config")?;
     keys.must_be("hidden_act", "gelu")?;
-    no_dropout(&keys, &["dropout", "attention_dropout"])?;
-    if keys.size("num_channels", 3)? != 3 {
-        return Err(keys.wrong("num_channels", "3"));
-    }
+    keys.must_be_zero(&["dropout", "attention_dropout"])?;
+    keys.must_be_size("num_channels", 3)?;
     check_top(top)?;
     let patch_size = keys.size("patch_size", 14)?;
     let side = keys.size("image_size", 224)?;
@@ -266,51 +256,26 @@ fn check_preprocessor(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sizes of the presets: the language model's width, MLP, layers, heads, key heads and context; the
-/// tower's width, MLP, layers, heads and tile; most tiles.
-pub(super) fn preset_sizes(size: &str) -> Result<([usize; 6], [usize; 5], usize)> {
-    match size {
-        "tiny" => Ok(([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4, 112], 4)),
-        "small" => Ok(([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4, 224], 6)),
-        other => Err(Error::usage("unknown model preset").expected("tiny or small").found(other)),
-    }
-}
+/// Most tiles of an image, of each preset.
+const MOST_TILES: [usize; 2] = [4, 6];
 
 /// config.json of a new model with a Qwen2 language model, with the keys of the published ones.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    let (text, vision, tiles) = preset_sizes(size)?;
-    let end_of_text = (tokenizer.id)("<|endoftext|>")?;
+fn new_config(preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+    let Preset { text, tower, .. } = preset;
+    let language = json!({
+        "architectures": ["Qwen2ForCausalLM"],
+        "eos_token_id": (tokenizer.id)("<|im_end|>")?,
+        "rope_scaling": null,
+        "rope_theta": 1e6,
+        "torch_dtype": "float32",
+    });
     Ok(json!({
         "architectures": ["InternVLChatModel"],
         "downsample_ratio": 0.5,
         "dynamic_image_size": true,
-        "force_image_size": vision[4],
-        "llm_config": {
-            "architectures": ["Qwen2ForCausalLM"],
-            "attention_dropout": 0.0,
-            "bos_token_id": end_of_text,
-            "eos_token_id": (tokenizer.id)("<|im_end|>")?,
-            "hidden_act": "silu",
-            "hidden_size": text[0],
-            "initializer_range": 0.02,
-            "intermediate_size": text[1],
-            "max_position_embeddings": text[5],
-            "model_type": "qwen2",
-            "num_attention_heads": text[3],
-            "num_hidden_layers": text[2],
-            "num_key_value_heads": text[4],
-            "pad_token_id": end_of_text,
-            "rms_norm_eps": 1e-6,
-            "rope_scaling": null,
-            "rope_theta": 1e6,
-            "sliding_window": null,
-            "tie_word_embeddings": true,
-            "torch_dtype": "float32",
-            "use_cache": true,
-            "use_sliding_window": false,
-            "vocab_size": tokenizer.vocab_size,
-        },
-        "max_dynamic_patch": tiles,
+        "force_image_size": tower.image_size,
+        "llm_config": new_qwen2(text, tokenizer, language)?,
+        "max_dynamic_patch": preset.of(MOST_TILES),
         "min_dynamic_patch": 1,
         "model_type": "internvl_chat",
         "pad2square": false,
@@ -327,17 +292,17 @@ fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
             "drop_path_rate": 0.0,
             "dropout": 0.0,
             "hidden_act": "gelu",
-            "hidden_size": vision[0],
-            "image_size": vision[4],
+            "hidden_size": tower.hidden_size,
+            "image_size": tower.image_size,
             "initializer_factor": 1.0,
             "initializer_range": 0.02,
-            "intermediate_size": vision[1],
+            "intermediate_size": tower.intermediate_size,
             "layer_norm_eps": 1e-6,
             "model_type": "intern_vit_6b",
             "norm_type": "layer_norm",
-            "num_attention_heads": vision[3],
+            "num_attention_heads": tower.num_heads,
             "num_channels": 3,
-            "num_hidden_layers": vision[2],
+            "num_hidden_layers": tower.depth,
             "patch_size": 14,
             "qk_normalization": false,
             "qkv_bias": true,

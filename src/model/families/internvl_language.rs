@@ -1,11 +1,14 @@
 //! Language models of InternVL: which class config.json names, and what that class takes missing keys
-//! for. Both layouts ask here; the decoder itself is the one of all families.
+//! for, and the one of new models. Both layouts ask here; the decoder itself is the one of all families.
 
+use super::NewTokenizer;
+use super::preset::{TextSizes, text_config, with};
 use crate::base::{Error, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{TextDefaults, read_text};
 use crate::model::decoder::TextConfig;
 use crate::model::decoder::names::{IN_MODEL, TextNames};
+use serde_json::{Value, json};
 
 /// One language model.
 struct Language {
@@ -113,4 +116,19 @@ fn read(top: &Keys, keys: &Keys, language: &Language, names: TextNames) -> Resul
         defaults.sizes[4] = keys.size("num_attention_heads", defaults.sizes[3])?;
     }
     read_text(top, keys, &defaults)
+}
+
+/// A new Qwen2 with the keys that both layouts have; `own` are those of one of them.
+///
+/// # Errors
+/// If the tokenizer lacks a token.
+pub fn new_qwen2(text: &TextSizes, tokenizer: &NewTokenizer, own: Value) -> Result<Value> {
+    let shared = json!({
+        "bos_token_id": (tokenizer.id)("<|endoftext|>")?,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": null,
+        "tie_word_embeddings": true,
+        "use_sliding_window": false,
+    });
+    text_config(text, "qwen2", tokenizer, with(shared, own))
 }

@@ -9,11 +9,13 @@ pub mod internvl; // InternVL in the layout of transformers
 pub mod internvl_chat; // InternVL in the layout of its own code
 pub mod internvl_language; // language models of InternVL
 pub mod naming; // module paths and names on disk
+pub mod preset; // sizes of new models, shared keys of their config.json
 pub mod qwen2_5_vl; // Qwen2.5-VL: windowed vision tower, M-RoPE
 pub mod qwen2_vl; // Qwen2-VL: whole frames, M-RoPE
 pub mod qwen3_vl; // Qwen3-VL: learned places, features of several depths
 pub mod qwen3_vl_moe; // Qwen3-VL with a mixture of experts
 pub mod qwen_patches; // order and positions of patches that come unit by unit
+pub mod tower_keys; // keys of vision towers that several families have
 
 use crate::base::{Error, HostTensor, Result};
 use crate::io::text::ChatTemplate;
@@ -23,8 +25,10 @@ use crate::model::decoder::TextConfig;
 use crate::model::net::Net;
 use crate::model::positions::PositionRule;
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
+use crate::model::spec::ParamSpec;
 use crate::ops::Slot;
 use naming::NamePairs;
+use preset::Preset;
 use serde_json::Value;
 use std::fmt::Debug;
 use std::path::Path;
@@ -59,7 +63,9 @@ pub struct Architecture {
 pub trait Family: Sync + Debug {
     /// Name in `grpo-rt init --family`, and of the row of
     /// [`SpecialTokens`](crate::io::text::SpecialTokens) that a new model's tokenizer has.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &'static str {
+        self.model_type()
+    }
 
     /// `model_type` of config.json.
     fn model_type(&self) -> &'static str;
@@ -103,32 +109,23 @@ pub trait Family: Sync + Debug {
         ChatTemplate::from_dir(dir)
     }
 
-    /// The processor of images and videos; a folder without its settings is an error.
+    /// The processor of images and videos, with the settings of a model folder; without a folder (a plan
+    /// needs none), with those of the published models.
     ///
     /// # Errors
-    /// If the settings are missing or cannot be followed.
+    /// If the folder has no settings, they cannot be followed, or options contradict them.
     fn processor(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>>;
 
-    /// The processor of the published models, for planning without its file.
+    /// config.json of a new model of a preset's sizes, for a tokenizer with these ids.
     ///
     /// # Errors
-    /// If options contradict it.
-    fn default_processor(
-        &self,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>>;
-
-    /// config.json of a new model of a preset's size, for a tokenizer with these ids.
-    ///
-    /// # Errors
-    /// If there is no such preset.
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value>;
+    /// If the tokenizer lacks a token that the family needs.
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value>;
 
     /// Files of a new model beside config.json, weights and tokenizer: name and content.
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)>;
@@ -169,7 +166,9 @@ pub trait VisionTower: Debug + Send + Sync {
     fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>>;
 
     /// Feature rows of a visual of this grid (frames or tiles, rows, columns, in patches).
-    fn feature_rows(&self, grid: [usize; 3]) -> usize;
+    fn feature_rows(&self, grid: [usize; 3]) -> usize {
+        grid.iter().product::<usize>() / self.patching().merge.pow(2)
+    }
 
     /// Levels of features.
     fn levels(&self) -> usize {
@@ -195,83 +194,6 @@ pub struct Patching {
     pub frames: usize,
     /// Patches per side of what becomes one feature.
     pub merge: usize,
-}
-
-/// The part of a model that a parameter belongs to; freezing and learning rates are set per part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// The vision tower without its connector.
-    Vision,
-    /// The layers that carry image features into the language model (`merger`, `mlp1`).
-    Connector,
-    /// The language model with its token embedding, without the head.
-    Language,
-    /// The language-model head, if it is not tied to the embedding.
-    Head,
-}
-
-/// One parameter of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParamSpec {
-    /// Canonical name: the module path in the class that config.json names.
-    pub name: String,
-    /// Sizes, outermost first, as stored on disk.
-    pub shape: Vec<usize>,
-    /// The part of the model.
-    pub part: Part,
-    /// True for the weights of a linear layer: what an adapter can be put on.
-    pub linear: bool,
-}
-
-impl ParamSpec {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-    /// True if there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Collects the parameters of a part of a model under a prefix.
-#[derive(Debug)]
-pub struct ParamList {
-    /// Module path that names are relative to; empty for none.
-    pub prefix: String,
-    /// The part of the model.
-    pub part: Part,
-    /// What was collected.
-    pub list: Vec<ParamSpec>,
-}
-
-impl ParamList {
-    /// An empty list.
-    pub fn new(prefix: impl Into<String>, part: Part) -> Self {
-        ParamList { prefix: prefix.into(), part, list: Vec::new() }
-    }
-    /// A parameter that is no linear layer's weight.
-    pub fn push(&mut self, name: &str, shape: &[usize]) {
-        let name = self.full(name);
-        self.list.push(ParamSpec { name, shape: shape.to_vec(), part: self.part, linear: false });
-    }
-    /// A linear layer.
-    pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize, bias: bool) {
-        let weight = self.full(&format!("{name}.weight"));
-        let (shape, part) = (vec![outputs, inputs], self.part);
-        self.list.push(ParamSpec { name: weight, shape, part, linear: true });
-        if bias {
-            self.push(&format!("{name}.bias"), &[outputs]);
-        }
-    }
-    /// A layer norm.
-    pub fn layer_norm(&mut self, name: &str, width: usize) {
-        self.push(&format!("{name}.weight"), &[width]);
-        self.push(&format!("{name}.bias"), &[width]);
-    }
-    fn full(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
-    }
 }
 
 /// Every parameter of a model with canonical names, the vision tower's first. A tied head is not

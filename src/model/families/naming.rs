@@ -10,6 +10,13 @@ pub const PEFT_PREFIX: &str = "base_model.model.";
 /// (prefix of module paths, prefix on disk), the longer disk prefixes first where one begins another.
 pub type NamePairs = &'static [(&'static str, &'static str)];
 
+/// A class of transformers with `model.visual` and `model.language_model`, saved as it is.
+pub const AS_MODULES: NamePairs = &[
+    ("model.visual.", "model.visual."),
+    ("model.language_model.", "model.language_model."),
+    ("lm_head.", "lm_head."),
+];
+
 /// How the tensors of a checkpoint are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {

@@ -8,11 +8,11 @@
 pub mod net; // the vision tower as a list of ops
 
 use super::naming::NamePairs;
+use super::preset::{Preset, TextSizes, model_config, text_config, tower_config};
 use super::qwen_patches::{merged_grid, push_frame};
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
-};
-use crate::base::{Error, HostTensor, Result};
+use super::tower_keys::{read_axial_theta, read_heads, read_output_width, read_patching};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
+use crate::base::{HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
     TextDefaults, bos_id, eos_ids, mrope_section, read_text, token_id,
@@ -26,6 +26,7 @@ use crate::model::processor::qwen_image::ImageProcessorSettings;
 use crate::model::processor::qwen_video::{QwenProcessor, VideoStyle, new_files};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_axes;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Qwen25Vl;
 
-/// Defaults are those of transformers' Qwen2_5_VLTextConfig.
+/// Defaults are those of transformers' Qwen2_5_VLTextConfig, and of Qwen2VLTextConfig.
 const TEXT: TextDefaults = TextDefaults {
     sizes: [8192, 29568, 80, 64, 8, 152_064, 32_768],
     rms_norm_eps: 1e-5,
@@ -46,22 +47,17 @@ const TEXT: TextDefaults = TextDefaults {
     names: IN_MODEL,
 };
 
-/// Default of `mrope_section` in Qwen2_5_VLRotaryEmbedding.
+/// Default of `mrope_section` in Qwen2_5_VLRotaryEmbedding, and in Qwen2VLRotaryEmbedding.
 const MROPE_SECTION: [usize; 3] = [16, 24, 24];
 
 /// eps of every norm in the vision tower: written into transformers' Qwen2_5_VLVisionBlock and
 /// Qwen2_5_VLPatchMerger, no key of config.json changes it.
 const VISION_RMS_NORM_EPS: f64 = 1e-6;
-/// Default of `vision_config.rope_parameters.rope_theta`.
-const VISION_ROPE_THETA: f64 = 10_000.0;
 
 /// Default of `vision_config.tokens_per_second`.
 const TOKENS_PER_SECOND: usize = 4;
 
 impl Family for Qwen25Vl {
-    fn name(&self) -> &'static str {
-        "qwen2_5_vl"
-    }
     fn model_type(&self) -> &'static str {
         "qwen2_5_vl"
     }
@@ -83,35 +79,23 @@ impl Family for Qwen25Vl {
     }
 
     fn read(&self, top: &Keys) -> Result<Architecture> {
-        // transformers 4 has the text keys at the top level
-        let keys = top.object("text_config")?.unwrap_or_else(|| top.clone());
-        let text = read_mrope_text(top, &keys, &TEXT, MROPE_SECTION)?;
-        let vision = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
-        let vision = read_vision(&vision, text.hidden_size)?;
-        let tokens = read_tokens(top, &keys, text.vocab_size)?;
+        let (text, tokens) = read_language_model(top)?;
+        let vision = read_vision(&top.object_or_empty("vision_config")?, text.hidden_size)?;
         Ok(Architecture { text, vision: Arc::new(vision), tokens, positions: PositionRule::Grid })
     }
 
     fn processor(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
-        Ok(Box::new(QwenProcessor::from_dir(dir, video_style(&config.raw), options)?))
+        let images = ImageProcessorSettings::published(config.vision.patching());
+        Ok(Box::new(QwenProcessor::new(dir, images, video_style(&config.raw), options)?))
     }
 
-    fn default_processor(
-        &self,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
-        let settings = ImageProcessorSettings::published(config.vision.patching());
-        Ok(Box::new(QwenProcessor::published(settings, video_style(&config.raw), options)?))
-    }
-
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(preset, tokenizer)
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -127,19 +111,17 @@ fn video_style(config: &Value) -> VideoStyle {
     VideoStyle::Clock { tokens_per_second: rate.map_or(TOKENS_PER_SECOND, |n| n as usize) }
 }
 
-/// A language model with M-RoPE: whole heads turn, neighbouring frequencies share an axis.
+/// The language model and the token ids. M-RoPE: whole heads turn, neighbouring frequencies share an axis.
 ///
 /// # Errors
 /// If a key has a wrong value.
-pub fn read_mrope_text(
-    top: &Keys,
-    keys: &Keys,
-    defaults: &TextDefaults,
-    section: [usize; 3],
-) -> Result<TextConfig> {
-    let mut text = read_text(top, keys, defaults)?;
-    text.rope.axes = mrope_axes(mrope_section(keys, section, text.head_dim)?);
-    Ok(text)
+pub(super) fn read_language_model(top: &Keys) -> Result<(TextConfig, TokenIds)> {
+    // transformers 4 has the text keys at the top level
+    let keys = top.object("text_config")?.unwrap_or_else(|| top.clone());
+    let mut text = read_text(top, &keys, &TEXT)?;
+    text.rope.axes = mrope_axes(mrope_section(&keys, MROPE_SECTION, text.head_dim)?);
+    let tokens = read_tokens(top, &keys, text.vocab_size)?;
+    Ok((text, tokens))
 }
 
 /// Token ids under the keys that the Qwen-VL families share; defaults are those of transformers'
@@ -173,12 +155,8 @@ pub struct VisionConfig {
     pub depth: usize,
     /// Attention heads.
     pub num_heads: usize,
-    /// Pixels per side of a patch.
-    pub patch_size: usize,
-    /// Frames per patch.
-    pub temporal_patch_size: usize,
-    /// Patches per side of a merged unit.
-    pub spatial_merge_size: usize,
+    /// How pixels become patches and patches features.
+    pub patching: Patching,
     /// Pixels per side of an attention window.
     pub window_size: usize,
     /// Blocks that attend to the whole image; the others attend inside windows.
@@ -200,7 +178,7 @@ impl VisionConfig {
     }
     /// Merged units per side of an attention window.
     pub fn window_units(&self) -> usize {
-        self.window_size / self.spatial_merge_size / self.patch_size
+        self.window_size / self.patching.merge / self.patching.side
     }
     /// True if block `index` attends to the whole image.
     pub fn is_full_attention(&self, index: usize) -> bool {
@@ -215,12 +193,8 @@ impl VisionTower for VisionConfig {
     fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>> {
         Ok(vec![net::encode(net, self, pixels, grids)?])
     }
-    fn feature_rows(&self, grid: [usize; 3]) -> usize {
-        grid.iter().product::<usize>() / (self.spatial_merge_size * self.spatial_merge_size)
-    }
     fn patching(&self) -> Patching {
-        let (side, frames) = (self.patch_size, self.temporal_patch_size);
-        Patching { side, frames, merge: self.spatial_merge_size }
+        self.patching
     }
 }
 
@@ -231,42 +205,24 @@ impl VisionTower for VisionConfig {
 /// If a value cannot be used.
 pub fn read_vision(keys: &Keys, text_hidden: usize) -> Result<VisionConfig> {
     let hidden_size = keys.size("hidden_size", 3584)?;
-    let num_heads = keys.size("num_heads", 16)?;
     keys.must_be("hidden_act", "silu")?;
-    if hidden_size % num_heads != 0 || !(hidden_size / num_heads).is_multiple_of(4) {
-        return Err(
-            keys.wrong("num_heads", format!("hidden_size {hidden_size} in parts that divide by 4"))
-        );
-    }
-    let out_hidden_size = keys.size("out_hidden_size", 3584)?;
-    if out_hidden_size != text_hidden {
-        return Err(keys
-            .wrong("out_hidden_size", format!("the language model's hidden_size {text_hidden}")));
-    }
-    if keys.size("in_channels", 3)? != 3 {
-        return Err(keys.wrong("in_channels", "3"));
-    }
-    let rope = keys.object("rope_parameters")?.unwrap_or_else(|| keys.empty("rope_parameters"));
-    rope.must_be("rope_type", "axial")?;
     let vision = VisionConfig {
         hidden_size,
         intermediate_size: keys.size("intermediate_size", 3420)?,
         depth: keys.size("depth", 32)?,
-        num_heads,
-        patch_size: keys.size("patch_size", 14)?,
-        temporal_patch_size: keys.size("temporal_patch_size", 2)?,
-        spatial_merge_size: keys.size("spatial_merge_size", 2)?,
+        num_heads: read_heads(keys, 16, ("hidden_size", hidden_size))?,
+        patching: read_patching(keys, 14)?,
         window_size: keys.size("window_size", 112)?,
         fullatt_block_indexes: keys
             .sizes("fullatt_block_indexes")?
             .unwrap_or_else(|| vec![7, 15, 23, 31]),
-        out_hidden_size,
+        out_hidden_size: read_output_width(keys, "out_hidden_size", 3584, text_hidden)?,
         rms_norm_eps: VISION_RMS_NORM_EPS,
-        rope_theta: rope.float("rope_theta", VISION_ROPE_THETA)?,
+        rope_theta: read_axial_theta(keys)?,
         tokens_per_second: keys.size("tokens_per_second", TOKENS_PER_SECOND)?,
     };
     if vision.window_units() == 0 {
-        let unit = vision.patch_size * vision.spatial_merge_size;
+        let unit = vision.patching.side * vision.patching.merge;
         return Err(keys.wrong("window_size", format!("at least one merged unit, {unit} pixels")));
     }
     Ok(vision)
@@ -290,13 +246,13 @@ pub struct VisionLayout {
 }
 
 /// Lays out images of `grids` (`[t, h, w]` in patches each). Windows of
-/// `window_size / spatial_merge_size / patch_size` merged units per side are cut from the upper left;
+/// [`VisionConfig::window_units`] merged units per side are cut from the upper left;
 /// those at the right and lower edges are smaller.
 ///
 /// # Errors
 /// If a grid does not divide by the merge size.
 pub fn vision_layout(grids: &[[usize; 3]], cfg: &VisionConfig) -> Result<VisionLayout> {
-    let merge = cfg.spatial_merge_size;
+    let merge = cfg.patching.merge;
     let side = cfg.window_units();
     let unit_patches = merge * merge;
     let mut window_index = Vec::new();
@@ -346,12 +302,9 @@ fn windows(h: usize, w: usize, side: usize) -> impl Iterator<Item = (usize, usiz
 
 /// In the order of transformers' `named_parameters`.
 fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
-    let (h, f) = (v.hidden_size, v.intermediate_size);
+    let (h, f, p) = (v.hidden_size, v.intermediate_size, v.patching);
     let mut list = ParamList::new("model.visual", Part::Vision);
-    list.push(
-        "patch_embed.proj.weight",
-        &[h, 3, v.temporal_patch_size, v.patch_size, v.patch_size],
-    );
+    list.push("patch_embed.proj.weight", &[h, 3, p.frames, p.side, p.side]);
     for i in 0..v.depth {
         list.prefix = format!("model.visual.blocks.{i}");
         list.push("norm1.weight", &[h]);
@@ -364,7 +317,7 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     }
     list.prefix = "model.visual.merger".into();
     list.part = Part::Connector;
-    let unit = h * v.spatial_merge_size * v.spatial_merge_size;
+    let unit = h * p.merge * p.merge;
     list.push("ln_q.weight", &[h]);
     list.linear("mlp.0", unit, unit, true);
     list.linear("mlp.2", unit, v.out_hidden_size, true);
@@ -372,72 +325,61 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
 }
 
 /// config.json of a new model, in the layout of transformers 5.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    let (text, vision) = match size {
-        "tiny" => ([128, 384, 4, 4, 2, 2048], [96, 256, 4, 4]),
-        "small" => ([384, 1152, 8, 6, 2, 8192], [256, 768, 6, 4]),
-        other => {
-            return Err(Error::usage("unknown model preset")
-                .expected("tiny or small")
-                .found(other));
-        }
-    };
-    let quarter = text[0] / text[3] / 8; // the proportion of the published models: 16 of 64, 24, 24
+fn new_config(preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+    let Preset { text, tower, .. } = preset;
+    let vision = json!({
+        "fullatt_block_indexes": [tower.depth / 2 - 1, tower.depth - 1],
+        "hidden_act": "silu",
+        "hidden_size": tower.hidden_size,
+        "intermediate_size": tower.intermediate_size,
+        "out_hidden_size": text.hidden_size,
+        "patch_size": 14,
+        "tokens_per_second": TOKENS_PER_SECOND,
+        "window_size": 56,
+    });
+    new_qwen2_config(&Qwen25Vl, text, tower_config(tower, "qwen2_5_vl_vision", vision), tokenizer)
+}
+
+/// config.json of a family with this language model.
+///
+/// # Errors
+/// If the tokenizer lacks a token.
+pub(super) fn new_qwen2_config(
+    family: &dyn Family,
+    text: &TextSizes,
+    vision: Value,
+    tokenizer: &NewTokenizer,
+) -> Result<Value> {
+    let quarter = text.head_dim() / 8; // the proportion of the published models: 16 of 64, 24, 24
     let id = tokenizer.id;
     let end_of_text = id("<|endoftext|>")?;
-    Ok(json!({
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    let own = json!({
+        "bos_token_id": end_of_text,
         "dtype": "float32",
+        "eos_token_id": [id("<|im_end|>")?, end_of_text],
+        "layer_types": vec!["full_attention"; text.num_layers],
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "mrope_section": [quarter, quarter * 3 / 2, quarter * 3 / 2],
+            "rope_theta": 1e6,
+            "rope_type": "default",
+        },
+        "sliding_window": null,
+        "use_sliding_window": false,
+    });
+    let text = text_config(text, &format!("{}_text", family.model_type()), tokenizer, own)?;
+    Ok(model_config(family, text, vision, token_keys(tokenizer)?))
+}
+
+/// Keys of what [`read_tokens`] reads at the top level.
+///
+/// # Errors
+/// If the tokenizer lacks a token.
+pub(super) fn token_keys(tokenizer: &NewTokenizer) -> Result<Value> {
+    let id = tokenizer.id;
+    Ok(json!({
         "image_token_id": id("<|image_pad|>")?,
-        "model_type": "qwen2_5_vl",
-        "text_config": {
-            "attention_dropout": 0.0,
-            "bos_token_id": end_of_text,
-            "dtype": "float32",
-            "eos_token_id": [id("<|im_end|>")?, end_of_text],
-            "hidden_act": "silu",
-            "hidden_size": text[0],
-            "initializer_range": 0.02,
-            "intermediate_size": text[1],
-            "layer_types": vec!["full_attention"; text[2]],
-            "max_position_embeddings": text[5],
-            "model_type": "qwen2_5_vl_text",
-            "num_attention_heads": text[3],
-            "num_hidden_layers": text[2],
-            "num_key_value_heads": text[4],
-            "pad_token_id": end_of_text,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "mrope_section": [quarter, quarter * 3 / 2, quarter * 3 / 2],
-                "rope_theta": 1e6,
-                "rope_type": "default",
-            },
-            "sliding_window": null,
-            "use_cache": true,
-            "use_sliding_window": false,
-            "vocab_size": tokenizer.vocab_size,
-        },
-        "tie_word_embeddings": true,
         "video_token_id": id("<|video_pad|>")?,
-        "vision_config": {
-            "depth": vision[2],
-            "dtype": "float32",
-            "fullatt_block_indexes": [vision[2] / 2 - 1, vision[2] - 1],
-            "hidden_act": "silu",
-            "hidden_size": vision[0],
-            "in_channels": 3,
-            "initializer_range": 0.02,
-            "intermediate_size": vision[1],
-            "model_type": "qwen2_5_vl_vision",
-            "num_heads": vision[3],
-            "out_hidden_size": text[0],
-            "patch_size": 14,
-            "rope_parameters": { "rope_theta": VISION_ROPE_THETA, "rope_type": "axial" },
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "tokens_per_second": 4,
-            "window_size": 56,
-        },
         "vision_end_token_id": id("<|vision_end|>")?,
         "vision_start_token_id": id("<|vision_start|>")?,
     }))

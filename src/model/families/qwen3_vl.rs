@@ -3,13 +3,14 @@
 
 pub mod net; // the vision tower as a list of ops
 
-use super::naming::NamePairs;
-use super::qwen2_5_vl::read_tokens;
-use super::qwen2_vl::{VISION_ROPE_THETA, read_axial_theta, read_gelu, read_heads, read_patching};
-use super::{
-    Architecture, Family, NewTokenizer, ParamList, ParamSpec, Part, Patching, VisionTower,
+use super::naming::{AS_MODULES, NamePairs};
+use super::preset::{Preset, TowerSizes, model_config, text_config, tower_config};
+use super::qwen2_5_vl::{read_tokens, token_keys};
+use super::tower_keys::{
+    read_axial_theta, read_gelu, read_heads, read_output_width, read_patching,
 };
-use crate::base::{Error, HostTensor, Result};
+use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
+use crate::base::{HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
     TextDefaults, bos_id, eos_ids, mrope_section, read_text, rope_keys,
@@ -23,6 +24,7 @@ use crate::model::processor::qwen_image::ImageProcessorSettings;
 use crate::model::processor::qwen_video::{QwenProcessor, VideoStyle, new_files};
 use crate::model::processor::{ProcessorOptions, VisualProcessor};
 use crate::model::rope::mrope_interleaved_axes;
+use crate::model::spec::{ParamList, ParamSpec, Part};
 use crate::ops::Slot;
 use crate::ops::gelu::GeluKind;
 use serde_json::{Value, json};
@@ -48,9 +50,6 @@ const TEXT: TextDefaults = TextDefaults {
 const MROPE_SECTION: [usize; 3] = [24, 20, 20];
 
 impl Family for Qwen3Vl {
-    fn name(&self) -> &'static str {
-        "qwen3_vl"
-    }
     fn model_type(&self) -> &'static str {
         "qwen3_vl"
     }
@@ -58,41 +57,29 @@ impl Family for Qwen3Vl {
         "Qwen3VLForConditionalGeneration"
     }
     fn names(&self) -> NamePairs {
-        &[
-            ("model.visual.", "model.visual."),
-            ("model.language_model.", "model.language_model."),
-            ("lm_head.", "lm_head."),
-        ]
+        AS_MODULES
     }
     fn vision_modules(&self) -> &'static [&'static str] {
         &["visual"]
     }
 
     fn read(&self, top: &Keys) -> Result<Architecture> {
-        let keys = top.object("text_config")?.unwrap_or_else(|| top.empty("text_config"));
+        let keys = top.object_or_empty("text_config")?;
         architecture(top, &keys, read_interleaved_text(top, &keys, &TEXT)?)
     }
 
     fn processor(
         &self,
-        dir: &Path,
-        _: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
-        Ok(Box::new(QwenProcessor::from_dir(dir, VideoStyle::Timestamps, options)?))
-    }
-
-    fn default_processor(
-        &self,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
         let images = published_images(config.vision.patching());
-        Ok(Box::new(QwenProcessor::published(images, VideoStyle::Timestamps, options)?))
+        Ok(Box::new(QwenProcessor::new(dir, images, VideoStyle::Timestamps, options)?))
     }
 
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(self, preset, tokenizer)
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -144,8 +131,7 @@ pub(super) fn read_interleaved_text(
 /// # Errors
 /// If a key has a wrong value.
 pub(super) fn architecture(top: &Keys, keys: &Keys, text: TextConfig) -> Result<Architecture> {
-    let vision = top.object("vision_config")?.unwrap_or_else(|| top.empty("vision_config"));
-    let vision = read_vision(&vision, &text)?;
+    let vision = read_vision(&top.object_or_empty("vision_config")?, &text)?;
     let tokens = TokenIds {
         eos: eos_ids(keys, &[])?,
         bos: bos_id(keys, None)?,
@@ -193,9 +179,6 @@ impl VisionTower for VisionConfig {
     fn encode(&self, net: &mut Net, pixels: HostTensor, grids: &[[usize; 3]]) -> Result<Vec<Slot>> {
         net::encode(net, self, pixels, grids)
     }
-    fn feature_rows(&self, grid: [usize; 3]) -> usize {
-        grid.iter().product::<usize>() / (self.patching.merge * self.patching.merge)
-    }
     fn levels(&self) -> usize {
         1 + self.deepstack.len()
     }
@@ -210,11 +193,6 @@ impl VisionTower for VisionConfig {
 /// If a value cannot be used.
 pub fn read_vision(keys: &Keys, text: &TextConfig) -> Result<VisionConfig> {
     let hidden_size = keys.size("hidden_size", 1152)?;
-    let out_hidden_size = keys.size("out_hidden_size", 3584)?;
-    if out_hidden_size != text.hidden_size {
-        let expected = format!("the language model's hidden_size {}", text.hidden_size);
-        return Err(keys.wrong("out_hidden_size", expected));
-    }
     let depth = keys.size("depth", 27)?;
     let deepstack = keys.sizes("deepstack_visual_indexes")?.unwrap_or_else(|| vec![8, 16, 24]);
     let ascending = deepstack.windows(2).all(|w| w[0] < w[1]);
@@ -230,11 +208,11 @@ pub fn read_vision(keys: &Keys, text: &TextConfig) -> Result<VisionConfig> {
         intermediate_size: keys.size("intermediate_size", 4304)?,
         hidden_act: read_gelu(keys, "hidden_act", GeluKind::Tanh)?,
         depth,
-        num_heads: read_heads(keys, hidden_size, "hidden_size")?,
+        num_heads: read_heads(keys, 16, ("hidden_size", hidden_size))?,
         patching: read_patching(keys, 16)?,
         places: keys.size("num_position_embeddings", 2304)?,
         deepstack,
-        out_hidden_size,
+        out_hidden_size: read_output_width(keys, "out_hidden_size", 3584, text.hidden_size)?,
         rope_theta: read_axial_theta(keys)?,
     })
 }
@@ -309,97 +287,50 @@ fn vision_parameters(v: &VisionConfig) -> Vec<ParamSpec> {
     list.list
 }
 
-/// config.json of a new model, in the layout of transformers 5.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    let (text, vision) = match size {
-        "tiny" => (PresetText { sizes: [128, 384, 4, 4, 2, 2048], head_dim: 32 }, [64, 192, 4, 4]),
-        "small" => {
-            (PresetText { sizes: [384, 1152, 8, 6, 2, 8192], head_dim: 64 }, [256, 768, 6, 4])
-        }
-        other => return Err(unknown_preset(other)),
-    };
-    new_config(["Qwen3VLForConditionalGeneration", "qwen3_vl"], text, vision, tokenizer)
-}
-
-/// The error for a size that is not there.
-pub(super) fn unknown_preset(size: &str) -> Error {
-    Error::usage("unknown model preset").expected("tiny or small").found(size)
-}
-
-/// Language model of a preset.
-pub(super) struct PresetText {
-    /// `hidden_size`, `intermediate_size`, layers, query heads, key heads, context.
-    pub sizes: [usize; 6],
-    /// `head_dim`.
-    pub head_dim: usize,
-}
-
-/// config.json of class and `model_type`; `vision` is width, inner width, blocks, heads.
+/// config.json of a new model of this family or [`qwen3_vl_moe`](super::qwen3_vl_moe), in the layout of
+/// transformers 5.
+///
+/// # Errors
+/// If the tokenizer lacks a token.
 pub(super) fn new_config(
-    [class, model_type]: [&str; 2],
-    PresetText { sizes: text, head_dim }: PresetText,
-    vision: [usize; 4],
+    family: &dyn Family,
+    preset: &Preset,
     tokenizer: &NewTokenizer,
 ) -> Result<Value> {
-    let third = head_dim / 2 / 3; // the proportion of the published models: 24, 20, 20 of 64
+    let (text, model_type) = (&preset.text, family.model_type());
+    let tiny = TowerSizes { hidden_size: 64, intermediate_size: 192, ..preset.tower };
+    let tower = preset.of([tiny, preset.tower]);
+    let half = text.head_dim() / 2;
+    let third = half / 3; // the proportion of the published models: 24, 20, 20 of 64
     let id = tokenizer.id;
     let end_of_text = id("<|endoftext|>")?;
-    Ok(json!({
-        "architectures": [class],
+    let own = json!({
+        "attention_bias": false,
+        "bos_token_id": end_of_text,
         "dtype": "float32",
-        "image_token_id": id("<|image_pad|>")?,
-        "model_type": model_type,
-        "text_config": {
-            "attention_bias": false,
-            "attention_dropout": 0.0,
-            "bos_token_id": end_of_text,
-            "dtype": "float32",
-            "eos_token_id": [id("<|im_end|>")?, end_of_text],
-            "head_dim": head_dim,
-            "hidden_act": "silu",
-            "hidden_size": text[0],
-            "initializer_range": 0.02,
-            "intermediate_size": text[1],
-            "max_position_embeddings": text[5],
-            "model_type": format!("{model_type}_text"),
-            "num_attention_heads": text[3],
-            "num_hidden_layers": text[2],
-            "num_key_value_heads": text[4],
-            "pad_token_id": end_of_text,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "mrope_interleaved": true,
-                "mrope_section": [head_dim / 2 - 2 * third, third, third],
-                "rope_theta": 5e6,
-                "rope_type": "default",
-            },
-            "tie_word_embeddings": true,
-            "use_cache": true,
-            "vocab_size": tokenizer.vocab_size,
+        "eos_token_id": [id("<|im_end|>")?, end_of_text],
+        "head_dim": text.head_dim(),
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "mrope_interleaved": true,
+            "mrope_section": [half - 2 * third, third, third],
+            "rope_theta": 5e6,
+            "rope_type": "default",
         },
         "tie_word_embeddings": true,
-        "video_token_id": id("<|video_pad|>")?,
-        "vision_config": {
-            "deepstack_visual_indexes": [vision[2] / 3, vision[2] * 2 / 3],
-            "depth": vision[2],
-            "dtype": "float32",
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": vision[0],
-            "in_channels": 3,
-            "initializer_range": 0.02,
-            "intermediate_size": vision[1],
-            "model_type": format!("{model_type}_vision"),
-            "num_heads": vision[3],
-            "num_position_embeddings": 256,
-            "out_hidden_size": text[0],
-            "patch_size": 16,
-            "rope_parameters": { "rope_theta": VISION_ROPE_THETA, "rope_type": "axial" },
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        },
-        "vision_end_token_id": id("<|vision_end|>")?,
-        "vision_start_token_id": id("<|vision_start|>")?,
-    }))
+    });
+    let vision = json!({
+        "deepstack_visual_indexes": [tower.depth / 3, tower.depth * 2 / 3],
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": tower.hidden_size,
+        "intermediate_size": tower.intermediate_size,
+        "num_position_embeddings": 256,
+        "out_hidden_size": text.hidden_size,
+        "patch_size": 16,
+    });
+    let vision = tower_config(&tower, &format!("{model_type}_vision"), vision);
+    let text = text_config(text, &format!("{model_type}_text"), tokenizer, own)?;
+    Ok(model_config(family, text, vision, token_keys(tokenizer)?))
 }
 
 #[cfg(test)]

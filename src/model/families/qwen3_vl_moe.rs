@@ -2,9 +2,8 @@
 //! [`qwen3_vl`](super::qwen3_vl), with which it shares everything else. No tensor is touched here.
 
 use super::naming::NamePairs;
-use super::qwen3_vl::{
-    PresetText, Qwen3Vl, architecture, new_config, read_interleaved_text, unknown_preset,
-};
+use super::preset::{Preset, with};
+use super::qwen3_vl::{self, Qwen3Vl, architecture, read_interleaved_text};
 use super::{Architecture, Family, NewTokenizer};
 use crate::base::Result;
 use crate::model::config::VlmConfig;
@@ -32,9 +31,6 @@ const TEXT: TextDefaults = TextDefaults {
 };
 
 impl Family for Qwen3VlMoe {
-    fn name(&self) -> &'static str {
-        "qwen3_vl_moe"
-    }
     fn model_type(&self) -> &'static str {
         "qwen3_vl_moe"
     }
@@ -49,7 +45,7 @@ impl Family for Qwen3VlMoe {
     }
 
     fn read(&self, top: &Keys) -> Result<Architecture> {
-        let keys = top.object("text_config")?.unwrap_or_else(|| top.empty("text_config"));
+        let keys = top.object_or_empty("text_config")?;
         let [hidden, _, _, heads, ..] = TEXT.sizes;
         let quotient =
             keys.size("hidden_size", hidden)? / keys.size("num_attention_heads", heads)?;
@@ -61,23 +57,15 @@ impl Family for Qwen3VlMoe {
 
     fn processor(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         config: &VlmConfig,
         options: &ProcessorOptions,
     ) -> Result<Box<dyn VisualProcessor>> {
         Qwen3Vl.processor(dir, config, options)
     }
 
-    fn default_processor(
-        &self,
-        config: &VlmConfig,
-        options: &ProcessorOptions,
-    ) -> Result<Box<dyn VisualProcessor>> {
-        Qwen3Vl.default_processor(config, options)
-    }
-
-    fn preset(&self, size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-        preset(size, tokenizer)
+    fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+        new_config(preset, tokenizer)
     }
 
     fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
@@ -118,26 +106,24 @@ fn read_experts(keys: &Keys, layers: usize) -> Result<Experts> {
     })
 }
 
+/// Experts, experts of a token and width inside an expert, of each preset.
+const EXPERTS: [[usize; 3]; 2] = [[6, 2, 64], [8, 2, 144]];
+
 /// config.json of a new model, in the layout of transformers 5.
-fn preset(size: &str, tokenizer: &NewTokenizer) -> Result<Value> {
-    // experts, of a token, width inside
-    let (text, vision, experts) = match size {
-        "tiny" => (([128, 384, 4, 4, 2, 2048], 32), [64, 192, 4, 4], [6, 2, 64]),
-        "small" => (([384, 1152, 8, 6, 2, 8192], 64), [256, 768, 6, 4], [8, 2, 144]),
-        other => return Err(unknown_preset(other)),
-    };
-    let (sizes, head_dim) = text;
-    let class = ["Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe"];
-    let mut config = new_config(class, PresetText { sizes, head_dim }, vision, tokenizer)?;
-    let text = &mut config["text_config"];
-    text["decoder_sparse_step"] = json!(1);
-    text["mlp_only_layers"] = json!([]);
-    text["moe_intermediate_size"] = json!(experts[2]);
-    text["norm_topk_prob"] = json!(true);
-    text["num_experts"] = json!(experts[0]);
-    text["num_experts_per_tok"] = json!(experts[1]);
-    text["output_router_logits"] = json!(false);
-    text["router_aux_loss_coef"] = json!(0.001);
+fn new_config(preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value> {
+    let [count, per_token, intermediate_size] = preset.of(EXPERTS);
+    let mut config = qwen3_vl::new_config(&Qwen3VlMoe, preset, tokenizer)?;
+    let own = json!({
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": intermediate_size,
+        "norm_topk_prob": true,
+        "num_experts": count,
+        "num_experts_per_tok": per_token,
+        "output_router_logits": false,
+        "router_aux_loss_coef": 0.001,
+    });
+    config["text_config"] = with(config["text_config"].take(), own);
     Ok(config)
 }
 

@@ -47,31 +47,35 @@ pub struct GlmProcessor {
 }
 
 impl GlmProcessor {
-    /// Reads the settings of a model folder.
+    /// With the settings of a model folder, or without one with those of published models for patches
+    /// of this shape.
     ///
     /// # Errors
-    /// If they are missing, of other classes, or cannot be followed.
-    pub fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self> {
+    /// If settings are missing, of other classes or cannot be followed, or options contradict them.
+    pub fn new(dir: Option<&Path>, patching: Patching, options: &ProcessorOptions) -> Result<Self> {
+        match dir {
+            Some(dir) => Self::from_dir(dir, options),
+            None => Self::published(patching, options),
+        }
+    }
+
+    fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self> {
         let (file, config) = read_settings(dir, "image_processor", &[])?;
         let images = image_settings(&config).map_err(|e| e.file(dir.join(file)))?;
         let (file, config) = read_settings(dir, "video_processor", &[VIDEO_FILE])?;
         let videos = video_settings(&config).map_err(|e| e.file(dir.join(file)))?;
-        Self::new(images, videos, options)
+        Self::of(images, videos, options)
     }
 
-    /// The published processor, for patches of this shape.
-    ///
-    /// # Errors
-    /// If options contradict it.
-    pub fn published(patching: Patching, options: &ProcessorOptions) -> Result<Self> {
+    fn published(patching: Patching, options: &ProcessorOptions) -> Result<Self> {
         let images = published(patching);
         let (min_pixels, max_pixels) = VIDEO_PIXELS;
         let videos = ImageProcessorSettings { min_pixels, max_pixels, ..images.clone() };
         let (fps, max_duration) = VIDEO_CLOCK;
-        Self::new(images, (videos, FrameSampling::Glm4v { fps, max_duration }), options)
+        Self::of(images, (videos, FrameSampling::Glm4v { fps, max_duration }), options)
     }
 
-    fn new(
+    fn of(
         images: ImageProcessorSettings,
         (videos, sampling): (ImageProcessorSettings, FrameSampling),
         options: &ProcessorOptions,

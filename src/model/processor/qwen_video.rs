@@ -424,30 +424,27 @@ pub struct QwenProcessor {
 }
 
 impl QwenProcessor {
-    /// Reads the settings of a model folder.
+    /// With the settings of a model folder, or without one with those of published models.
     ///
     /// # Errors
-    /// If they are missing or cannot be followed, or options contradict them.
-    pub fn from_dir(dir: &Path, style: VideoStyle, options: &ProcessorOptions) -> Result<Self> {
-        let images = QwenImageProcessor::from_dir(dir)?.with_options(options)?;
-        let videos = QwenVideoProcessor::new(QwenVideoSettings::from_dir(dir, style)?)?;
-        Ok(QwenProcessor { images, videos })
-    }
-
-    /// The processor of published models, for planning without files.
-    ///
-    /// # Errors
-    /// If options contradict it.
-    pub fn published(
-        images: ImageProcessorSettings,
+    /// If settings are missing or cannot be followed, or options contradict them.
+    pub fn new(
+        dir: Option<&Path>,
+        published: ImageProcessorSettings,
         style: VideoStyle,
         options: &ProcessorOptions,
     ) -> Result<Self> {
-        let videos = QwenVideoSettings::of_class(style, &images);
-        Ok(QwenProcessor {
-            images: QwenImageProcessor::new(images)?.with_options(options)?,
-            videos: QwenVideoProcessor::new(videos)?,
-        })
+        let (images, videos) = match dir {
+            Some(dir) => {
+                (QwenImageProcessor::from_dir(dir)?, QwenVideoSettings::from_dir(dir, style)?)
+            }
+            None => {
+                let videos = QwenVideoSettings::of_class(style, &published);
+                (QwenImageProcessor::new(published)?, videos)
+            }
+        };
+        let (images, videos) = (images.with_options(options)?, QwenVideoProcessor::new(videos)?);
+        Ok(QwenProcessor { images, videos })
     }
 }
 

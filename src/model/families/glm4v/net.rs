@@ -25,7 +25,7 @@ pub(super) fn encode(
     pixels: HostTensor,
     grids: &[[usize; 3]],
 ) -> Result<Slot> {
-    let (positions, segments) = frames(grids, v.spatial_merge_size)?;
+    let (positions, segments) = frames(grids, v.patching.merge)?;
     let x = net.tape.activation(pixels);
     let x = net.patch_projection(x, "model.visual.patch_embed.proj")?;
     net.tape.name(x, "visual.patch_embed");
@@ -76,7 +76,7 @@ fn place_embeddings(
 /// A convolution over every unit: its patches are neighbours, the weight has channels outside.
 fn downsample(net: &mut Net, v: &VisionConfig, x: Slot) -> Result<Slot> {
     let x = net.rms_norm(x, "model.visual.post_layernorm", v.rms_norm_eps)?;
-    let unit = v.spatial_merge_size * v.spatial_merge_size;
+    let unit = v.patching.merge * v.patching.merge;
     let rows = net.tape.ty(x).rows() / unit;
     let x = net.tape.view(x, &[rows, unit * v.hidden_size])?;
     let x = net.tape.op(TransposeColumns { rows: unit, cols: v.hidden_size }, &[x])?;

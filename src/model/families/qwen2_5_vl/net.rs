@@ -52,7 +52,7 @@ pub(super) fn encode(
     }
     net.tape.begin_segment("visual.merger");
     let x = net.rms_norm(x, "model.visual.merger.ln_q", v.rms_norm_eps)?;
-    let unit = v.spatial_merge_size * v.spatial_merge_size;
+    let unit = v.patching.merge * v.patching.merge;
     let rows = layout.window_index.len();
     let x = net.tape.view(x, &[rows, v.hidden_size * unit])?;
     let x = net.linear(x, "model.visual.merger.mlp.0")?;
