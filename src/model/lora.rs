@@ -323,6 +323,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pattern_keeps_the_number_of_a_layer_in_a_sequence() {
+        let layers = r"model\.visual\.blocks\.\d+\.attn\.qkv";
+        assert_eq!(pattern_of("model.visual.blocks.3.attn.qkv"), layers);
+        assert_eq!(pattern_of("visual.merger.mlp.2"), r"visual\.merger\.mlp\.2");
+        assert_eq!(pattern_of("mlp1.1"), r"mlp1\.1");
+    }
+
+    #[test]
     fn targets_are_whole_last_parts_in_the_language_model() {
         let c = LoraConfig {
             r: 4,

@@ -7,8 +7,9 @@ For each golden folder, on its chat of one picture:
            few, and the logits are those of `grpo-rt trace --adapter`
   model    `grpo-rt sft` of all weights; the saved folder has the names and shapes of the folder that was read, the
            reference loads it whole, and the logits are those of `grpo-rt trace`
-  peft     adapters that PEFT makes (attention, every linear layer of each part, its own "all-linear") with random
-           factors; the logits are those of `grpo-rt trace --adapter`. One on a convolution has to be refused.
+  peft     adapters that PEFT makes (by names, whole names and patterns, with some excluded, "all-linear") with random
+           factors; the logits are those of `grpo-rt trace --adapter`, and training that goes on from them saves the
+           same keys. Those on convolutions and on the head have to be refused.
 The reference is transformers, or the restatements of this folder for layouts that only remote code has; token ids
 and pixels are those of the trace (golden files compare them with the processors'). --names writes what PEFT calls the
 factors of each preset, for tests/saved_files.rs. Exit code 1 if anything is wrong or above --tolerance, relative to
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -99,9 +101,8 @@ class Reference:
                 image = ids[(ids[1:] == ids[:-1]).nonzero()[0, 0]].item()
                 return model(ids, self.tiles(pixels), image)
             if self.restated is ChatGLM:
-                begin, end = ((ids == self.config[f"{k}_token_id"]).nonzero() for k in ("boi", "eoi"))
-                place = torch.arange(len(ids))[trace["place"]] if not len(begin) else \
-                    torch.arange(begin[0, 0], end[0, 0] + 1)
+                begin, end = ((ids == self.config[f"{k}_token_id"]).nonzero()[0, 0] for k in ("boi", "eoi"))
+                place = torch.arange(begin, end + 1)
                 return model(ids, trace["position_ids"][0].long(), self.tiles(pixels), place)
             if "InternVL" in self.config["architectures"][0]:
                 return model(input_ids=ids[None], pixel_values=self.tiles(pixels), use_cache=False).logits[0]
@@ -218,13 +219,17 @@ def peft_targets(model, family):
     others = [n for n, m in model.named_modules() if not isinstance(m, nn.Linear)]
     every = {e for e in every if not any(n == e or n.endswith(f".{e}") for n in others)}
     two = attention & {"q_proj", "v_proj"} or attention
+    # PEFT knows the head of a model of transformers and leaves it out
+    heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in sum(by_part.values(), [])]
     return {
         "attention names": dict(target_modules=sorted(two)),
         "every name": dict(target_modules=sorted(every)),
         "whole names": dict(target_modules=by_part["vision"][-2:] + by_part["connector"] + by_part["language"][:2]),
         "less some": dict(target_modules=sorted(every), exclude_modules=sorted(two)),
-        "all-linear": dict(target_modules="all-linear"),
-    }, sorted(convolutions)
+        "all-linear": dict(target_modules="all-linear", exclude_modules=heads),
+        # as other trainers write them; looking ahead is Python's
+        "pattern": dict(target_modules=rf"^({PARTS[family][0][:-2]}(?=\.).*\.({'|'.join(sorted(two))}))$"),
+    }, [sorted(convolutions), heads]
 
 
 def peft_adapter(folder, out, options):
@@ -240,32 +245,39 @@ def peft_adapter(folder, out, options):
 
 def adapters_of_peft(name, folder, program):
     rows = []
-    targets, convolutions = peft_targets(Reference(folder).model, name.split("/")[0])
+    targets, refused = peft_targets(Reference(folder).model, name.split("/")[0])
     for i, (what, options) in enumerate(targets.items()):
         out = program.work / f"peft-{i}"
         reference, made = peft_adapter(folder, out, options)
         trace = program.trace("--adapter", out)
         rows.append((what, difference(trace, reference.logits(trace, made.get_base_model()))))
-    out = program.work / "peft-convolution"
-    peft_adapter(folder, out, dict(target_modules=convolutions))
-    said = program.trace("--adapter", out, fails=True)
-    assert "convolution" in said or "lora_" in said, said
+        keys, goes_on = (sorted(load_file(d / "adapter_model.safetensors")) for d in (
+            out, program.sft(f"next-{i}", "--adapter", out)))
+        assert keys == goes_on, sorted(set(keys) ^ set(goes_on))[:6]
+    for i, names in enumerate(refused):
+        out = program.work / f"refused-{i}"
+        peft_adapter(folder, out, dict(target_modules=names))
+        said = program.trace("--adapter", out, fails=True)
+        assert "fits no module" in said or "has no place in the model" in said, said
     return rows
 
 
 def collapse(names):
-    """Sorted names with runs of numbers as ranges, `{0..3}`."""
+    """Names with both factors as one, `lora_{A,B}`, and runs of layers as ranges, `{0..3}`."""
     found = {}
     for name in names:
         m = re.search(r"\.(layers|blocks|layer|deepstack_merger_list)\.(\d+)\.", name)
-        key = name[: m.start(2)] + "#" + name[m.end(2):] if m else name
-        found.setdefault(key, []).append(int(m[2]) if m else None)
+        key, number = (name[: m.start(2)] + "#" + name[m.end(2):], int(m[2])) if m else (name, None)
+        found.setdefault(re.sub("lora_[AB]", "lora_{A,B}", key), []).append(number)
     lines = []
     for key, numbers in found.items():
-        while numbers:
-            run = [n for i, n in enumerate(sorted(numbers)) if n == sorted(numbers)[0] + i] if "#" in key else numbers
-            numbers = [n for n in numbers if n not in run]
-            lines.append(key.replace("#", f"{{{run[0]}..{run[-1]}}}") if "#" in key else key)
+        assert all(numbers.count(n) == 2 for n in numbers), key
+        if numbers[0] is None:
+            lines.append(key)
+            continue
+        for _, run in groupby(enumerate(sorted(set(numbers))), lambda x: x[1] - x[0]):
+            run = [n for _, n in run]
+            lines.append(key.replace("#", f"{{{run[0]}..{run[-1]}}}" if len(run) > 1 else str(run[0])))
     return sorted(lines)
 
 
