@@ -322,7 +322,7 @@ fn models_that_are_incomplete_or_damaged() {
         ("stub", DATA, &["stub/model.safetensors", "5 bytes", "fetch it again"]),
         ("long_header", DATA, &["long_header/model.safetensors", "9223372036854775807", "hint:"]),
         ("lying_shape", DATA, &["lying_shape/model.safetensors", "tensor `"]),
-        ("no_tokenizer", IO, &["no_tokenizer/tokenizer.json", "hint:"]),
+        ("no_tokenizer", DATA, &["no_tokenizer", "tokenizer.json", "hint:"]),
         ("bad_tokenizer", DATA, &["bad_tokenizer/tokenizer.json", "save it again"]),
         ("no_template", DATA, &["no_template", "chat_template.jinja", "copy"]),
         ("bad_template", DATA, &["bad_template/chat_template.jinja", "line 1", "hint:"]),

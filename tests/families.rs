@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use grpo_rt::io::text::SpecialTokens;
 use grpo_rt::model::families::FAMILIES;
-use serde_json::Value;
+use grpo_rt::train::options::FAMILY_NAMES;
+use serde_json::{Value, json};
 
 mod devices; // emulated and present devices
 
@@ -36,8 +38,33 @@ fn lab() -> &'static Path {
             |l: &&str| serde_json::from_str::<Value>(l).is_ok_and(|row| row["task"] == "color");
         let rows: Vec<&str> = text.lines().filter(color).take(4).collect();
         std::fs::write(dir.join("shapes/color.jsonl"), rows.join("\n")).unwrap();
+        write_mixed(&dir.join("shapes"), &rows);
         dir
     })
+}
+
+/// `stills.jsonl`: a row with one picture, one with two, one with none; `mixed.jsonl`: one with a video,
+/// a folder of three pictures, besides.
+fn write_mixed(dir: &Path, rows: &[&str]) {
+    let image = |i: usize| {
+        let row: Value = serde_json::from_str(rows[i]).unwrap();
+        row["image"].as_str().unwrap().to_string()
+    };
+    std::fs::create_dir(dir.join("clip")).unwrap();
+    for i in 0..3 {
+        std::fs::copy(dir.join(image(i)), dir.join(format!("clip/{i}.png"))).unwrap();
+    }
+    let question = "What colour is it?";
+    let stills = [
+        json!({"image": image(0), "question": question, "answer": "red"}),
+        json!({"images": [image(1), image(2)], "question": question, "answer": "blue"}),
+        json!({"question": question, "answer": "green"}),
+    ];
+    let video = json!({"video": "clip", "question": question, "answer": "red"});
+    let lines = |rows: &[&Value]| rows.iter().map(|r| format!("{r}\n")).collect::<String>();
+    let [one, two, none] = &stills;
+    std::fs::write(dir.join("stills.jsonl"), lines(&[one, two, none])).unwrap();
+    std::fs::write(dir.join("mixed.jsonl"), lines(&[one, &video, none, two])).unwrap();
 }
 
 fn column(run: &str, name: &str) -> Vec<f64> {
@@ -87,6 +114,20 @@ fn learns(family: &str) {
          --output_dir {emulated}"
     ));
     holds(&emulated, 3);
+
+    // Pictures, none, several and a video in one batch; glm-4v-9b takes no video.
+    let (data, prompts) = if family == "glm4v_9b" { ("stills", 3) } else { ("mixed", 4) };
+    let mixed = format!("{family}/mixed");
+    go(format!(
+        "train --model {family}/guess --dataset_name shapes/{data}.jsonl --strict_data \
+         --reward_funcs exact,length --num_generations 4 --batch_size {} --max_steps 2 \
+         --max_completion_length 4 --scale_rewards none --save_steps 0 {FULL} --lr 1e-4 \
+         --beta 0.01 --output_dir {mixed}",
+        4 * prompts
+    ));
+    holds(&mixed, 2);
+    let seen = column(&mixed, "rollout/prompt_prefills");
+    assert_eq!(seen, vec![prompts as f64; 2], "{family}: a row is missing");
 }
 
 #[test]
@@ -131,8 +172,11 @@ fn glm4v_learns() {
 
 #[test]
 fn every_family_has_a_test_here() {
+    let names: Vec<&str> = FAMILIES.iter().map(|f| f.name()).collect();
+    assert_eq!(names, FAMILY_NAMES, "what `init --family` takes");
     let tests = include_str!("families.rs");
     for family in FAMILIES {
+        assert!(SpecialTokens::of(family.name()).is_ok());
         assert!(tests.contains(&format!("learns(\"{}\")", family.name())), "{}", family.name());
     }
 }

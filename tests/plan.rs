@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use grpo_rt::device::known::{KNOWN_DEVICES, KnownDevice};
 use grpo_rt::io::dataset::{DatasetOptions, load};
 use grpo_rt::model::config::VlmConfig;
+use grpo_rt::model::families::FAMILIES;
 use grpo_rt::train::options::{Command as Known, Options};
 use grpo_rt::train::prompts::PromptEncoder;
 use grpo_rt::train::settings::TrainSettings;
@@ -58,14 +59,22 @@ struct Lab {
 
 fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
-    LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan");
+    LAB.get_or_init(|| Lab::of("qwen2_5_vl"))
+}
+
+impl Lab {
+    /// That of a family; made anew.
+    fn of(family: &str) -> Lab {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan").join(family);
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
+        let init = format!(
+            "init --family {family} --preset tiny --vocab_size 320 --dataset_name data/train.jsonl \
+             --seed 1 --output_dir model --quiet"
+        );
         for line in [
             "data make-shapes --output_dir data --num_rows 8 --seed 3 --image_size 112 --quiet",
-            "init --preset tiny --vocab_size 320 --dataset_name data/train.jsonl --seed 1 \
-             --output_dir model --quiet",
+            &init,
         ] {
             let output = run(&dir, line);
             assert!(output.status.success(), "{line}: {}", text(&output.stderr));
@@ -108,13 +117,13 @@ fn lab() -> &'static Lab {
         let beside = prompts[0].len() - prompts[0].visual_tokens();
         assert!(prompts.iter().all(|p| p.len() == beside + p.visual_tokens()));
         Lab { dir, beside, text }
-    })
+    }
 }
 
 /// Plans settings and trains with them: all completions run to their full length and are in the loss,
 /// as the plan assumes. Returns the plan.
-fn planned_and_run(name: &str, settings: &str, steps: usize) -> Value {
-    let Lab { dir, beside, text: without } = lab();
+fn planned_and_run(lab: &Lab, name: &str, settings: &str, steps: usize) -> Value {
+    let Lab { dir, beside, text: without } = lab;
     let shared = format!("--model model --num_generations 4 {settings}");
     let pictures = format!("--prompt_tokens {beside} --prompt_image_size 112x112");
     let (data, assumed) = match name {
@@ -164,7 +173,7 @@ fn an_adapter_run_is_planned_to_the_byte() {
             "backward",
         ),
     ] {
-        let plan = planned_and_run(name, &format!("{lora} {more}"), 1);
+        let plan = planned_and_run(lab(), name, &format!("{lora} {more}"), 1);
         let found = plan["peak_phase"].as_str().unwrap();
         // Forward and backward share their highest byte where the last kept tensor lies on top.
         let shared = highest == "backward" && found == "forward";
@@ -173,17 +182,28 @@ fn an_adapter_run_is_planned_to_the_byte() {
 }
 
 #[test]
+fn a_run_of_every_family_is_planned_to_the_byte() {
+    for family in FAMILIES {
+        let lab = Lab::of(family.name());
+        let shared = "--beta 0.05 --batch_size 8 --max_completion_length 12 --memory_budget 1GiB";
+        planned_and_run(&lab, "lora", &format!("{shared} --use_peft --lora_r 4"), 1);
+        let full = format!("{shared} --tune_mm_vision --tune_mm_mlp --dtype bfloat16");
+        planned_and_run(&lab, "full", &full, 1);
+    }
+}
+
+#[test]
 fn a_run_of_all_weights_is_planned_to_the_byte() {
     let full = "--beta 0.05 --batch_size 8 --max_completion_length 12 --memory_budget 1GiB";
-    planned_and_run("language", full, 1);
+    planned_and_run(lab(), "language", full, 1);
     let line = format!("{full} --tune_mm_vision --tune_mm_mlp --dtype bfloat16");
-    let plan = planned_and_run("vision", &line, 1);
+    let plan = planned_and_run(lab(), "vision", &line, 1);
     let names: Vec<&str> =
         plan["phases"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
     // The reference's tower is not the one that is trained.
     assert!(names.contains(&"encode again") && names.contains(&"reference"), "{names:?}");
     let line = format!("{full} --num_iterations 2 --steps_per_generation 2");
-    planned_and_run("iterations", &line, 4);
+    planned_and_run(lab(), "iterations", &line, 4);
 }
 
 #[test]
@@ -199,7 +219,7 @@ fn a_run_in_little_memory_is_planned_to_the_byte() {
     let (base, peak) = (count(&plenty["base_bytes"]), count(&plenty["peak_bytes"]));
     assert_eq!(plenty["micro_batch"]["recomputed_flops"], 0.0);
     let budget = base + (peak - base) * 6 / 10;
-    let tight = planned_and_run("tight", &format!("{line} --memory_budget {budget}"), 1);
+    let tight = planned_and_run(lab(), "tight", &format!("{line} --memory_budget {budget}"), 1);
     assert!(tight["micro_batch"]["recomputed_flops"].as_f64().unwrap() > 0.0, "{tight:#}");
     assert!(count(&tight["peak_bytes"]) <= budget);
     // What is said to be the least starts, and a little less is refused.
@@ -217,8 +237,8 @@ fn a_run_on_an_emulated_device_is_planned_to_the_byte() {
              --beta 0.05"
         );
         let lora = "--use_peft --lora_r 4 --lora_dropout 0 --dtype bfloat16";
-        planned_and_run(&format!("lora_{device}"), &format!("{line} {lora}"), 1);
-        planned_and_run(&format!("full_{device}"), &format!("{line} --tune_mm_vision"), 1);
+        planned_and_run(lab(), &format!("lora_{device}"), &format!("{line} {lora}"), 1);
+        planned_and_run(lab(), &format!("full_{device}"), &format!("{line} --tune_mm_vision"), 1);
     }
 }
 

@@ -34,6 +34,15 @@ pub enum Targets {
     Pattern(String),
 }
 
+impl std::fmt::Display for Targets {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Targets::Names(names) => f.write_str(&names.join(", ")),
+            Targets::Pattern(p) => write!(f, "the pattern {p}"),
+        }
+    }
+}
+
 impl Targets {
     fn cover(&self, module: &str) -> bool {
         match self {
@@ -111,10 +120,15 @@ const PRESETS: [(&str, Preset); 5] = [
 
 /// Targets for a model, from names of modules and preset words, and what is excluded. Names alone stay
 /// what they are, as in PEFT; parts beside the language model become a pattern of whole names.
-pub fn resolve_targets(words: &[String], config: &VlmConfig) -> (Targets, Option<String>) {
+///
+/// # Errors
+/// If a name is that of no linear layer of the language model.
+pub fn resolve_targets(words: &[String], config: &VlmConfig) -> Result<(Targets, Option<String>)> {
     let preset = |w: &String| PRESETS.iter().find(|(name, _)| name == w).map(|(_, p)| *p);
     let presets: Vec<Preset> = words.iter().filter_map(preset).collect();
     let mut names: Vec<String> = words.iter().filter(|w| preset(w).is_none()).cloned().collect();
+    let all = parameters(config);
+    check_names(&names, &all)?;
     let mut add = |list: Vec<&str>| {
         let new: Vec<_> = list.iter().filter(|n| !names.iter().any(|m| m == *n)).collect();
         names.extend(new.into_iter().map(|n| n.to_string()));
@@ -139,9 +153,8 @@ pub fn resolve_targets(words: &[String], config: &VlmConfig) -> (Targets, Option
     if !presets.iter().any(|p| matches!(p, Preset::Vision | Preset::Connector)) {
         // PEFT matches module names anywhere; the vision tower may have modules of the same names.
         let excluded = config.family.vision_modules().join("|");
-        return (names, Some(format!(r".*({excluded})\..*")));
+        return Ok((names, Some(format!(r".*({excluded})\..*"))));
     }
-    let all = parameters(config);
     let mut patterns: Vec<String> = all
         .iter()
         .filter(|p| p.linear && wants(p))
@@ -149,7 +162,28 @@ pub fn resolve_targets(words: &[String], config: &VlmConfig) -> (Targets, Option
         .collect();
     patterns.sort();
     patterns.dedup();
-    (Targets::Pattern(format!("({})", patterns.join("|"))), None)
+    Ok((Targets::Pattern(format!("({})", patterns.join("|"))), None))
+}
+
+/// A name that fits nothing is a slip of the pen, and PEFT would pass over it.
+fn check_names(names: &[String], all: &[ParamSpec]) -> Result<()> {
+    let eligible = || all.iter().filter(|p| p.linear && p.part == Part::Language);
+    let modules = || eligible().filter_map(|p| p.name.strip_suffix(".weight"));
+    for name in names {
+        let one = Targets::Names(vec![name.clone()]);
+        if modules().any(|m| one.cover(m)) {
+            continue;
+        }
+        let mut known: Vec<&str> = modules().filter_map(|m| m.rsplit('.').next()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let words = PRESETS.map(|(word, _)| word).join(", ");
+        return Err(Error::usage("the adapter fits no module of the model")
+            .key("lora_target_modules")
+            .expected(format!("{words}, or names among {}", known.join(", ")))
+            .found(name));
+    }
+    Ok(())
 }
 
 /// A module's name with any number in the places of its layers' numbers. A number at its end stays: in

@@ -226,8 +226,8 @@ impl ParamStore {
         {
             return Err(Error::usage("the adapter fits no module of the model")
                 .key("lora_target_modules")
-                .expected("last parts of linear layers of the language model, such as q_proj")
-                .found(format!("{:?}", lora.target_modules)));
+                .expected("names of linear layers, as adapter_config.json has them")
+                .found(lora.target_modules.to_string()));
         }
         let index = list.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
         Ok(ParamStore {

@@ -204,6 +204,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
             let line = json!({
                 "id": row.id,
                 "images": row.images,
+                "videos": row.videos.iter().map(|v| v.source.path()).collect::<Vec<_>>(),
                 "question": question(row),
                 "answer": row.answer,
                 "completion": text,
@@ -217,5 +218,10 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
         out.flush().map_err(|e| Error::io("cannot write the answers", *path, &e))
     })?;
     report.skipped += loaded.skipped.len();
+    if report.samples == 0 && report.skipped > 0 {
+        return Err(Error::data("no row of the data set could be read")
+            .found(format!("{} bad rows", report.skipped))
+            .hint("the warnings above name them"));
+    }
     Ok(report)
 }

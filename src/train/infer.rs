@@ -2,15 +2,16 @@
 //! what is trained there. Scores and trains nothing.
 
 use crate::base::{Error, Result};
-use crate::io::dataset::{Message, Part};
+use crate::io::dataset::{Message, Part, VideoMeta, VideoRef};
 use crate::io::image::{self, Alpha};
+use crate::io::video::VideoSource;
 use crate::rollout::{Completion, Finish};
 use crate::train::generation::{Draws, generate, rollout_settings};
 use crate::train::prompts::{Media, read_messages};
 use crate::train::settings::{ChatSettings, InferSettings};
 use crate::train::workspace::Prepared;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An answer.
@@ -24,17 +25,23 @@ pub struct Answer {
 
 /// The messages of a chat and their images.
 fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Media)> {
-    let (system, paths, text) = match chat {
+    let (system, images, videos, text) = match chat {
         ChatSettings::Messages(file) => return read_messages(file),
-        ChatSettings::Question { system, images, text } => (system, images, text),
+        ChatSettings::Question { system, images, videos, text } => (system, images, videos, text),
     };
     let open = |p| image::open_with(p, Alpha::OverWhite);
-    let images = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let images = images.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let video = |path: &PathBuf| {
+        let source = VideoSource::Path(path.clone());
+        source.check().map(|()| VideoRef { source, meta: VideoMeta::default() })
+    };
+    let videos = videos.iter().map(video).collect::<Result<Vec<_>>>()?;
     let mut content: Vec<Part> = (0..images.len()).map(Part::Image).collect();
+    content.extend((0..videos.len()).map(Part::Video));
     content.push(Part::Text(text.clone()));
     let system = system.iter().map(|s| Message::text("system", s.as_str()));
     let question = Message { role: "user".into(), content };
-    Ok((system.chain([question]).collect(), Media { images, videos: Vec::new() }))
+    Ok((system.chain([question]).collect(), Media { images, videos }))
 }
 
 /// Answers a chat; with `out`, writes one JSON object per answer to it.

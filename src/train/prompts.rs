@@ -125,22 +125,19 @@ impl PromptEncoder {
     /// Chooses, reads and processes the frames of a video: what the row says goes before the options,
     /// and these before the model's own rule.
     fn video(&self, video: &VideoRef) -> Result<Visual> {
-        let go = || {
-            let (meta, rule) = (&video.meta, self.visuals.sampling()?);
-            let rule = rule.with(&meta.wishes().or(&self.video.wishes()))?;
-            let source = Video::open(&video.source, meta.raw_fps)?;
-            let indices = rule.indices_within(&source.info, meta.video_start, meta.video_end)?;
-            let frames = source.frames(&indices)?;
-            self.visuals.video(&Clip {
-                frames: &frames,
-                indices: &indices,
-                info: &source.info,
-                min_pixels: meta.min_pixels.or(self.video.min_pixels),
-                max_pixels: meta.max_pixels.or(self.video.max_pixels),
-                total_pixels: meta.total_pixels,
-            })
-        };
-        go().map_err(|e: Error| e.at(video.source.path().display().to_string()))
+        let (meta, rule) = (&video.meta, self.visuals.sampling()?);
+        let rule = rule.with(&meta.wishes().or(&self.video.wishes()))?;
+        let source = Video::open(&video.source, meta.raw_fps)?;
+        let indices = rule.indices_within(&source.info, meta.video_start, meta.video_end)?;
+        let frames = source.frames(&indices)?;
+        self.visuals.video(&Clip {
+            frames: &frames,
+            indices: &indices,
+            info: &source.info,
+            min_pixels: meta.min_pixels.or(self.video.min_pixels),
+            max_pixels: meta.max_pixels.or(self.video.max_pixels),
+            total_pixels: meta.total_pixels,
+        })
     }
 
     /// Encodes the prompt of a data set's row.

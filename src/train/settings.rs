@@ -114,6 +114,8 @@ pub enum ChatSettings {
         system: Option<String>,
         /// Image files, before the text.
         images: Vec<PathBuf>,
+        /// Video files or folders of frames, after the images.
+        videos: Vec<PathBuf>,
         /// Its text.
         text: String,
     },

@@ -32,11 +32,8 @@ pub fn trainable_table(params: &ParamStore) -> String {
     }
     row("all", count(&|_| true), count(&|p| p.trained()));
     for (module, (matrices, elements)) in adapted(params) {
-        let _ = writeln!(
-            out,
-            "adapter on {module}: {matrices} modules, {} parameters",
-            grouped(elements)
-        );
+        let _ =
+            writeln!(out, "adapter on {module}: {matrices} x, {} parameters", grouped(elements));
     }
     out
 }
@@ -102,7 +99,7 @@ mod tests {
         let params =
             ParamStore::place(&specs, &Training::Lora(lora), DType::F32, &mut arena).unwrap();
         let table = trainable_table(&params);
-        assert!(table.contains("adapter on a.layers.*.q: 2 modules, 360 parameters"), "{table}");
+        assert!(table.contains("adapter on a.layers.*.q: 2 x, 360 parameters"), "{table}");
         let line = |name: &str| table.lines().find(|l| l.starts_with(name)).unwrap().to_string();
         assert!(line("vision").contains("2,000") && line("vision").ends_with("0.00%"), "{table}");
         assert!(line("language").contains("4,360"), "{table}");

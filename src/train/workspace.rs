@@ -39,7 +39,7 @@ pub fn training_of(settings: &ModelSettings, config: &VlmConfig) -> Result<Train
     let saved = settings.adapter.as_deref().map(LoraConfig::from_dir).transpose()?;
     Ok(match (&settings.trained, saved) {
         (Trained::Lora(l), None) => {
-            let (target_modules, exclude_modules) = resolve_targets(&l.target_modules, config);
+            let (target_modules, exclude_modules) = resolve_targets(&l.target_modules, config)?;
             Training::Lora(LoraConfig {
                 r: l.r,
                 lora_alpha: l.alpha,

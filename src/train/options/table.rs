@@ -69,8 +69,8 @@ pub const FAMILY_NAMES: &[&str] = &[
     "qwen3_vl_moe",
     "internvl_chat",
     "internvl",
-    "glm4v_9b",
     "glm4v",
+    "glm4v_9b",
 ];
 
 const MODEL: &str = "Model";
@@ -354,8 +354,10 @@ pub static OPTIONS: &[Opt] = &[
         help: "Text of the user's message, after its images.", ..of(CHAT, &[Infer]) },
     Opt { name: "image", aliases: &["images"], kind: List(&Path),
         help: "Image files of the user's message.", ..of(CHAT, &[Infer]) },
+    Opt { name: "video", aliases: &["videos"], kind: List(&Path),
+        help: "Video files, or folders of frames, of the user's message.", ..of(CHAT, &[Infer]) },
     Opt { name: "messages", kind: Path, required: &[Trace],
-        help: "JSON file with the messages of a chat; image paths start from its folder.", ..of(CHAT, &[Infer, Trace]) },
+        help: "JSON file with the messages of a chat; paths in it start from its folder.", ..of(CHAT, &[Infer, Trace]) },
 
     // --- trace -----------------------------------------------------------------------------
     Opt { name: "grad", kind: Bool, default: "false",

@@ -23,16 +23,22 @@ fn chat(o: &Options) -> Result<ChatSettings> {
     match (o.path("messages"), o.text("prompt")) {
         (Some(file), _) => {
             let why = "the chat is that of `messages`";
-            useless(o, &["prompt", "image", "system_prompt"], why, "put it into the file")?;
+            useless(
+                o,
+                &["prompt", "image", "video", "system_prompt"],
+                why,
+                "put it into the file",
+            )?;
             Ok(ChatSettings::Messages(file))
         }
         (None, Some(text)) => Ok(ChatSettings::Question {
             system: o.text("system_prompt").map(str::to_string),
             images: o.paths("image"),
+            videos: o.paths("video"),
             text: text.to_string(),
         }),
         (None, None) => Err(Error::usage("there is nothing to answer")
-            .expected("prompt (with image), or messages")
+            .expected("prompt (with image or video), or messages")
             .hint("add --prompt \"What is this?\" --image a.png, or --messages chat.json")),
     }
 }
