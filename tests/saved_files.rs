@@ -186,7 +186,7 @@ const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 /// A new adapter on a golden folder, for a preset word or a name of modules.
 fn adapted(folder: &Path, word: &str) -> (Vlm, Arena) {
     let config = VlmConfig::from_dir(folder).unwrap();
-    let (target_modules, exclude_modules) = resolve_targets(&[word.to_string()], &config);
+    let (target_modules, exclude_modules) = resolve_targets(&[word.to_string()], &config).unwrap();
     let lora =
         LoraConfig { r: 2, lora_alpha: 4.0, lora_dropout: 0.0, target_modules, exclude_modules };
     let mut arena = Arena::reserve(16 << 20).unwrap();
