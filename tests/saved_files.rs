@@ -1,10 +1,16 @@
 //! Folders that a run saves are those of PEFT and transformers: names and shapes of tensors, keys of
-//! the configuration, companions. Loading them in Python is done by `tools/golden/peft_roundtrip.py`.
+//! the configuration, companions. Loading them in Python is done by `tools/golden/families/roundtrip.py`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use grpo_rt::io::safetensors::Checkpoint;
+use grpo_rt::base::{DType, HostTensor};
+use grpo_rt::io::safetensors::{Checkpoint, save};
+use grpo_rt::mem::Arena;
+use grpo_rt::model::config::VlmConfig;
+use grpo_rt::model::lora::{LoraConfig, resolve_targets};
+use grpo_rt::model::params::Training;
+use grpo_rt::model::vlm::Vlm;
 use serde_json::{Value, json};
 
 const TIED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/qwen2_5_vl/tied");
@@ -173,4 +179,112 @@ fn a_model_is_a_folder_of_transformers() {
             &format!("trace --model run --messages {TIED}/messages.json --out t --quiet"),
         );
     }
+}
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+
+/// A new adapter on a golden folder, for a preset word or a name of modules.
+fn adapted(folder: &Path, word: &str) -> (Vlm, Arena) {
+    let config = VlmConfig::from_dir(folder).unwrap();
+    let (target_modules, exclude_modules) = resolve_targets(&[word.to_string()], &config).unwrap();
+    let lora =
+        LoraConfig { r: 2, lora_alpha: 4.0, lora_dropout: 0.0, target_modules, exclude_modules };
+    let mut arena = Arena::reserve(16 << 20).unwrap();
+    let model = Vlm::load(folder, &Training::Lora(lora), DType::F32, 1, &mut arena)
+        .unwrap_or_else(|e| panic!("{} {word}: {e}", folder.display()));
+    (model, arena)
+}
+
+/// The names that a line stands for: `{A,B}` is one of the words, `{0..3}` a number from 0 to 3.
+fn expanded(line: &str) -> Vec<String> {
+    let Some((head, rest)) = line.split_once('{') else { return vec![line.to_string()] };
+    let (inside, tail) = rest.split_once('}').unwrap();
+    let choices: Vec<String> = match inside.split_once("..") {
+        Some((first, last)) => {
+            let number = |n: &str| n.parse::<usize>().unwrap();
+            (number(first)..=number(last)).map(|n| n.to_string()).collect()
+        }
+        None => inside.split(',').map(str::to_string).collect(),
+    };
+    choices.iter().flat_map(|c| expanded(&format!("{head}{c}{tail}"))).collect()
+}
+
+#[test]
+fn adapters_have_the_names_of_every_family() {
+    let golden = object(Path::new(DATA).join("peft_names.json"));
+    for (name, presets) in golden.as_object().unwrap() {
+        let places = [format!("{DATA}/families/{name}"), format!("{DATA}/{name}")];
+        let folder = places.iter().map(Path::new).find(|f| f.is_dir()).unwrap();
+        for (preset, lines) in presets.as_object().unwrap() {
+            let lines = lines.as_array().unwrap().iter().map(|l| l.as_str().unwrap());
+            let mut want: Vec<String> = lines.flat_map(expanded).collect();
+            want.sort();
+            assert!(!want.is_empty(), "{name} {preset}");
+            let dir = tempfile::tempdir().unwrap();
+            let (model, mut arena) = adapted(folder, preset);
+            model.save_adapter(dir.path(), &arena).unwrap();
+            let layout = layout(dir.path().join("adapter_model.safetensors"));
+            let saved: Vec<String> = layout.into_iter().map(|(n, _)| n).collect();
+            assert_eq!(saved, want, "{name} {preset}");
+            // What the saved configuration names is the same.
+            let lora = LoraConfig::from_dir(dir.path()).unwrap();
+            assert_eq!(Some(&lora), model.params.lora(), "{name} {preset}");
+            model.load_adapter(dir.path(), &mut arena).unwrap();
+        }
+    }
+    let shapes = |d: &Path| std::fs::read_dir(d).unwrap().map(|e| e.unwrap().path());
+    for shape in shapes(&Path::new(DATA).join("families")).flat_map(|family| {
+        let all: Vec<PathBuf> = shapes(&family).collect();
+        all
+    }) {
+        let name = shape.strip_prefix(Path::new(DATA).join("families")).unwrap();
+        assert!(golden.get(name.to_str().unwrap()).is_some(), "{} is not there", name.display());
+    }
+}
+
+#[test]
+fn an_adapter_that_is_more_than_factors_of_linear_layers_is_refused() {
+    let (model, mut arena) = adapted(Path::new(TIED), "q_proj");
+    let dir = tempfile::tempdir().unwrap();
+    model.save_adapter(dir.path(), &arena).unwrap();
+    let file = dir.path().join("adapter_config.json");
+    let plain = object(file.clone());
+    for (key, value) in [
+        ("modules_to_save", json!(["lm_head"])),
+        ("layers_to_transform", json!([0])),
+        ("layers_to_transform", json!(1)),
+        ("target_parameters", json!(["mlp.experts.down_proj"])),
+        ("trainable_token_indices", json!({"embed_tokens": [1]})),
+        ("lora_bias", json!(true)),
+        ("rank_pattern", json!({"q_proj": 8})),
+        ("bias", json!("all")),
+        ("init_lora_weights", json!("pissa_niter_16")),
+    ] {
+        let mut changed = plain.clone();
+        changed[key] = value;
+        std::fs::write(&file, changed.to_string()).unwrap();
+        let error = LoraConfig::from_dir(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+    // A pattern that looks ahead: the modules are those that the weights are of.
+    let mut changed = plain.clone();
+    changed["target_modules"] = json!(r"^(model\.language_model(?=\.).*\.(q_proj))$");
+    std::fs::write(&file, changed.to_string()).unwrap();
+    let read = Training::Lora(LoraConfig::from_dir(dir.path()).unwrap());
+    let mut other = Arena::reserve(16 << 20).unwrap();
+    let again = Vlm::load(Path::new(TIED), &read, DType::F32, 1, &mut other).unwrap();
+    again.load_adapter(dir.path(), &mut other).unwrap();
+    let names = |m: &Vlm| m.params.trained().map(|p| p.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&again), names(&model));
+    // A tensor of anything else is not left out in silence.
+    std::fs::write(&file, plain.to_string()).unwrap();
+    let weights = dir.path().join("adapter_model.safetensors");
+    let stored = Checkpoint::open(&weights).unwrap();
+    let mut tensors: Vec<(String, HostTensor)> =
+        stored.names().map(|n| (n.to_string(), stored.read(n).unwrap())).collect();
+    let more = "base_model.model.model.visual.patch_embed.proj.lora_A.weight";
+    tensors.push((more.to_string(), HostTensor::f32([2, 3], vec![0.0; 6])));
+    save(&weights, &tensors, &Default::default()).unwrap();
+    let error = model.load_adapter(dir.path(), &mut arena).unwrap_err().to_string();
+    assert!(error.contains(more), "{error}");
 }

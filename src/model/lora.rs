@@ -3,7 +3,9 @@
 //! the matmul op.
 
 use crate::base::{Error, Philox, Result, RngDomain};
+use crate::io::safetensors::Checkpoint;
 use crate::model::config::VlmConfig;
+use crate::model::families::naming::PEFT_PREFIX;
 use crate::model::families::parameters;
 use crate::model::spec::{ParamSpec, Part};
 use serde_json::{Map, Value, json};
@@ -27,7 +29,7 @@ pub struct LoraConfig {
 /// PEFT's `target_modules`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
-    /// Last parts of module names (`q_proj`).
+    /// Last parts of module names (`q_proj`), or whole names.
     Names(Vec<String>),
     /// A regular expression that the whole module name matches.
     Pattern(String),
@@ -45,9 +47,10 @@ impl std::fmt::Display for Targets {
 impl Targets {
     fn cover(&self, module: &str) -> bool {
         match self {
-            Targets::Names(names) => names
-                .iter()
-                .any(|t| module.strip_suffix(t.as_str()).is_some_and(|head| head.ends_with('.'))),
+            Targets::Names(names) => names.iter().any(|t| {
+                let head = module.strip_suffix(t.as_str());
+                head.is_some_and(|head| head.is_empty() || head.ends_with('.'))
+            }),
             Targets::Pattern(p) => matches(p, module),
         }
     }
@@ -74,6 +77,29 @@ impl Targets {
 fn matches(pattern: &str, module: &str) -> bool {
     regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|r| r.is_match(module))
 }
+
+/// Keys of `adapter_config.json` that ask for more than two factors of linear layers: anything in them
+/// would be left out of the arithmetic.
+const REFUSED: [&str; 15] = [
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "use_bdlora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "layers_to_transform",
+    "layer_replication",
+    "monteclora_config",
+];
+
+/// Beginnings of `init_lora_weights` with which PEFT changes the weights under the adapter as it loads.
+const MOVES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 /// Words that name linear layers of any family, in place of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,13 +187,16 @@ fn check_names(names: &[String], all: &[ParamSpec]) -> Result<()> {
     Ok(())
 }
 
-/// A module's name with any number in the places of its numbers.
+/// A module's name with any number in the places of its layers' numbers. A number at its end stays: in
+/// a sequence (`merger.mlp.0`) others are no linear layers, and PEFT refuses a pattern that matches one.
 fn pattern_of(module: &str) -> String {
+    let (head, last) = module.rsplit_once('.').unwrap_or(("", module));
     let part = |p: &str| match p.bytes().all(|b| b.is_ascii_digit()) {
         true => r"\d+".to_string(),
         false => regex::escape(p),
     };
-    module.split('.').map(part).collect::<Vec<_>>().join(r"\.")
+    let parts = head.split('.').filter(|p| !p.is_empty()).map(part);
+    parts.chain([regex::escape(last)]).collect::<Vec<_>>().join(r"\.")
 }
 
 impl LoraConfig {
@@ -233,66 +262,108 @@ impl LoraConfig {
                 .found(e.to_string())
                 .hint("the file is damaged or was not copied completely; fetch it again")
         })?;
-        let wrong = |key: &str, expected: &str| {
-            let found = map.get(key).unwrap_or(&Value::Null).to_string();
-            Error::data("this adapter cannot be used")
-                .file(&file)
-                .key(key)
-                .expected(expected)
-                .found(found)
-        };
-        if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-            return Err(wrong("peft_type", "\"LORA\""));
-        }
-        for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
-            if map.get(key).and_then(Value::as_bool).unwrap_or(false) {
-                return Err(wrong(key, "false"));
-            }
-        }
-        for key in ["rank_pattern", "alpha_pattern"] {
-            if map.get(key).and_then(Value::as_object).is_some_and(|m| !m.is_empty()) {
-                return Err(wrong(key, "an empty object"));
-            }
-        }
-        if map.get("bias").is_some_and(|b| b != "none") {
-            return Err(wrong("bias", "\"none\""));
-        }
+        let wrong = |key: &str, expected: &str| wrong_key(&file, &map, key, expected);
+        check_kind(&map, &wrong)?;
         let number = |key: &str| map.get(key).and_then(Value::as_f64);
+        let (target_modules, exclude_modules) = match is_of_python(&map) {
+            true => (Targets::Names(modules_with_factors(dir)?), None),
+            false => (read_targets(&map, &wrong)?, read_excluded(&map, &wrong)?),
+        };
         Ok(LoraConfig {
             r: number("r").filter(|r| *r >= 1.0).ok_or_else(|| wrong("r", "a positive integer"))?
                 as usize,
             lora_alpha: number("lora_alpha").ok_or_else(|| wrong("lora_alpha", "a number"))?,
             lora_dropout: number("lora_dropout").unwrap_or(0.0),
-            target_modules: map.get("target_modules").and_then(Targets::from_json).ok_or_else(
-                || wrong("target_modules", "a list of module names or a regular expression"),
-            )?,
-            exclude_modules: match map.get("exclude_modules") {
-                None | Some(Value::Null) => None,
-                Some(value) => {
-                    Some(excluded_pattern(value).ok_or_else(|| {
-                        wrong("exclude_modules", "names, or a regular expression")
-                    })?)
-                }
-            },
+            target_modules,
+            exclude_modules,
         })
     }
 }
 
-/// PEFT's `exclude_modules`: a regular expression, or last parts of names.
-fn excluded_pattern(value: &Value) -> Option<String> {
-    match Targets::from_json(value)? {
+type Wrong<'a> = &'a dyn Fn(&str, &str) -> Error;
+
+fn wrong_key(file: &Path, map: &Map<String, Value>, key: &str, expected: &str) -> Error {
+    let found = map.get(key).unwrap_or(&Value::Null).to_string();
+    Error::data("this adapter cannot be used").file(file).key(key).expected(expected).found(found)
+}
+
+/// That the adapter is two factors of linear layers on the weights of the model, and nothing else.
+fn check_kind(map: &Map<String, Value>, wrong: Wrong) -> Result<()> {
+    if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+        return Err(wrong("peft_type", "\"LORA\""));
+    }
+    for key in REFUSED {
+        let nothing = match map.get(key) {
+            None | Some(Value::Null | Value::Bool(false)) => true,
+            Some(Value::Array(a)) => a.is_empty(),
+            Some(Value::Object(o)) => o.is_empty(),
+            Some(_) => false,
+        };
+        if !nothing {
+            return Err(wrong(key, "null, false or nothing in it"));
+        }
+    }
+    if map.get("bias").is_some_and(|b| b != "none") {
+        return Err(wrong("bias", "\"none\""));
+    }
+    let start = map.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
+    match MOVES_BASE.iter().any(|word| start.starts_with(word)) {
+        false => Ok(()),
+        true => Err(wrong("init_lora_weights", "a start that leaves the model's weights alone")
+            .hint("save it with PEFT's path_initial_model_for_weight_conversion")),
+    }
+}
+
+fn read_targets(map: &Map<String, Value>, wrong: Wrong) -> Result<Targets> {
+    let targets = map.get("target_modules").and_then(Targets::from_json);
+    targets.ok_or_else(|| wrong("target_modules", "a list of module names or a regular expression"))
+}
+
+fn read_excluded(map: &Map<String, Value>, wrong: Wrong) -> Result<Option<String>> {
+    match map.get("exclude_modules") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => excluded_pattern(value)
+            .ok_or_else(|| wrong("exclude_modules", "names, or a regular expression")),
+    }
+}
+
+/// Whether a pattern of names is only understood by Python, whose regular expressions look ahead.
+fn is_of_python(map: &Map<String, Value>) -> bool {
+    let patterns = ["target_modules", "exclude_modules"].map(|k| map.get(k)?.as_str());
+    patterns.into_iter().flatten().any(|p| regex::Regex::new(p).is_err())
+}
+
+/// Whole names of the modules that have factors in an adapter's file.
+fn modules_with_factors(dir: &Path) -> Result<Vec<String>> {
+    let file = Checkpoint::open(dir.join("adapter_model.safetensors"))?;
+    let module =
+        |n: &str| n.strip_prefix(PEFT_PREFIX)?.strip_suffix(".lora_A.weight").map(str::to_string);
+    Ok(file.names().filter_map(module).collect())
+}
+
+/// PEFT's `exclude_modules`: a regular expression, or last parts of names; an empty list excludes none.
+fn excluded_pattern(value: &Value) -> Option<Option<String>> {
+    Some(match Targets::from_json(value)? {
         Targets::Pattern(p) => Some(p),
         Targets::Names(names) if names.is_empty() => None,
         Targets::Names(names) => {
             let names: Vec<String> = names.iter().map(|n| regex::escape(n)).collect();
             Some(format!(r"(.*\.)?({})", names.join("|")))
         }
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_keeps_the_number_of_a_layer_in_a_sequence() {
+        let layers = r"model\.visual\.blocks\.\d+\.attn\.qkv";
+        assert_eq!(pattern_of("model.visual.blocks.3.attn.qkv"), layers);
+        assert_eq!(pattern_of("visual.merger.mlp.2"), r"visual\.merger\.mlp\.2");
+        assert_eq!(pattern_of("mlp1.1"), r"mlp1\.1");
+    }
 
     #[test]
     fn targets_are_whole_last_parts_in_the_language_model() {
@@ -318,6 +389,12 @@ mod tests {
         ] {
             assert_eq!(covered(name, part, linear), None);
         }
+        // A whole name is a name too, of itself only.
+        let whole = Targets::Names(vec!["mlp1.1".into(), "lm.q_proj".into()]);
+        assert!(
+            whole.cover("mlp1.1") && whole.cover("lm.q_proj") && whole.cover("model.lm.q_proj")
+        );
+        assert!(!whole.cover("mlp1.11") && !whole.cover("xlm.q_proj"));
         assert_eq!(c.scale(), 2.0);
         assert!(c.initial_a(1, 0, 16).iter().all(|x| x.abs() <= 0.25));
     }

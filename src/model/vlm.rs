@@ -114,7 +114,8 @@ impl Vlm {
     /// Reads an adapter folder into the adapter of this model.
     ///
     /// # Errors
-    /// If the folder's adapter has another rank or other modules.
+    /// If the folder's adapter has another rank or other modules, or tensors that this model has no
+    /// place for.
     pub fn load_adapter(&self, dir: &Path, arena: &mut Arena) -> Result<()> {
         let saved = LoraConfig::from_dir(dir)?;
         let ours = self.params.lora().ok_or_else(|| {
@@ -128,8 +129,27 @@ impl Vlm {
                 .hint("give --lora_r and --lora_alpha of the adapter"));
         }
         let file = Checkpoint::open(dir.join("adapter_model.safetensors"))?;
+        self.check_adapter(&file)?;
         self.params.load(arena, &file, |p| is_adapter(p).then(|| self.adapter_name(&file, p)))?;
         Ok(())
+    }
+
+    /// A tensor that is left out would make another model of it: an error.
+    fn check_adapter(&self, file: &Checkpoint) -> Result<()> {
+        let factors = self.params.all().iter().filter(|p| is_adapter(p));
+        let used: HashSet<String> = factors.map(|p| self.adapter_name(file, p)).collect();
+        match file.names().find(|name| !used.contains(*name)) {
+            None => Ok(()),
+            Some(name) => {
+                Err(Error::data("the adapter has a tensor that has no place in the model")
+                    .file(file.source())
+                    .tensor(name)
+                    .expected(
+                        "lora_A and lora_B of linear layers that are targets, and nothing else",
+                    )
+                    .hint("an adapter of convolutions, embeddings or the head cannot be used here"))
+            }
+        }
     }
 
     /// PEFT's name of an adapter tensor: module paths of transformers 5, or of 4 if the file has those.
