@@ -44,15 +44,16 @@ fn lab() -> &'static Path {
 }
 
 /// `stills.jsonl`: a row with one picture, one with two, one with none; `mixed.jsonl`: one with a video,
-/// a folder of three pictures, besides.
+/// a folder of eight pictures, besides.
 fn write_mixed(dir: &Path, rows: &[&str]) {
     let image = |i: usize| {
         let row: Value = serde_json::from_str(rows[i]).unwrap();
         row["image"].as_str().unwrap().to_string()
     };
     std::fs::create_dir(dir.join("clip")).unwrap();
-    for i in 0..3 {
-        std::fs::copy(dir.join(image(i)), dir.join(format!("clip/{i}.png"))).unwrap();
+    // InternVL asks for eight frames and refuses a shorter video, as transformers does.
+    for i in 0..8 {
+        std::fs::copy(dir.join(image(i % 4)), dir.join(format!("clip/{i}.png"))).unwrap();
     }
     let question = "What colour is it?";
     let stills = [
