@@ -59,13 +59,13 @@ struct Lab {
 
 fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
-    LAB.get_or_init(|| Lab::of("qwen2_5_vl"))
+    LAB.get_or_init(|| Lab::of("shared", "qwen2_5_vl"))
 }
 
 impl Lab {
-    /// That of a family; made anew.
-    fn of(family: &str) -> Lab {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan").join(family);
+    /// A folder of this name with a model of a family; made anew.
+    fn of(folder: &str, family: &str) -> Lab {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plan").join(folder);
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let init = format!(
@@ -184,7 +184,7 @@ fn an_adapter_run_is_planned_to_the_byte() {
 #[test]
 fn a_run_of_every_family_is_planned_to_the_byte() {
     for family in FAMILIES {
-        let lab = Lab::of(family.name());
+        let lab = Lab::of(family.name(), family.name());
         let shared = "--beta 0.05 --batch_size 8 --max_completion_length 12 --memory_budget 1GiB";
         planned_and_run(&lab, "lora", &format!("{shared} --use_peft --lora_r 4"), 1);
         let full = format!("{shared} --tune_mm_vision --tune_mm_mlp --dtype bfloat16");
