@@ -87,6 +87,8 @@ pub struct Gpu {
     stream: usize,
     loaded: Mutex<Loaded>,
     graphs: Mutex<Graphs>,
+    /// Held by whoever calls the stream: a capture would take another thread's calls for its own.
+    turn: Mutex<()>,
 }
 
 /// Makes a call an error if its code says so.
@@ -146,6 +148,7 @@ impl Gpu {
             stream: stream as usize,
             loaded: Mutex::default(),
             graphs: Mutex::default(),
+            turn: Mutex::default(),
             blas: None,
             driver,
         })
@@ -296,7 +299,7 @@ impl Gpu {
             }
         }
         let stream = self.stream();
-        // SAFETY: the stream is ours, and this thread's until the capture ends.
+        // SAFETY: the stream is ours, and this thread's turn lasts until the capture ends.
         let code = unsafe { (self.driver.capture_begin)(stream, CAPTURE_OF_THREAD) };
         self.done("begin to capture", code)?;
         let enqueued: Result<()> = commands.iter().try_for_each(|c| self.run(c));
@@ -312,7 +315,7 @@ impl Gpu {
         // SAFETY: the executable graph does not need it any more.
         unsafe { (self.driver.graph_destroy)(graph) };
         if let Some(old) = locked(&self.graphs).keep(commands, exec) {
-            self.synchronize()?;
+            self.wait()?;
             // SAFETY: it is kept nowhere any more, and has run to its end.
             unsafe { (self.driver.graph_exec_destroy)(old) };
         }
@@ -323,6 +326,13 @@ impl Gpu {
         // SAFETY: a graph of this device that is still kept.
         let code = unsafe { (self.driver.graph_launch)(exec, self.stream()) };
         self.done("replay a graph", code)
+    }
+
+    /// Waits for everything that the stream has taken.
+    fn wait(&self) -> Result<()> {
+        // SAFETY: our stream.
+        let code = unsafe { (self.driver.stream_synchronize)(self.stream()) };
+        self.done("wait for the device", code)
     }
 
     fn event(&self) -> Result<Handle> {
@@ -436,6 +446,7 @@ impl Device for Gpu {
 
     fn upload(&self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
         self.enter()?;
+        let _turn = locked(&self.turn);
         let from = bytes.as_ptr().cast();
         // SAFETY: reads the slice; from pageable memory the drivers copy before they return.
         let code = unsafe { (self.driver.copy_to_device)(to.0, from, bytes.len(), self.stream()) };
@@ -444,15 +455,17 @@ impl Device for Gpu {
 
     fn download(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
+        let _turn = locked(&self.turn);
         let (to, n) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: writes the slice, which is borrowed until the stream has come there.
         let code = unsafe { (self.driver.copy_to_host)(to, from.0, n, self.stream()) };
         self.done("copy from the device", code)?;
-        self.synchronize()
+        self.wait()
     }
 
     fn submit(&self, commands: &[Command]) -> Result<()> {
         self.enter()?;
+        let _turn = locked(&self.turn);
         let advice = locked(&self.graphs).advise(commands);
         match advice {
             Advice::Launch => commands.iter().try_for_each(|c| self.run(c)),
@@ -463,6 +476,7 @@ impl Device for Gpu {
 
     fn time(&self, commands: &[Command]) -> Result<Vec<f64>> {
         self.enter()?;
+        let _turn = locked(&self.turn);
         let (start, end) = (self.event()?, self.event()?);
         let mut seconds = Vec::with_capacity(commands.len());
         for c in commands {
@@ -471,7 +485,7 @@ impl Device for Gpu {
             self.run(c)?;
             // SAFETY: as above.
             self.done("event", unsafe { (self.driver.event_record)(end, self.stream()) })?;
-            self.synchronize()?;
+            self.wait()?;
             let mut ms = 0f32;
             // SAFETY: both events have happened.
             let code = unsafe { (self.driver.event_elapsed)(&raw mut ms, start, end) };
@@ -487,9 +501,8 @@ impl Device for Gpu {
 
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
-        // SAFETY: our stream.
-        let code = unsafe { (self.driver.stream_synchronize)(self.stream()) };
-        self.done("wait for the device", code)
+        let _turn = locked(&self.turn);
+        self.wait()
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
