@@ -98,7 +98,7 @@ fn errors(
 /// held against the CPU's own error.
 ///
 /// # Errors
-/// In words, as [`errors`] and [`hold_against`].
+/// In words: an error beyond the tolerance, or beyond what the CPU has.
 pub fn agrees(
     spec: &OpSpec,
     case: &Case,

@@ -1,6 +1,6 @@
 //! Model families: what differs between architectures, one short file each, and what they are asked.
 //! Code above this folder never branches on a family; it asks a [`Family`] or the [`VisionTower`] and
-//! reads [`TextConfig`](crate::model::decoder::TextConfig). No tensor is ever touched in this file.
+//! reads [`TextConfig`]. No tensor is ever touched in this file.
 
 pub mod glm4v; // GLM-4.1V: interpolated places, partial rotation, norms around every block
 pub mod glm4v_9b; // glm-4v-9b in its own layout

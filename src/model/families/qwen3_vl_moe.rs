@@ -1,5 +1,5 @@
 //! Qwen3-VL with a mixture of experts (arXiv 2511.21631): what its language model has beyond
-//! [`qwen3_vl`](super::qwen3_vl), with which it shares everything else. No tensor is touched here.
+//! `qwen3_vl`, with which it shares everything else. No tensor is touched here.
 
 use super::naming::NamePairs;
 use super::preset::{Preset, with};
