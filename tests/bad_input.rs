@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
+
+mod program; // the program, as tests run it
 
 const USAGE: i32 = 2;
 const DATA: i32 = 3;
@@ -73,10 +75,7 @@ impl Place {
         open.set_len(length).unwrap();
     }
     fn run(&self, line: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-            command.env_remove(name);
-        }
+        let mut command = program::program();
         command.args(line.split_whitespace()).current_dir(self.0.path()).output().unwrap()
     }
     /// A command that works; returns what it said on stderr.

@@ -2,9 +2,10 @@
 //! download, tiles and frames that cannot be. Each is an error that names the file, and the row if it is one.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
+
+mod program; // the program, as tests run it
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families").join(path)
@@ -46,10 +47,7 @@ impl Copy {
 
     /// Runs the program in the folder; it must fail with this code and say all of this.
     fn fails(&self, line: &str, code: i32, said: &[&str]) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-            command.env_remove(name);
-        }
+        let mut command = program::program();
         let line_words = line.split_whitespace();
         let done = command.args(line_words).current_dir(self.0.path()).output().unwrap();
         let stderr = String::from_utf8_lossy(&done.stderr);

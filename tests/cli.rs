@@ -13,12 +13,11 @@ use grpo_rt::model::processor::chat::ChatEncoder;
 use grpo_rt::model::processor::qwen_image::QwenImageProcessor;
 use grpo_rt::train::options::{Command as Known, help, overview};
 
+mod program; // the program, as tests run it
+
 /// Runs the program in `dir` on words separated by spaces, without options in the environment.
 fn run_in(dir: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     command.args(line.split_whitespace()).current_dir(dir).output().unwrap()
 }
 fn run(line: &str) -> Output {

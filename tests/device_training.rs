@@ -4,23 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
 mod devices; // emulated and present devices
 
-/// Runs the program on words separated by spaces, without options from the environment.
-fn run_in(dir: &Path, line: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
-    let done = command.args(line.split_whitespace()).current_dir(dir).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{line}: {}: {said}", done.status);
-}
+mod program; // the program, as tests run it
+
+use program::run_in;
 
 /// A folder with a data set of 32 rows with pictures and the model `warm`, which has seen some
 /// answers, so that not every token is a toss-up that a rounding decides. Made once.

@@ -3,7 +3,6 @@
 //! and training computes the same ones. Images are encoded once.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use grpo_rt::base::Result;
@@ -20,6 +19,8 @@ use grpo_rt::train::options::{Command as Known, Options};
 use grpo_rt::train::settings::TrainSettings;
 use grpo_rt::train::workspace::Workspace;
 
+mod program; // the program, as tests run it
+
 /// A folder with pictures of two sizes, `small/` and `large/`, and a small new model, made once.
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
@@ -33,10 +34,7 @@ fn lab() -> &'static Path {
             "init --preset tiny --vocab_size 320 --dataset_name small/train.jsonl --seed 1 \
              --output_dir model --quiet",
         ] {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-            for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-                command.env_remove(name);
-            }
+            let mut command = program::program();
             let done = command.args(line.split_whitespace()).current_dir(&dir).output().unwrap();
             assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
         }

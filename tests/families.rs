@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use grpo_rt::io::text::SpecialTokens;
@@ -14,15 +13,9 @@ use serde_json::{Value, json};
 
 mod devices; // emulated and present devices
 
-fn run_in(dir: &Path, line: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
-    let done = command.args(line.split_whitespace()).current_dir(dir).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{line}: {}: {said}", done.status);
-}
+mod program; // the program, as tests run it
+
+use program::run_in;
 
 /// A folder with `shapes/` (pictures and questions) and `color.jsonl`, four of its rows.
 fn lab() -> &'static Path {

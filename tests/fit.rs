@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
+
+mod program; // the program, as tests run it
 
 const DEVICE: i32 = 5;
 
@@ -31,10 +32,7 @@ fn lab() -> &'static Path {
 
 /// Exit code and stderr of the program.
 fn go(dir: &Path, line: &str) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     let done = command.args(line.split_whitespace()).current_dir(dir).output().unwrap();
     (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
 }

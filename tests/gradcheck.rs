@@ -6,7 +6,7 @@ use grpo_rt::base::{DType, HostTensor, Philox, RngDomain, Tolerance};
 use grpo_rt::grpo::pack::{Packed, TrainCompletion, TrainGroup, pack};
 use grpo_rt::mem::{Arena, Region};
 use grpo_rt::model::decoder::{head, text};
-use grpo_rt::model::lora::{LoraConfig, Targets};
+use grpo_rt::model::lora::{LoraConfig, Pattern, Targets};
 use grpo_rt::model::net::{AdapterDropout, Net};
 use grpo_rt::model::params::{ParamStore, Training};
 use grpo_rt::model::positions::{PositionRule, TokenRun};
@@ -325,7 +325,7 @@ fn adapters_have_the_gradient_that_differences_measure() {
         lora_alpha: 6.0,
         lora_dropout: 0.3,
         target_modules: Targets::Names(modules.map(String::from).to_vec()),
-        exclude_modules: Some(r".*visual\..*".into()),
+        exclude_modules: Some(Pattern::new(r".*visual\..*").unwrap()),
     };
     assert_eq!(check_model(&Training::Lora(lora.clone()), 0.0), 2 * 5 * 2);
     assert_eq!(check_model(&Training::Lora(lora), 0.3), 2 * 5 * 2);

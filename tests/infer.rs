@@ -2,15 +2,14 @@
 //! file of messages, and leaves tokens and log-probabilities where it is told to.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
 
+mod program; // the program, as tests run it
+
 fn run_in(dir: &Path, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     command.args(words).current_dir(dir).output().unwrap()
 }
 

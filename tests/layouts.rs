@@ -7,7 +7,8 @@ use grpo_rt::model::families::naming::{canonical_name, detect_naming, name_in};
 use grpo_rt::model::families::parameters;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+mod program; // the program, as tests run it
 
 /// What the issue of this program asks for at least.
 const SIZES: usize = 28;
@@ -78,10 +79,7 @@ fn every_published_size_is_planned() {
         let line = "plan --device mi300x --use_peft --dtype bfloat16 --num_generations 4 \
             --per_device_train_batch_size 4 --max_completion_length 64 --prompt_image_size 448x448 \
             --prompt_tokens 128 --model";
-        let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-            command.env_remove(name);
-        }
+        let mut command = program::program();
         let done = command.args(line.split_whitespace()).arg(&config).output().unwrap();
         let (said, failed) =
             (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));

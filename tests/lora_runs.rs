@@ -4,20 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-/// Runs the program on words separated by spaces, without options from the environment.
-fn run_in(dir: &Path, line: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
-    let done = command.args(line.split_whitespace()).current_dir(dir).output().unwrap();
-    assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
-}
+mod program; // the program, as tests run it
+
+use program::run_in;
 
 /// A folder with `mixed.jsonl`, 16 rows with small and large pictures by turns, and the model `warm`,
 /// which has seen some answers. Made once for all tests of this file.

@@ -3,7 +3,7 @@
 //! cannot fit is refused with what would. docs/planning.md shows what the program prints.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::OnceLock;
 
 use grpo_rt::device::known::{KNOWN_DEVICES, KnownDevice};
@@ -17,16 +17,15 @@ use serde_json::{Value, json};
 
 mod devices; // emulated devices
 
+mod program; // the program, as tests run it
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Runs the program on words separated by spaces, without options from the environment.
 fn run(dir: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     command.args(line.split_whitespace()).current_dir(dir).output().unwrap()
 }
 

@@ -11,16 +11,14 @@ use grpo_rt::model::processor::ProcessorOptions;
 use grpo_rt::model::vlm::{Vlm, model_bytes};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
+
+mod program; // the program, as tests run it
 
 const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen3_vl", "qwen3_vl_moe"];
 
 fn go(dir: &Path, line: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     let done = command.args(line.split_whitespace()).current_dir(dir).output().unwrap();
     assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
 }

@@ -3,7 +3,6 @@
 //! demands. The choice itself is asked on random costs.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use grpo_rt::base::{DType, HostTensor, Result};
@@ -16,7 +15,7 @@ use grpo_rt::grpo::update::{
 use grpo_rt::mem::recompute::{Level, all, pick};
 use grpo_rt::mem::{Arena, Recompute};
 use grpo_rt::model::config::VlmConfig;
-use grpo_rt::model::lora::{LoraConfig, Targets};
+use grpo_rt::model::lora::{LoraConfig, Pattern, Targets};
 use grpo_rt::model::params::{Param, Training};
 use grpo_rt::model::positions::{PositionRule, TokenRun};
 use grpo_rt::model::processor::Visual;
@@ -38,6 +37,8 @@ use grpo_rt::train::workspace::{Prepared, Workspace};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod program; // the program, as tests run it
+
 /// A folder with rows of large and small pictures and a small new model, made once.
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
@@ -50,10 +51,7 @@ fn lab() -> &'static Path {
             "init --preset tiny --vocab_size 320 --dataset_name data/train.jsonl --seed 1 \
              --output_dir model --quiet",
         ] {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-            for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-                command.env_remove(name);
-            }
+            let mut command = program::program();
             let done = command.args(line.split_whitespace()).current_dir(&dir).output().unwrap();
             assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
         }
@@ -267,7 +265,7 @@ fn a_model_of_published_size_is_planned_within_a_tenth() {
         lora_alpha: 32.0,
         lora_dropout: 0.05,
         target_modules: Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
-        exclude_modules: Some(r".*visual\..*".into()),
+        exclude_modules: Some(Pattern::new(r".*visual\..*").unwrap()),
     });
     let mut arena = Arena::reserve(vlm::model_bytes(&config, &training, DType::F32)).unwrap();
     let params = vlm::place(&config, &training, DType::F32, &mut arena).unwrap();

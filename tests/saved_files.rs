@@ -2,7 +2,6 @@
 //! the configuration, companions. Loading them in Python is done by `tools/golden/families/roundtrip.py`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use grpo_rt::base::{DType, HostTensor};
 use grpo_rt::io::safetensors::{Checkpoint, save};
@@ -13,16 +12,15 @@ use grpo_rt::model::params::Training;
 use grpo_rt::model::vlm::Vlm;
 use serde_json::{Value, json};
 
+mod program; // the program, as tests run it
+
 const TIED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/qwen2_5_vl/tied");
 const SHARDED: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/qwen2_5_vl/tied_bf16_sharded");
 
 /// Runs the program in `dir` on words separated by spaces; it must work.
 fn run(dir: &Path, line: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     let output = command.args(line.split_whitespace()).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -20,12 +20,11 @@ use grpo_rt::train::settings::TrainSettings;
 use grpo_rt::train::workspace::Workspace;
 use serde_json::{Value, json};
 
+mod program; // the program, as tests run it
+
 /// The program on words separated by spaces, in `dir`, without options from the environment.
 fn command(dir: &Path, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grpo-rt"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
-        command.env_remove(name);
-    }
+    let mut command = program::program();
     command.args(line.split_whitespace()).current_dir(dir);
     command
 }

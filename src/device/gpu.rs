@@ -87,7 +87,8 @@ pub struct Gpu {
     stream: usize,
     loaded: Mutex<Loaded>,
     graphs: Mutex<Graphs>,
-    /// Held by whoever calls the stream: a capture would take another thread's calls for its own.
+    /// Held by whoever calls the stream, loads a module, allocates or frees: a capture would take another
+    /// thread's calls for its own, or refuse them.
     turn: Mutex<()>,
 }
 
@@ -424,11 +425,13 @@ impl Device for Gpu {
 
     fn load(&self, module: &'static str) -> Result<()> {
         self.enter()?;
+        let _turn = locked(&self.turn);
         self.module(&mut locked(&self.loaded), module).map(|_| ())
     }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePtr> {
         self.enter()?;
+        let _turn = locked(&self.turn);
         let mut p = 0;
         // SAFETY: writes one address.
         let code = unsafe { (self.driver.malloc)(&raw mut p, bytes) };
@@ -439,6 +442,7 @@ impl Device for Gpu {
     fn free(&self, block: DevicePtr) {
         // A device that failed cannot free; there is nobody left to tell.
         if self.enter().is_ok() {
+            let _turn = locked(&self.turn);
             // SAFETY: the block came from `allocate`; whoever drops it uses it no more.
             unsafe { (self.driver.free)(block.0) };
         }

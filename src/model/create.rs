@@ -43,7 +43,7 @@ pub fn create_model(
     }
     std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot make the folder", dir, &e))?;
     write_json(&dir.join("generation_config.json"), &generation_config(&config))?;
-    for (name, content) in config.family.processor_files(&config) {
+    for (name, content) in config.family.processor_files(&config)? {
         write_json(&dir.join(name), &content)?;
     }
     tokenizer.save(dir)?;

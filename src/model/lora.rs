@@ -22,8 +22,35 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Which modules carry an adapter.
     pub target_modules: Targets,
-    /// A regular expression of whole module names that carry none, though their names are targets.
-    pub exclude_modules: Option<String>,
+    /// Modules that carry none, though their names are targets.
+    pub exclude_modules: Option<Pattern>,
+}
+
+/// A regular expression that whole module names match, compiled once.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    text: String,
+    whole: regex::Regex,
+}
+
+impl Pattern {
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// Kind data, if it is none of those that this program understands.
+    pub fn new(text: impl Into<String>) -> Result<Self> {
+        let text = text.into();
+        match regex::Regex::new(&format!("^(?:{text})$")) {
+            Ok(whole) => Ok(Pattern { text, whole }),
+            Err(e) => Err(Error::data("not a regular expression").found(e.to_string())),
+        }
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
 
 /// PEFT's `target_modules`.
@@ -31,15 +58,15 @@ pub struct LoraConfig {
 pub enum Targets {
     /// Last parts of module names (`q_proj`), or whole names.
     Names(Vec<String>),
-    /// A regular expression that the whole module name matches.
-    Pattern(String),
+    /// Modules that a regular expression matches.
+    Pattern(Pattern),
 }
 
 impl std::fmt::Display for Targets {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
             Targets::Names(names) => f.write_str(&names.join(", ")),
-            Targets::Pattern(p) => write!(f, "the pattern {p}"),
+            Targets::Pattern(p) => write!(f, "the pattern {}", p.text),
         }
     }
 }
@@ -51,20 +78,20 @@ impl Targets {
                 let head = module.strip_suffix(t.as_str());
                 head.is_some_and(|head| head.is_empty() || head.ends_with('.'))
             }),
-            Targets::Pattern(p) => matches(p, module),
+            Targets::Pattern(p) => p.whole.is_match(module),
         }
     }
 
     fn to_json(&self) -> Value {
         match self {
             Targets::Names(names) => json!(names),
-            Targets::Pattern(p) => json!(p),
+            Targets::Pattern(p) => json!(p.text),
         }
     }
 
     fn from_json(value: &Value) -> Option<Self> {
         match value {
-            Value::String(p) if regex::Regex::new(p).is_ok() => Some(Targets::Pattern(p.clone())),
+            Value::String(p) => Pattern::new(p).ok().map(Targets::Pattern),
             Value::Array(a) => {
                 let names: Option<_> = a.iter().map(|v| v.as_str().map(str::to_string)).collect();
                 names.map(Targets::Names)
@@ -72,10 +99,6 @@ impl Targets {
             _ => None,
         }
     }
-}
-
-fn matches(pattern: &str, module: &str) -> bool {
-    regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|r| r.is_match(module))
 }
 
 /// Keys of `adapter_config.json` that ask for more than two factors of linear layers: anything in them
@@ -124,7 +147,7 @@ const PRESETS: [(&str, Preset); 5] = [
 ///
 /// # Errors
 /// If a name is that of no linear layer of the language model.
-pub fn resolve_targets(words: &[String], config: &VlmConfig) -> Result<(Targets, Option<String>)> {
+pub fn resolve_targets(words: &[String], config: &VlmConfig) -> Result<(Targets, Option<Pattern>)> {
     let preset = |w: &String| PRESETS.iter().find(|(name, _)| name == w).map(|(_, p)| *p);
     let presets: Vec<Preset> = words.iter().filter_map(preset).collect();
     let mut names: Vec<String> = words.iter().filter(|w| preset(w).is_none()).cloned().collect();
@@ -154,7 +177,7 @@ pub fn resolve_targets(words: &[String], config: &VlmConfig) -> Result<(Targets,
     if !presets.iter().any(|p| matches!(p, Preset::Vision | Preset::Connector)) {
         // PEFT matches module names anywhere; the vision tower may have modules of the same names.
         let excluded = config.family.vision_modules().join("|");
-        return Ok((names, Some(format!(r".*({excluded})\..*"))));
+        return Ok((names, Some(Pattern::new(format!(r".*({excluded})\..*"))?)));
     }
     let mut patterns: Vec<String> = all
         .iter()
@@ -163,7 +186,8 @@ pub fn resolve_targets(words: &[String], config: &VlmConfig) -> Result<(Targets,
         .collect();
     patterns.sort();
     patterns.dedup();
-    Ok((Targets::Pattern(format!("({})", patterns.join("|"))), None))
+    let pattern = Pattern::new(format!("({})", patterns.join("|")))?;
+    Ok((Targets::Pattern(pattern), None))
 }
 
 /// A name that fits nothing is a slip of the pen, and PEFT would pass over it.
@@ -208,7 +232,7 @@ impl LoraConfig {
     /// The module whose weights these are, if it carries an adapter.
     pub fn covered<'s>(&self, weights: &'s ParamSpec) -> Option<&'s str> {
         let module = weights.name.strip_suffix(".weight")?;
-        let excluded = self.exclude_modules.as_ref().is_some_and(|p| matches(p, module));
+        let excluded = self.exclude_modules.as_ref().is_some_and(|p| p.whole.is_match(module));
         (weights.linear && !excluded && self.target_modules.cover(module)).then_some(module)
     }
 
@@ -230,7 +254,7 @@ impl LoraConfig {
             "lora_alpha": self.lora_alpha,
             "lora_dropout": self.lora_dropout,
             "target_modules": self.target_modules.to_json(),
-            "exclude_modules": self.exclude_modules,
+            "exclude_modules": self.exclude_modules.as_ref().map(|p| &p.text),
             "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,
@@ -319,7 +343,7 @@ fn read_targets(map: &Map<String, Value>, wrong: Wrong) -> Result<Targets> {
     targets.ok_or_else(|| wrong("target_modules", "a list of module names or a regular expression"))
 }
 
-fn read_excluded(map: &Map<String, Value>, wrong: Wrong) -> Result<Option<String>> {
+fn read_excluded(map: &Map<String, Value>, wrong: Wrong) -> Result<Option<Pattern>> {
     match map.get("exclude_modules") {
         None | Some(Value::Null) => Ok(None),
         Some(value) => excluded_pattern(value)
@@ -330,7 +354,7 @@ fn read_excluded(map: &Map<String, Value>, wrong: Wrong) -> Result<Option<String
 /// Whether a pattern of names is only understood by Python, whose regular expressions look ahead.
 fn is_of_python(map: &Map<String, Value>) -> bool {
     let patterns = ["target_modules", "exclude_modules"].map(|k| map.get(k)?.as_str());
-    patterns.into_iter().flatten().any(|p| regex::Regex::new(p).is_err())
+    patterns.into_iter().flatten().any(|p| Pattern::new(p).is_err())
 }
 
 /// Whole names of the modules that have factors in an adapter's file.
@@ -342,13 +366,13 @@ fn modules_with_factors(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// PEFT's `exclude_modules`: a regular expression, or last parts of names; an empty list excludes none.
-fn excluded_pattern(value: &Value) -> Option<Option<String>> {
+fn excluded_pattern(value: &Value) -> Option<Option<Pattern>> {
     Some(match Targets::from_json(value)? {
         Targets::Pattern(p) => Some(p),
         Targets::Names(names) if names.is_empty() => None,
         Targets::Names(names) => {
             let names: Vec<String> = names.iter().map(|n| regex::escape(n)).collect();
-            Some(format!(r"(.*\.)?({})", names.join("|")))
+            Some(Pattern::new(format!(r"(.*\.)?({})", names.join("|"))).ok()?)
         }
     })
 }
@@ -372,7 +396,7 @@ mod tests {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             target_modules: Targets::Names(vec!["q_proj".into(), "gate_proj".into()]),
-            exclude_modules: Some(r".*(visual)\..*".into()),
+            exclude_modules: Some(Pattern::new(r".*(visual)\..*").unwrap()),
         };
         let covered = |name: &str, part, linear| {
             let spec =

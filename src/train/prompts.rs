@@ -158,15 +158,16 @@ impl PromptEncoder {
 /// Sees whether the processor's patches and tokens are those that the model was made for: the folder may
 /// hold the files of two models.
 fn check_fit(config: &VlmConfig, visuals: &dyn VisualProcessor) -> Result<()> {
-    const SIDE: usize = 448; // of any image that every processor takes
-    let visual = visuals.image_shape(SIDE, SIDE)?;
+    let patching = config.vision.patching();
+    let side = 8 * patching.side * patching.merge; // divides into the model's patches
+    let visual = visuals.image_shape(side, side)?;
     let made = (visual.patch_dim, visual.rows());
     let wanted = (config.vision.patch_values(), config.vision.feature_rows(visual.grid_thw));
     if made == wanted {
         return Ok(());
     }
     let words = |(values, tokens)| {
-        format!("patches of {values} values, {tokens} tokens for {SIDE} x {SIDE}")
+        format!("patches of {values} values, {tokens} tokens for {side} x {side}")
     };
     Err(Error::data("the image processor does not fit the model")
         .expected(format!("{} (config.json)", words(wanted)))

@@ -47,25 +47,9 @@ pub const QWEN_TOKENS: [&str; 14] = [
     "<|video_pad|>",
 ];
 
-/// InternVL's own tokens after those of its language model (added_tokens.json of the published
-/// folders), with Qwen's chat marks before them.
-const INTERNVL_CHAT_TOKENS: [&str; 12] = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-    "<quad>",
-    "</quad>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
-];
-
-/// As above; transformers' processor also marks videos with a token.
-const INTERNVL_TOKENS: [&str; 13] = [
+/// InternVL's tokens (added_tokens.json of the published folders), with Qwen's chat marks before them; the
+/// last marks videos, and only transformers' processor knows it.
+const INTERNVL_TOKENS: &[&str] = &[
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -80,6 +64,8 @@ const INTERNVL_TOKENS: [&str; 13] = [
     "</box>",
     "<video>",
 ];
+/// Those of InternVL's own layout.
+const INTERNVL_CHAT_TOKENS: &[&str] = INTERNVL_TOKENS.split_at(12).0;
 
 /// What `InternVLProcessor` reads from its tokenizer.
 const INTERNVL_ROLES: [(&str, &str); 4] = [
@@ -89,27 +75,9 @@ const INTERNVL_ROLES: [(&str, &str); 4] = [
     ("video_token", "<video>"),
 ];
 
-/// glm-4v-9b (its tokenizer_config.json, 151329 ff.).
-const GLM_4V_9B_TOKENS: [&str; 14] = [
-    "<|endoftext|>",
-    "[MASK]",
-    "[gMASK]",
-    "[sMASK]",
-    "<sop>",
-    "<eop>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
-    "<|begin_of_image|>",
-    "<|end_of_image|>",
-    "<|begin_of_video|>",
-    "<|end_of_video|>",
-];
-
-/// GLM-4.1V: as above, then one placeholder each for images and videos (151343 and 151344, the
+/// GLM-4.1V: those of glm-4v-9b, then one placeholder each for images and videos (151343 and 151344, the
 /// `image_token_id` and `video_token_id` of its config.json).
-const GLM4V_TOKENS: [&str; 16] = [
+const GLM4V_TOKENS: &[&str] = &[
     "<|endoftext|>",
     "[MASK]",
     "[gMASK]",
@@ -127,6 +95,8 @@ const GLM4V_TOKENS: [&str; 16] = [
     "<|image|>",
     "<|video|>",
 ];
+/// glm-4v-9b (its tokenizer_config.json, 151329 ff.).
+const GLM_4V_9B_TOKENS: &[&str] = GLM4V_TOKENS.split_at(14).0;
 
 const QWEN2_5_VL: SpecialTokens = SpecialTokens {
     family: "qwen2_5_vl",
@@ -142,7 +112,7 @@ const QWEN2_5_VL: SpecialTokens = SpecialTokens {
 
 const GLM4V: SpecialTokens = SpecialTokens {
     family: "glm4v",
-    tokens: &GLM4V_TOKENS,
+    tokens: GLM4V_TOKENS,
     // The assistant's turn has no mark of its own at its end: the text ends, or the user speaks.
     end_of_turn: "<|endoftext|>",
     split: GLM4_SPLIT,
@@ -175,7 +145,7 @@ pub const FAMILIES: [SpecialTokens; 8] = [
     },
     SpecialTokens {
         family: "internvl",
-        tokens: &INTERNVL_TOKENS,
+        tokens: INTERNVL_TOKENS,
         template: "internvl",
         processor_class: Some("InternVLProcessor"),
         roles: &INTERNVL_ROLES,
@@ -183,7 +153,7 @@ pub const FAMILIES: [SpecialTokens; 8] = [
     },
     SpecialTokens {
         family: "internvl_chat",
-        tokens: &INTERNVL_CHAT_TOKENS,
+        tokens: INTERNVL_CHAT_TOKENS,
         template: "internvl2_5",
         processor_class: None,
         ..QWEN2_5_VL
@@ -191,7 +161,7 @@ pub const FAMILIES: [SpecialTokens; 8] = [
     GLM4V,
     SpecialTokens {
         family: "glm4v_9b",
-        tokens: &GLM_4V_9B_TOKENS,
+        tokens: GLM_4V_9B_TOKENS,
         template: "glm-4v-9b",
         processor_class: None,
         ..GLM4V

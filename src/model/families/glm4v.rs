@@ -87,8 +87,8 @@ impl Family for Glm4v {
         new_config(preset, tokenizer)
     }
 
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
-        glm::new_files(config.vision.patching(), config.text.max_position_embeddings)
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
+        Ok(glm::new_files(config.vision.patching(), config.text.max_position_embeddings))
     }
 }
 

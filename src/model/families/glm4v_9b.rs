@@ -111,8 +111,8 @@ impl Family for Glm4v9b {
         new_config(preset, tokenizer)
     }
 
-    fn processor_files(&self, _: &VlmConfig) -> Vec<(&'static str, Value)> {
-        Vec::new()
+    fn processor_files(&self, _: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
+        Ok(Vec::new())
     }
 }
 

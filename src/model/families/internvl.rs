@@ -98,11 +98,8 @@ impl Family for InternVl {
         new_config(preset, tokenizer)
     }
 
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
-        match vision_of(config) {
-            Ok(vision) => processor_files(&vision, config.text.max_position_embeddings),
-            Err(_) => Vec::new(), // read before: config.json is valid
-        }
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
+        Ok(processor_files(&vision_of(config)?, config.text.max_position_embeddings))
     }
 }
 

@@ -120,7 +120,7 @@ impl Family for InternVlChat {
         new_config(preset, tokenizer)
     }
 
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
         let side = &config.raw["force_image_size"];
         let pixels = Pixels::default();
         let content = json!({
@@ -134,7 +134,7 @@ impl Family for InternVlChat {
             "resample": pixels.resample.pil(),
             "size": side,
         });
-        vec![(PREPROCESSOR_FILE, content)]
+        Ok(vec![(PREPROCESSOR_FILE, content)])
     }
 }
 

@@ -128,7 +128,10 @@ pub trait Family: Sync + Debug {
     fn new_config(&self, preset: &Preset, tokenizer: &NewTokenizer) -> Result<Value>;
 
     /// Files of a new model beside config.json, weights and tokenizer: name and content.
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)>;
+    ///
+    /// # Errors
+    /// If a key of config.json has a wrong value.
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>>;
 }
 
 /// What a new model's configuration needs to know of its tokenizer.

@@ -98,10 +98,10 @@ impl Family for Qwen25Vl {
         new_config(preset, tokenizer)
     }
 
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
         let settings = ImageProcessorSettings::published(config.vision.patching());
         let context = config.text.max_position_embeddings;
-        new_files(settings, video_style(&config.raw), context, "Qwen2_5_VLProcessor")
+        Ok(new_files(settings, video_style(&config.raw), context, "Qwen2_5_VLProcessor"))
     }
 }
 

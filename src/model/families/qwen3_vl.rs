@@ -82,10 +82,10 @@ impl Family for Qwen3Vl {
         new_config(self, preset, tokenizer)
     }
 
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
         let images = published_images(config.vision.patching());
         let context = config.text.max_position_embeddings;
-        new_files(images, VideoStyle::Timestamps, context, "Qwen3VLProcessor")
+        Ok(new_files(images, VideoStyle::Timestamps, context, "Qwen3VLProcessor"))
     }
 }
 

@@ -68,7 +68,7 @@ impl Family for Qwen3VlMoe {
         new_config(preset, tokenizer)
     }
 
-    fn processor_files(&self, config: &VlmConfig) -> Vec<(&'static str, Value)> {
+    fn processor_files(&self, config: &VlmConfig) -> Result<Vec<(&'static str, Value)>> {
         Qwen3Vl.processor_files(config)
     }
 }
