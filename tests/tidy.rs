@@ -52,6 +52,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
 const DEPENDENCIES: &[(&str, &str)] = &[
     ("arrow-array", "columns of Arrow and Parquet files"),
     ("arrow-buffer", "offsets of nested columns"),
+    ("arrow-ipc", "data sets of Hugging Face `save_to_disk`"),
     ("arrow-schema", "types of those columns"),
     ("bytemuck", "views of bytes as numbers without unsafe code of ours"),
     ("cudarc", "types and constants of NVIDIA's driver interface"),
@@ -73,6 +74,7 @@ const DEPENDENCIES: &[(&str, &str)] = &[
     ("serde_json", "JSON of models, tokenizers and data"),
     ("tokenizers", "token ids equal to those of transformers"),
     ("toml", "TOML configuration files"),
+    ("ureq", "questions to a judge over HTTP"),
     ("hip-sys", "a test holds our HIP constants against its"),
     ("criterion", "benches with confidence intervals"),
     ("proptest", "tests that look for their own counterexamples"),
