@@ -5,10 +5,13 @@
 pub mod answer; // what counts as the same answer
 pub mod builtin; // one file per reward
 pub mod set; // several rewards, weighted
+pub mod settings; // what rewards can be told
 
 pub use set::{RewardFailure, RewardSet, Scores};
+pub use settings::{AnswerFormat, Compat, RewardSettings};
 
 use crate::base::{Error, Result};
+use crate::io::dataset::Message;
 use serde_json::{Map, Value};
 
 /// One completion with everything a reward may look at.
@@ -22,10 +25,23 @@ pub struct Sample<'a> {
     pub prompt: &'a str,
     /// Reference answer of the row; empty if the row has none.
     pub answer: &'a str,
+    /// The chat before the completion.
+    pub messages: &'a [Message],
     /// Every column of the row, as it was read.
     pub columns: &'a Map<String, Value>,
+    /// Images of the prompt, in order.
+    pub images: &'a [ImageSizes],
     /// The completion hit its length limit before the end token.
     pub truncated: bool,
+}
+
+/// Width and height of an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageSizes {
+    /// In its file.
+    pub original: [usize; 2],
+    /// As the model sees it; boxes that a model of Qwen's names are in these pixels.
+    pub seen: [usize; 2],
 }
 
 /// Scores completions.
@@ -38,23 +54,11 @@ pub trait Reward: Send + Sync {
     /// then lives on its other rewards. `Err`: the sample is dropped from its group, counted and
     /// named in the log.
     fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>>;
-}
 
-/// What built-in rewards can be told.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RewardSettings {
-    /// `--max_completion_length`, in tokens.
-    pub max_completion_length: usize,
-    /// `--soft_overlong_cache`, in tokens: how long before the limit `length` starts to punish.
-    /// None: a fifth of `max_completion_length`, the proportion of DAPO (4096 of 20480).
-    pub soft_overlong_cache: Option<usize>,
-    /// `accuracy` demands `<answer>` tags. When false, a completion without them is judged whole.
-    pub answer_tag: bool,
-}
-
-impl Default for RewardSettings {
-    fn default() -> Self {
-        RewardSettings { max_completion_length: 512, soft_overlong_cache: None, answer_tag: true }
+    /// Figures since the last call, logged as `rewards/<name>/<figure>`: time limits hit, processes
+    /// started again, judges that did not answer.
+    fn figures(&self) -> Vec<(String, f64)> {
+        Vec::new()
     }
 }
 
@@ -135,7 +139,16 @@ pub(crate) fn test_sample<'a>(
     ids: &'a [u32],
     columns: &'a Map<String, Value>,
 ) -> Sample<'a> {
-    Sample { completion, completion_ids: ids, prompt: "", answer, columns, truncated: false }
+    Sample {
+        completion,
+        completion_ids: ids,
+        prompt: "",
+        answer,
+        messages: &[],
+        columns,
+        images: &[],
+        truncated: false,
+    }
 }
 
 #[cfg(test)]

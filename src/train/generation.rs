@@ -81,7 +81,7 @@ pub fn rollout_settings(w: &Workspace, s: &SamplingSettings, seed: u64) -> Rollo
 /// # Errors
 /// If a name is unknown.
 pub fn reward_set(s: &RewardSettings, max_completion_length: usize) -> Result<RewardSet> {
-    let options = RewardOptions { max_completion_length, ..RewardOptions::default() };
+    let options = RewardOptions { max_completion_length, ..s.told.clone() };
     RewardSet::from_names(&s.names, Some(s.weights.clone()), &options)
 }
 
@@ -192,7 +192,9 @@ fn score_group(rewards: &RewardSet, row: &Row, group: &[Completion], texts: Vec<
             completion_ids: &c.ids,
             prompt: &question,
             answer: &row.answer,
+            messages: &row.messages,
             columns: &row.columns,
+            images: &[],
             truncated: c.truncated(),
         })
         .collect();
@@ -354,8 +356,7 @@ mod tests {
     #[test]
     fn an_error_of_the_work_ends_the_scoring() {
         let rewards =
-            reward_set(&RewardSettings { names: vec!["accuracy".into()], weights: vec![1.0] }, 16)
-                .unwrap();
+            RewardSet::from_names(&["accuracy"], None, &RewardOptions::default()).unwrap();
         let row = row();
         let failed: Result<((), Judged)> =
             score_during(&rewards, &[&row], &|_| String::new(), |_| Err(Error::data("no memory")));

@@ -3,12 +3,18 @@
 //! whether they exist) and never changes a value that was asked for.
 
 mod build; // from options to these structs
+mod data; // rows
+mod grpo; // the algorithm
 mod paths; // whether files that are read exist
+mod rewards; // what completions earn
 mod video; // how frames are taken
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+pub use data::DataSettings;
+pub use grpo::{GrpoSettings, LossType, ScaleRewards};
 pub use paths::check_paths;
+pub use rewards::RewardSettings;
 pub use video::VideoSettings;
 
 use crate::base::DType;
@@ -283,38 +289,6 @@ pub struct TrainedParts {
     pub projector: bool,
 }
 
-/// Rows of data files.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DataSettings {
-    /// Data files, joined in this order; at least one.
-    pub files: Vec<PathBuf>,
-    /// Folders that paths of images and videos start from: none (beside the file), one for all, or one per file.
-    pub image_folders: Vec<PathBuf>,
-    /// Text around every question, with `{Question}` in it.
-    pub question_template: Option<String>,
-    /// System message before every prompt.
-    pub system_prompt: Option<String>,
-    /// Whether the first bad row ends the run.
-    pub strict: bool,
-    /// Use only this many rows.
-    pub max_rows: Option<usize>,
-    /// Whether rows are drawn in an order of the seed.
-    pub shuffle: bool,
-    /// Most tokens of a prompt, image tokens included; a longer one is a bad row.
-    pub max_prompt_length: Option<usize>,
-}
-
-impl DataSettings {
-    /// The folder that image paths of data file number `file` start from.
-    pub fn image_folder(&self, file: usize) -> PathBuf {
-        match self.image_folders.as_slice() {
-            [] => self.files[file].parent().unwrap_or(Path::new("")).to_path_buf(),
-            [one] => one.clone(),
-            many => many[file].clone(),
-        }
-    }
-}
-
 /// How completions are drawn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingSettings {
@@ -340,66 +314,6 @@ pub struct SamplingSettings {
     pub max_num_seqs: usize,
     /// Rows of a pass of the rollout, at least 1.
     pub max_num_batched_tokens: usize,
-}
-
-/// Rewards and their weights.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RewardSettings {
-    /// Names, each once.
-    pub names: Vec<String>,
-    /// One weight per name.
-    pub weights: Vec<f64>,
-}
-
-/// Aggregation of the policy loss (TRL's `loss_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossType {
-    /// Sum over tokens, divided by the tokens of the whole generation batch (Yu et al. 2025).
-    Dapo,
-    /// Mean over sequences of the mean over their tokens (Shao et al. 2024).
-    Grpo,
-}
-
-/// Whose standard deviation divides the advantages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScaleRewards {
-    /// That of the group.
-    Group,
-    /// That of the generation batch.
-    Batch,
-    /// No division.
-    None,
-}
-
-/// Groups, loss and KL.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GrpoSettings {
-    /// Completions per prompt (G), at least 2.
-    pub num_generations: usize,
-    /// Batches whose completions are generated together, at least 1.
-    pub steps_per_generation: usize,
-    /// Completions that are generated together: batch size times `steps_per_generation`.
-    pub generation_batch_size: usize,
-    /// Prompts that are answered together: `generation_batch_size / num_generations`.
-    pub prompts_per_generation: usize,
-    /// Passes over every generation batch (mu), at least 1.
-    pub num_iterations: usize,
-    /// Weight of the KL term; 0 needs no reference.
-    pub beta: f64,
-    /// The ratio is clipped to `[1 - epsilon_low, 1 + epsilon_high]`.
-    pub epsilon_low: f64,
-    /// See `epsilon_low`.
-    pub epsilon_high: f64,
-    /// Multiply the KL term by the ratio, which makes its gradient unbiased off policy.
-    pub use_bias_correction_kl: bool,
-    /// Aggregation of the loss.
-    pub loss_type: LossType,
-    /// Scale of the advantages.
-    pub scale_rewards: ScaleRewards,
-    /// Leave cut completions out of the loss.
-    pub mask_truncated_completions: bool,
-    /// Forward the prompt of a group once for all its completions.
-    pub share_prompt: bool,
 }
 
 /// Length of a run.

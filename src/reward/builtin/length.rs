@@ -23,7 +23,7 @@ impl Length {
     /// From `max_completion_length` and `soft_overlong_cache` (default: a fifth of the limit).
     pub fn new(settings: &RewardSettings) -> Result<Self> {
         let limit = settings.max_completion_length;
-        let cache = settings.soft_overlong_cache.unwrap_or((limit / 5).max(1));
+        let cache = settings.length.soft_overlong_cache.unwrap_or((limit / 5).max(1));
         if cache == 0 || cache > limit {
             return Err(Error::usage("the reward `length` cannot punish over this range")
                 .key("soft_overlong_cache")
@@ -58,6 +58,7 @@ impl Reward for Length {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reward::settings::LengthSettings;
     use crate::reward::test_sample;
     use serde_json::{Map, Value};
 
@@ -68,7 +69,7 @@ mod tests {
     fn settings(limit: usize, cache: Option<usize>) -> RewardSettings {
         RewardSettings {
             max_completion_length: limit,
-            soft_overlong_cache: cache,
+            length: LengthSettings { soft_overlong_cache: cache, ..LengthSettings::default() },
             ..RewardSettings::default()
         }
     }

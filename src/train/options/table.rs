@@ -106,6 +106,8 @@ const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
 const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
 const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Trace, Doctor];
 
+/// Any number.
+const SIGNED: Kind = Float { min: f64::MIN, max: f64::MAX };
 const RATIO: Kind = Float { min: 0.0, max: 1.0 };
 const POSITIVE: Kind = Float { min: 0.0, max: f64::MAX };
 const COUNT: Kind = Int { min: 1 };
@@ -254,6 +256,57 @@ pub static OPTIONS: &[Opt] = &[
         help: "Rewards of a completion, by name (default of VLM-R1).", ..of(REWARDS, SCORES) },
     Opt { name: "reward_weights", kind: List(&Float { min: f64::MIN, max: f64::MAX }),
         help: "One weight per reward function (default: all 1).", ..of(REWARDS, SCORES) },
+
+    Opt { name: "answer_format", kind: Choice(&["think_answer", "reasoning_answer", "answer_explain", "json"]),
+        help: "Where completions have reasoning and answer: <think><answer>, <reasoning><answer>, <answer><explain>, or JSON (default: that of task_type, else think_answer).",
+        ..of(REWARDS, SCORES) },
+    Opt { name: "reward_compat", kind: Choice(&["none", "vlm_r1", "mllm_evaluator", "trl"]), default: "none",
+        help: "Reproduce the rewards of a published project with their known holes, for comparison.", ..of(REWARDS, SCORES) },
+    Opt { name: "accu_reward_method", kind: Word, default: "default",
+        help: "How `accuracy` compares; a row's column of this name goes before it (VLM-R1's).", ..of(REWARDS, SCORES) },
+    Opt { name: "soft_overlong_cache", aliases: &["soft_cache_length"], kind: COUNT,
+        help: "Tokens before max_completion_length from which on `soft_overlong` and `length` punish (default: a fifth of it).",
+        ..of(REWARDS, SCORES) },
+    Opt { name: "cosine_max_length", aliases: &["cosine_max_len"], kind: COUNT,
+        help: "Tokens at which the curve of `cosine_scaled` ends (default: max_completion_length).", ..of(REWARDS, SCORES) },
+    Opt { name: "cosine_min_length_value_wrong", aliases: &["cosine_min_len_value_wrong"], kind: SIGNED, default: "-1.0",
+        help: "`cosine_scaled` of a wrong answer of no length.", ..of(REWARDS, SCORES) },
+    Opt { name: "cosine_max_length_value_wrong", aliases: &["cosine_max_len_value_wrong"], kind: SIGNED, default: "-0.5",
+        help: "`cosine_scaled` of a wrong answer of full length.", ..of(REWARDS, SCORES) },
+    Opt { name: "cosine_min_length_value_correct", aliases: &["cosine_min_len_value_correct"], kind: SIGNED, default: "1.0",
+        help: "`cosine_scaled` of a correct answer of no length.", ..of(REWARDS, SCORES) },
+    Opt { name: "cosine_max_length_value_correct", aliases: &["cosine_max_len_value_correct"], kind: SIGNED, default: "0.5",
+        help: "`cosine_scaled` of a correct answer of full length.", ..of(REWARDS, SCORES) },
+    Opt { name: "repetition_n_grams", kind: COUNT, default: "3",
+        help: "Words of the n-grams that `repetition` counts.", ..of(REWARDS, SCORES) },
+    Opt { name: "repetition_max_penalty", kind: SIGNED, default: "-1.0",
+        help: "`repetition` of a text that says one thing over and over.", ..of(REWARDS, SCORES) },
+    Opt { name: "sentence_encoder", kind: Path,
+        help: "Folder of a sentence encoder (MiniLM) for `reasoning` and `explanation` (default: words are compared).",
+        ..of(REWARDS, SCORES) },
+    Opt { name: "match_threshold", kind: RATIO,
+        help: "Similarity above which two reasoning steps match (default: the encoder's own).", ..of(REWARDS, SCORES) },
+    Opt { name: "match_order_weight", kind: RATIO, default: "0.0",
+        help: "Share of Match-F1 that depends on the order of the steps (0: none; 0.3 was proposed).", ..of(REWARDS, SCORES) },
+    Opt { name: "judge_url", kind: Text,
+        help: "Base address of an OpenAI-compatible endpoint that judges answers, such as http://localhost:11434/v1.",
+        ..of(REWARDS, SCORES) },
+    Opt { name: "judge_model", kind: Text, help: "Name of the judging model.", ..of(REWARDS, SCORES) },
+    Opt { name: "judge_key_variable", kind: Word, default: "OPENAI_API_KEY",
+        help: "Variable of the environment that holds the endpoint's key, if it wants one.", ..of(REWARDS, SCORES) },
+    Opt { name: "judge_timeout", kind: POSITIVE, default: "30",
+        help: "Seconds that one question to the judge may take, all attempts together.", ..of(REWARDS, SCORES) },
+    Opt { name: "judge_retries", kind: NATURAL, default: "2",
+        help: "Attempts after the first, each after a longer pause.", ..of(REWARDS, SCORES) },
+    Opt { name: "judge_concurrency", kind: COUNT, default: "8",
+        help: "Questions that are open at a time.", ..of(REWARDS, SCORES) },
+    Opt { name: "python", kind: Path, default: "python3",
+        help: "Python that runs rewards of your own (`--reward_funcs file.py:function`).", ..of(REWARDS, SCORES) },
+    Opt { name: "reward_workers", kind: COUNT, default: "1",
+        help: "Processes per reward of your own.", ..of(REWARDS, SCORES) },
+    Opt { name: "reward_timeout", kind: POSITIVE, default: "30",
+        help: "Seconds that a reward of your own may take for one completion; then its process is ended and started again.",
+        ..of(REWARDS, SCORES) },
 
     // --- training --------------------------------------------------------------------------
     Opt { name: "per_device_train_batch_size", aliases: &["batch_size"], kind: COUNT, default: "8", first: true,

@@ -1,10 +1,17 @@
 //! From [`Options`] to settings: the checks between options. Every error names the option, where
 //! its value came from, and a value that would work. Opens no file.
 
+mod data; // rows
+mod grpo; // the algorithm
 mod infer; // one chat
 mod plan; // a run that is planned
+mod rewards; // what completions earn
 
 use std::path::PathBuf;
+
+use data::{data, eval_data};
+use grpo::grpo;
+use rewards::rewards;
 
 use super::*;
 use crate::base::{Error, Result};
@@ -285,50 +292,6 @@ fn check_format(o: &Options, name: &str) -> Result<()> {
     }
 }
 
-fn data(o: &Options) -> Result<DataSettings> {
-    let files = o.paths("dataset_name");
-    check_format(o, "dataset_name")?;
-    check_format(o, "eval_dataset")?;
-    let image_folders = o.paths("image_folders");
-    if image_folders.len() > 1 && image_folders.len() != files.len() {
-        return Err(o
-            .wrong("image_folders", "the numbers of image folders and data files differ")
-            .expected(format!("1 or {} folders", files.len())));
-    }
-    let question_template = o.text("question_template").map(str::to_string);
-    let places = ["{Question}", "{question}"];
-    if question_template.as_ref().is_some_and(|t| places.iter().all(|p| !t.contains(p))) {
-        return Err(o
-            .wrong("question_template", "the template has no place for the question")
-            .expected("a text with {Question} in it"));
-    }
-    Ok(DataSettings {
-        files,
-        image_folders,
-        question_template,
-        system_prompt: o.text("system_prompt").map(str::to_string),
-        strict: o.flag("strict_data"),
-        max_rows: o.count("max_rows"),
-        shuffle: o.flag("shuffle_dataset"),
-        max_prompt_length: o.count("max_prompt_length"),
-    })
-}
-
-/// The evaluation rows of `train`: as the training rows, but all of them and in file order.
-fn eval_data(o: &Options) -> Result<Option<DataSettings>> {
-    let files = o.paths("eval_dataset");
-    if files.is_empty() {
-        return Ok(None);
-    }
-    let data = data(o)?;
-    if data.image_folders.len() > 1 {
-        return Err(o
-            .wrong("eval_dataset", "several image_folders leave open which is for `eval_dataset`")
-            .hint("give one folder for all, or measure with grpo-rt eval after the run"));
-    }
-    Ok(Some(DataSettings { files, shuffle: false, max_rows: None, ..data }))
-}
-
 fn sampling(o: &Options) -> Result<SamplingSettings> {
     let greedy = o.command() != Command::Train && !o.flag("do_sample");
     if greedy {
@@ -357,97 +320,6 @@ fn stop_texts(o: &Options) -> Result<Vec<String>> {
         return Err(o.wrong("stop", "an empty stop text would end every completion at once"));
     }
     Ok(stop)
-}
-
-fn rewards(o: &Options) -> Result<RewardSettings> {
-    let names = o.texts("reward_funcs");
-    if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-        let what = format!("the reward `{}` stands twice", twice.1);
-        return Err(o.wrong("reward_funcs", what).hint("use reward_weights to weigh it"));
-    }
-    let mut weights = o.floats("reward_weights");
-    if weights.is_empty() {
-        weights = vec![1.0; names.len()];
-    }
-    if weights.len() != names.len() {
-        return Err(o
-            .wrong("reward_weights", "the numbers of reward_weights and reward_funcs differ")
-            .expected(format!("{} weights, for {}", names.len(), names.join(", "))));
-    }
-    Ok(RewardSettings { names, weights })
-}
-
-fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
-    let group = count(o, "num_generations");
-    // TRL: the default of steps_per_generation is gradient_accumulation_steps.
-    let steps = o.count("steps_per_generation").unwrap_or(training.gradient_accumulation_steps);
-    let accumulation = training.gradient_accumulation_steps;
-    if !steps.is_multiple_of(accumulation) {
-        return Err(o
-            .wrong("steps_per_generation", "optimizer steps would straddle two generations")
-            .expected(format!(
-                "a multiple of gradient_accumulation_steps, {accumulation}: such as {}",
-                steps.next_multiple_of(accumulation)
-            )));
-    }
-    let batch = training.batch_size.checked_mul(steps).ok_or_else(|| {
-        o.wrong("per_device_train_batch_size", "the generation batch is too large to count")
-    })?;
-    if batch % group != 0 {
-        return Err(o
-            .wrong("num_generations", "groups do not fit into the generation batch")
-            .expected(format!(
-                "per_device_train_batch_size x steps_per_generation divisible by num_generations: \
-                 {} x {steps} = {batch}, by {group}",
-                training.batch_size
-            ))
-            .hint(fitting(training.batch_size, steps, group)));
-    }
-    let epsilon_low = float(o, "epsilon");
-    Ok(GrpoSettings {
-        num_generations: group,
-        steps_per_generation: steps,
-        generation_batch_size: batch,
-        prompts_per_generation: batch / group,
-        num_iterations: count(o, "num_iterations"),
-        beta: float(o, "beta"),
-        epsilon_low,
-        epsilon_high: o.float("epsilon_high").unwrap_or(epsilon_low),
-        use_bias_correction_kl: o.flag("use_bias_correction_kl"),
-        loss_type: match o.text("loss_type") {
-            Some("grpo") => LossType::Grpo,
-            _ => LossType::Dapo,
-        },
-        scale_rewards: match o.text("scale_rewards") {
-            Some("batch") => ScaleRewards::Batch,
-            Some("none") => ScaleRewards::None,
-            _ => ScaleRewards::Group,
-        },
-        mask_truncated_completions: o.flag("mask_truncated_completions"),
-        share_prompt: o.flag("share_prompt"),
-    })
-}
-
-/// The nearest values of either setting with which groups fit into the generation batch.
-fn fitting(batch: usize, steps: usize, group: usize) -> String {
-    // Absurd numbers are not worth a long search.
-    const FAR: usize = 100_000;
-    let fits = |b: &usize| b.checked_mul(steps).is_some_and(|total| total.is_multiple_of(group));
-    let below = (1..batch).rev().take(FAR).find(fits);
-    let above = (batch + 1..).take(FAR).find(fits);
-    let batches: Vec<String> = below.into_iter().chain(above).map(|b| b.to_string()).collect();
-    let total = batch * steps;
-    let below = (2..group).rev().take(FAR).find(|g| total.is_multiple_of(*g));
-    let above = (group + 1..=total).take(FAR).find(|g| total.is_multiple_of(*g));
-    let groups: Vec<String> = below.into_iter().chain(above).map(|g| g.to_string()).collect();
-    if batches.is_empty() {
-        return "take a per_device_train_batch_size that is a multiple of num_generations".into();
-    }
-    let mut hint = format!("per_device_train_batch_size {} would work", batches.join(" or "));
-    if !groups.is_empty() {
-        hint += &format!("; so would num_generations {}", groups.join(" or "));
-    }
-    hint
 }
 
 fn training(o: &Options) -> Result<TrainingSettings> {
