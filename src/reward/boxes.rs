@@ -1,7 +1,7 @@
 //! Boxes on images: where they stand in a text, in whose coordinates, and how much two of them overlap.
 //! A box is four finite numbers, left, top, right, bottom, with the right edges; nothing else is one.
 
-use super::{ImageSizes, RewardSettings, Sample};
+use super::{Compat, ImageSizes, RewardSettings, Sample};
 use crate::base::{Error, Result};
 use regex::Regex;
 use serde_json::Value;
@@ -13,9 +13,9 @@ pub enum BoxSpace {
     /// The family's; of a family that is not known, [`BoxSpace::Seen`].
     #[default]
     Auto,
-    /// Pixels of the image as the model sees it (Qwen2-VL, Qwen2.5-VL).
+    /// Pixels of the image as the model sees it (Qwen2.5-VL).
     Seen,
-    /// 0 to 1000 across the image (InternVL, Qwen3-VL, GLM-4.1V).
+    /// 0 to 1000 across the image (Qwen2-VL, Qwen3-VL, InternVL, GLM-4.1V).
     Thousand,
     /// Those of the reference boxes, whatever they are: nothing is converted.
     Reference,
@@ -28,6 +28,19 @@ pub const BOX_SPACES: [(&str, BoxSpace); 4] = [
     ("thousand", BoxSpace::Thousand),
     ("reference", BoxSpace::Reference),
 ];
+
+impl BoxSpace {
+    /// What [`BoxSpace::Auto`] is for models of this family: what their makers' boxes are in. VLM-R1
+    /// converts those of all Qwen models from pixels and those of no other, whose data it prepares.
+    pub fn of_family(name: &str, compat: Compat) -> BoxSpace {
+        match (compat, name) {
+            (_, "qwen2_5_vl") => BoxSpace::Seen,
+            (Compat::VlmR1, name) if name.starts_with("qwen") => BoxSpace::Seen,
+            (Compat::VlmR1, _) => BoxSpace::Reference,
+            _ => BoxSpace::Thousand,
+        }
+    }
+}
 
 /// Largest coordinate that is one: products of two of them stay exact enough to divide.
 const FARTHEST: f64 = 1e7;
@@ -178,6 +191,16 @@ mod tests {
         assert_eq!(moved(BoxSpace::Seen, [320.0, 0.0, 400.0, 10.0]), None);
         let without = Sample { images: &[], ..sample };
         assert!(Rescale::of(&without, &RewardSettings::default()).is_err());
+    }
+
+    #[test]
+    fn families_differ() {
+        let of = BoxSpace::of_family;
+        assert_eq!(of("qwen2_5_vl", Compat::None), BoxSpace::Seen);
+        assert_eq!(of("qwen3_vl", Compat::None), BoxSpace::Thousand);
+        assert_eq!(of("qwen3_vl", Compat::VlmR1), BoxSpace::Seen);
+        assert_eq!(of("internvl", Compat::None), BoxSpace::Thousand);
+        assert_eq!(of("internvl", Compat::VlmR1), BoxSpace::Reference);
     }
 
     #[test]

@@ -66,6 +66,14 @@ pub fn has_tag(text: &str, name: &str) -> bool {
     tags(text).iter().any(|f| KNOWN[f.name] == name)
 }
 
+/// Where the tag stands, from byte to byte, if it does exactly once and is written exactly.
+pub fn only_tag(text: &str, name: &str, closes: bool) -> Option<(usize, usize)> {
+    let all = tags(text).into_iter();
+    let own: Vec<Found> = all.filter(|f| KNOWN[f.name] == name && f.closes == closes).collect();
+    let [one] = own[..] else { return None };
+    one.exact.then_some((one.start, one.end))
+}
+
 /// A block that stands in a text exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block<'t> {

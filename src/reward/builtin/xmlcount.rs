@@ -2,7 +2,7 @@
 //! so that a model which has none of them yet learns one after the other. It never judges the content.
 
 use crate::base::Result;
-use crate::reward::tags::{has_words, is_visible, only_block};
+use crate::reward::tags::{has_words, is_visible, only_tag};
 use crate::reward::{Compat, Reward, Sample};
 
 /// What a tag in its place earns.
@@ -18,16 +18,25 @@ pub struct XmlCount {
     pub compat: Compat,
 }
 
-/// Both tags of a block earn where the block stands once and says something; text behind the answer
-/// takes from what was earned, and no more than that.
+/// A tag earns if it stands once, after those before it that earn; a closing tag only if its opening one
+/// does and something is between. Text behind the answer takes from what was earned, and no more.
 fn counted(text: &str) -> f64 {
-    let reasoning = only_block(text, "reasoning", &["answer"]).filter(|b| has_words(b.inside));
-    let answer = only_block(text, "answer", &["reasoning"]).filter(|b| is_visible(b.inside));
-    // The answer before its reasoning is no answer after reasoning: it earns nothing.
-    let answer = answer.filter(|a| reasoning.is_none_or(|r| r.end <= a.start));
-    let blocks = f64::from(reasoning.is_some()) + f64::from(answer.is_some());
-    let behind = answer.map_or(0, |a| text[a.end..].trim().chars().count());
-    (2.0 * PER_TAG * blocks - PER_CHARACTER * behind as f64).max(0.0)
+    let (mut earned, mut at, mut behind) = (0, 0, 0);
+    for (name, says) in [("reasoning", has_words as fn(&str) -> bool), ("answer", is_visible)] {
+        let Some((start, opened)) = only_tag(text, name, false) else { continue };
+        if start < at {
+            continue;
+        }
+        (earned, at) = (earned + 1, opened);
+        if let Some((start, end)) = only_tag(text, name, true)
+            && start >= opened
+            && says(&text[opened..start])
+        {
+            (earned, at) = (earned + 1, end);
+            behind = if name == "answer" { text[end..].trim().chars().count() } else { 0 };
+        }
+    }
+    (PER_TAG * f64::from(earned) - PER_CHARACTER * behind as f64).max(0.0)
 }
 
 /// The recipe: each tag counts with its line ends; behind the answer every character costs, twice where
@@ -94,9 +103,11 @@ mod tests {
             ("<answer>b</answer><reasoning>a</reasoning>".into(), 0.25),
             (format!("{good}{good}"), 0.0),
             (format!("{good}<answer>"), 0.25),
-            ("<reasoning></reasoning><answer> </answer>".into(), 0.0),
+            ("<reasoning></reasoning><answer> </answer>".into(), 0.25),
             ("<reasoning>a<answer>b</answer></reasoning>".into(), 0.25),
-            ("</reasoning>a<reasoning></answer>b<answer>".into(), 0.0),
+            ("</reasoning>a<reasoning></answer>b<answer>".into(), 0.25),
+            ("<reasoning>a".into(), 0.125),
+            ("<reasoning>a</reasoning><answer>b".into(), 0.375),
             ("<REASONING>a</REASONING>".into(), 0.0),
             ("<reasoning><reasoning>a</reasoning>".into(), 0.0),
             (String::new(), 0.0),

@@ -137,9 +137,8 @@ fn coco(boxes: &[Labelled]) -> Vec<Item<'_>> {
 /// The score of boxes, `all` of which were named; those that are not in `boxes` are none.
 fn judged(method: DetectionMethod, truth: &[Labelled], boxes: &[Labelled], all: usize) -> f64 {
     let not_too_many = (truth.len() as f64 / all as f64).min(1.0);
-    let precision = |at: usize| {
-        average_precision(&coco(truth), &coco(boxes))[at].max(0.0) * not_too_many
-    };
+    let precision =
+        |at: usize| average_precision(&coco(truth), &coco(boxes))[at].max(0.0) * not_too_many;
     match method {
         DetectionMethod::OdAp50 => precision(1),
         DetectionMethod::WeightedSum => {
