@@ -305,6 +305,7 @@ pub fn generate_scored(
 mod tests {
     use super::*;
     use crate::base::Error;
+    use crate::model::processor::Visual;
     use crate::reward::Reward;
     use crate::rollout::Finish;
     use std::sync::mpsc::Sender;
@@ -374,6 +375,39 @@ mod tests {
         assert_eq!(judged.scores.total, total);
         let failures: Vec<usize> = judged.scores.failures.iter().map(|f| f.sample).collect();
         assert_eq!(failures, [1]);
+    }
+
+    #[test]
+    fn rewards_see_the_sizes_of_images_and_not_of_videos() {
+        let visual = |original, resized, seconds| {
+            let (patches, runs) = (Vec::new(), Vec::new());
+            let grid_thw = [1, 2, 2];
+            Arc::new(Visual {
+                patches,
+                patch_dim: 4,
+                grid_thw,
+                original,
+                resized,
+                content: 0,
+                runs,
+                seconds,
+            })
+        };
+        let prompt = Prompt {
+            ids: Vec::new(),
+            visuals: vec![
+                visual((640, 480), (56, 28), Vec::new()),
+                visual((320, 240), (28, 28), vec![0.0, 0.5]),
+                visual((7, 9), (28, 56), Vec::new()),
+            ],
+            starts: Vec::new(),
+            positions: Vec::new(),
+            next_position: 0,
+            text: String::new(),
+        };
+        let sizes = |original, seen| ImageSizes { original, seen };
+        let want = [sizes([640, 480], [56, 28]), sizes([7, 9], [28, 56])];
+        assert_eq!(image_sizes(&prompt), want);
     }
 
     #[test]
