@@ -5,6 +5,7 @@
 pub mod answer; // what counts as the same answer
 pub mod builtin; // one file per reward
 pub mod completion; // where the parts of a completion stand
+pub mod math; // when two mathematical texts are one answer
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
 
@@ -78,7 +79,12 @@ pub static REWARDS: &[RewardEntry] = &[
     RewardEntry {
         name: "accuracy",
         doc: "1 if the last <answer> after the reasoning is the reference answer, else 0",
-        build: |s| Ok(Box::new(builtin::Accuracy { answer_tag: s.answer_tag })),
+        build: |s| Ok(Box::new(builtin::Accuracy::new(s, None)?)),
+    },
+    RewardEntry {
+        name: "correctness",
+        doc: "2 if the last <answer> after the reasoning is the reference answer, else 0",
+        build: |s| Ok(Box::new(builtin::Correctness::new(s)?)),
     },
     RewardEntry {
         name: "exact",
@@ -94,6 +100,21 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "length",
         doc: "0 up to max_completion_length - soft_overlong_cache tokens, then linearly down to -1",
         build: |s| Ok(Box::new(builtin::Length::new(s)?)),
+    },
+    RewardEntry {
+        name: "math",
+        doc: "1 if the answer is mathematics equivalent to the reference, else 0",
+        build: |s| Ok(Box::new(builtin::Math::new(s))),
+    },
+    RewardEntry {
+        name: "mcq",
+        doc: "1 if the answer is the reference's choice, by letter or text, else 0",
+        build: |s| Ok(Box::new(builtin::Mcq::new(s)?)),
+    },
+    RewardEntry {
+        name: "yes_no",
+        doc: "1 if the answer is yes or no as the reference, else 0",
+        build: |s| Ok(Box::new(builtin::YesNo::new(s)?)),
     },
 ];
 
@@ -174,7 +195,7 @@ mod tests {
         };
         let m = message("acuracy");
         assert!(m.contains("did you mean `accuracy`?"), "{m}");
-        assert!(m.contains("accuracy, exact, format, length"), "{m}");
+        assert!(m.contains("accuracy, correctness, exact, format, length, math, mcq, yes_no"), "{m}");
         assert!(message("formt").contains("`format`?"));
         assert!(!message("judge").contains("did you mean"));
         assert_eq!(edit_distance("kitten", "sitting"), 3);
