@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn json_answers_are_found_bare_fenced_and_last() {
-        let said = |t| answer(t, JSON).map(Cow::into_owned);
+        let said = |t: &str| answer(t, JSON).map(Cow::into_owned);
         let one = r#"{"reasoning_steps": ["a {b}", "c"], "answer": " red "}"#;
         assert_eq!(said(one).unwrap(), "red");
         assert_eq!(said(&format!("```json\n{one}\n```")).unwrap(), "red");
