@@ -195,7 +195,10 @@ mod tests {
         };
         let m = message("acuracy");
         assert!(m.contains("did you mean `accuracy`?"), "{m}");
-        assert!(m.contains("accuracy, correctness, exact, format, length, math, mcq, yes_no"), "{m}");
+        assert!(
+            m.contains("accuracy, correctness, exact, format, length, math, mcq, yes_no"),
+            "{m}"
+        );
         assert!(message("formt").contains("`format`?"));
         assert!(!message("judge").contains("did you mean"));
         assert_eq!(edit_distance("kitten", "sitting"), 3);

@@ -117,9 +117,8 @@ fn alone(said: &str, reference: &str) -> Option<bool> {
     if text.is_empty() || !parenthesis {
         return None;
     }
-    let both = mark(said).is_some_and(|(l, t)| {
-        l == letter && (t.is_empty() || same_answer(&t, &text))
-    });
+    let both =
+        mark(said).is_some_and(|(l, t)| l == letter && (t.is_empty() || same_answer(&t, &text)));
     Some(both || same_answer(said, &letter) || same_answer(said, &text))
 }
 
@@ -197,7 +196,8 @@ fn in_lines(text: &str) -> Option<Choices> {
         }
     }
     // One line may hold several: then they are read as one, and the texts would be wrong.
-    let several = items.iter().any(|(_, t)| ["(B)", "(C)", " B.", " B)"].iter().any(|m| t.contains(m)));
+    let several =
+        items.iter().any(|(_, t)| ["(B)", "(C)", " B.", " B)"].iter().any(|m| t.contains(m)));
     if several { None } else { Choices::of_items(items, true) }
 }
 
@@ -235,7 +235,10 @@ mod tests {
         assert_eq!(choices(json!("{\"A\": \"red\", \"B\": \"blue\"}")), labelled);
         assert_eq!(choices(json!(["A. red", "B. blue"])), labelled);
         assert_eq!(choices(json!("A. red\nB. blue")), labelled);
-        assert_eq!(Choices::in_question("Which?\nChoices:\n(A) red\n(B) blue"), Some(labelled.clone()));
+        assert_eq!(
+            Choices::in_question("Which?\nChoices:\n(A) red\n(B) blue"),
+            Some(labelled.clone())
+        );
         assert_eq!(Choices::in_question("Which? (A) red (B) blue"), Some(labelled));
         for none in [json!([]), json!(["one"]), json!("red, blue"), json!(3), json!(["a", ["b"]])] {
             assert_eq!(Choices::read(&none), None, "{none}");
@@ -247,11 +250,14 @@ mod tests {
     fn letter_and_text_must_agree() {
         let colours = choices(json!(["red", "blue", "3", "three apples"]));
         let right = |said: &str, reference| verdict(said, reference, Some(&colours));
-        for said in ["B", "(b)", "B.", "blue", "Blue.", "B) blue", "(B) Blue", "B. blue", "B: blue"] {
+        for said in ["B", "(b)", "B.", "blue", "Blue.", "B) blue", "(B) Blue", "B. blue", "B: blue"]
+        {
             assert_eq!(right(said, "B"), Some(true), "{said}");
             assert_eq!(right(said, "blue"), Some(true), "{said}");
         }
-        for said in ["A", "A) blue", "B) red", "B C", "A, B", "blue or red", "", "E", "not blue", "B blue"] {
+        for said in
+            ["A", "A) blue", "B) red", "B C", "A, B", "blue or red", "", "E", "not blue", "B blue"]
+        {
             assert_eq!(right(said, "B"), Some(false), "{said}");
         }
         assert_eq!(right("C", "3.0"), Some(true));

@@ -16,17 +16,15 @@ const RELATIVE: f64 = 0.1;
 /// Share for answers with at most two decimals.
 const RELATIVE_ROUNDED: f64 = 0.15;
 
-static OBJECT: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"(?s)\{[^{}]*"reasoning_steps"[^{}]*"answer"[^{}]*\}"#).ok()
-});
+static OBJECT: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r#"(?s)\{[^{}]*"reasoning_steps"[^{}]*"answer"[^{}]*\}"#).ok());
 static FENCES: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"```json\s*|\s*```").ok());
 static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"-?\d+\.?\d*").ok());
 static PREFIXES: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"the answer is:?\s*|the result is:?\s*|answer:?\s*|result:?\s*|approximately:?\s*|about:?\s*").ok()
 });
-static NAMED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"option\s+([a-z])|choice\s+([a-z])|answer\s+is\s+([a-z])").ok()
-});
+static NAMED: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"option\s+([a-z])|choice\s+([a-z])|answer\s+is\s+([a-z])").ok());
 
 /// The answer of a JSON completion, as the fork's reward takes it: no braces inside, steps first.
 pub fn json_answer(completion: &str) -> Option<String> {

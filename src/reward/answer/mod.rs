@@ -66,7 +66,10 @@ pub fn normalise(text: &str) -> String {
     let folded = fold_characters(text);
     let s = undressed(&folded);
     for article in ["a ", "an ", "the "] {
-        if let Some(rest) = s.strip_prefix(article) {
+        // "A B" are two letters, not a B.
+        if let Some(rest) = s.strip_prefix(article)
+            && rest.chars().nth(1).is_some()
+        {
             return rest.to_string();
         }
     }

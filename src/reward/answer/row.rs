@@ -96,7 +96,8 @@ fn tolerance(sample: &Sample<'_>, kind: &str) -> Result<Option<Tolerance>> {
         Value::String(text) => text.trim().parse::<f64>().ok(),
         other => other.as_f64(),
     };
-    let decimals = decimals.filter(|d| d.fract() == 0.0 && (0.0..=f64::from(MOST_DECIMALS)).contains(d));
+    let decimals =
+        decimals.filter(|d| d.fract() == 0.0 && (0.0..=f64::from(MOST_DECIMALS)).contains(d));
     let decimals = decimals.ok_or_else(wrong)? as i128;
     let step = Rational::integer(10).pow(-decimals).and_then(|s| s.mul(Rational::HALF));
     Ok(Some(Tolerance::Absolute(step.ok_or_else(wrong)?)))

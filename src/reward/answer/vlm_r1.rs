@@ -20,7 +20,11 @@ fn last_answer(text: &str) -> &str {
 /// end inside is none.
 fn first_answer(text: &str, one_line: bool) -> &str {
     let inside = text.split_once("<answer>").and_then(|(_, rest)| rest.split_once("</answer>"));
-    inside.map(|(inside, _)| inside).filter(|i| !one_line || !i.contains('\n')).unwrap_or(text).trim()
+    inside
+        .map(|(inside, _)| inside)
+        .filter(|i| !one_line || !i.contains('\n'))
+        .unwrap_or(text)
+        .trim()
 }
 
 /// `default`: math_verify, then numbers, a letter or the Levenshtein ratio.
@@ -147,8 +151,8 @@ fn extract_choice(text: &str) -> Option<char> {
 /// Points of a letter by the surroundings of its first occurrence anywhere.
 fn telling(t: &[char], letter: char) -> usize {
     const WORDS: [&str; 16] = [
-        "答案", "选择", "正确", "是", "对", "ANSWER", "CORRECT", "CHOOSE", "SELECT", "RIGHT", "认为",
-        "应该", "觉得", "THINK", "BELIEVE", "SHOULD",
+        "答案", "选择", "正确", "是", "对", "ANSWER", "CORRECT", "CHOOSE", "SELECT", "RIGHT",
+        "认为", "应该", "觉得", "THINK", "BELIEVE", "SHOULD",
     ];
     let Some(at) = t.iter().position(|c| *c == letter) else { return 0 };
     let around: String = t[at.saturating_sub(20)..t.len().min(at + 20)].iter().collect();

@@ -43,7 +43,11 @@ pub static METHODS: &[Method] = &[
         doc: "the same text or the same number, nothing else",
         score: Accuracy::by_text,
     },
-    Method { name: "llm", doc: "the judge decides what is not the same text", score: Accuracy::by_judge },
+    Method {
+        name: "llm",
+        doc: "the judge decides what is not the same text",
+        score: Accuracy::by_judge,
+    },
     Method { name: "math", doc: "equivalent mathematics", score: Accuracy::by_math },
     Method { name: "mcq", doc: "the letter or the text of a choice", score: Accuracy::by_choice },
     Method { name: "yes_no", doc: "yes or no, as the whole answer", score: Accuracy::by_yes_no },
@@ -203,9 +207,8 @@ impl Accuracy {
     /// 1 if the cascade without a judge says so; for rewards that pay another sum.
     pub(super) fn by_rules(&self, s: &Sample<'_>) -> Result<bool> {
         let row = Row::of(s)?;
-        let right = |said: Cow<'_, str>| {
-            decide(&said, reference_answer(s.answer), &row) == Verdict::Same
-        };
+        let right =
+            |said: Cow<'_, str>| decide(&said, reference_answer(s.answer), &row) == Verdict::Same;
         Ok(self.said(s).is_some_and(right))
     }
 }

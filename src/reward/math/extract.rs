@@ -20,7 +20,8 @@ pub fn formula(text: &str, anchored: bool) -> Option<String> {
     }
     if let Some(at) = rfind_word(text, "answer") {
         let behind = &text[at..];
-        let near = |found: &Vec<(usize, usize, String)>| found.first().filter(|f| f.0 <= 60).cloned();
+        let near =
+            |found: &Vec<(usize, usize, String)>| found.first().filter(|f| f.0 <= 60).cloned();
         let found = near(&environments(behind));
         let plain = if anchored { None } else { near(&numbers(behind)) };
         if let Some((_, _, inside)) = found.or(plain) {
@@ -61,7 +62,8 @@ pub fn last_box(text: &str) -> Option<String> {
     }
 }
 
-/// Inside of the last box; boxes with less than ten characters between them are one list.
+/// Inside of the last box. Boxes with less than ten characters between them are one list, and different
+/// ones with less than seventy if a separator stands there.
 pub fn boxes(text: &str) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     let mut end = text.len();
@@ -76,10 +78,18 @@ pub fn boxes(text: &str) -> Option<String> {
             return None;
         };
         let after = at + "\\boxed{".len() + close + 1;
-        if !found.is_empty() && end.saturating_sub(after) >= 10 {
-            break;
+        let inside = inner[..close].trim().to_string();
+        if let Some(last) = found.last() {
+            let between = &text[after.min(end)..end];
+            let words = || between.split(|c: char| !c.is_alphanumeric());
+            let separated =
+                between.contains([',', ';']) || words().any(|w| w == "and" || w == "or");
+            let width = between.chars().count();
+            if width >= 10 && !(width < 70 && separated && *last != inside) {
+                break;
+            }
         }
-        found.push(inner[..close].trim().to_string());
+        found.push(inside);
         end = at;
     }
     found.dedup();
@@ -112,7 +122,8 @@ fn environments(text: &str) -> Vec<(usize, usize, String)> {
         let inside = mark.and_then(|(open, close)| {
             let inner = &rest[open.len()..];
             let to = inner.find(close)?;
-            (!inner[..to].trim().is_empty()).then_some((open.len() + to + close.len(), &inner[..to]))
+            (!inner[..to].trim().is_empty())
+                .then_some((open.len() + to + close.len(), &inner[..to]))
         });
         match inside {
             Some((width, inside)) => {

@@ -18,9 +18,36 @@ const SEPARATORS: [&str; 2] = ["and", "or"];
 
 /// Letters that have a command.
 const LETTERS: [&str; 30] = [
-    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "iota",
-    "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi",
-    "psi", "omega", "Gamma", "Delta", "Theta", "Sigma", "Phi", "Omega",
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "varepsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "rho",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "varphi",
+    "chi",
+    "psi",
+    "omega",
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Sigma",
+    "Phi",
+    "Omega",
 ];
 
 /// The tree of a text, or None if it is not mathematics as a whole.
@@ -39,7 +66,8 @@ pub fn parse(text: &str) -> Option<Node> {
     }
     let priced = text.starts_with('$') && !text.ends_with('$');
     let text = if priced { format!("\\{text}") } else { text.to_string() };
-    let mut parser = Parser { tokens: tokens(&text)?, at: 0, depth: 0, steps: 0, in_bars: false, marked };
+    let mut parser =
+        Parser { tokens: tokens(&text)?, at: 0, depth: 0, steps: 0, in_bars: false, marked };
     let node = parser.value()?;
     (parser.at == parser.tokens.len()).then_some(node)
 }
@@ -169,7 +197,8 @@ impl Parser {
 
     /// A sum or a union of sets, with the unit behind or the currency before it.
     fn side(&mut self) -> Option<Node> {
-        let currency = ["dollar", "euro", "GBP", "yen"].into_iter().find(|c| self.take_command(&[c]));
+        let currency =
+            ["dollar", "euro", "GBP", "yen"].into_iter().find(|c| self.take_command(&[c]));
         let first = self.sum()?;
         if self.command_is(&["cup"]) {
             let mut parts = vec![first];
@@ -296,13 +325,20 @@ impl Parser {
         match self.peek() {
             Some(Token::Word { letters, spaced }) => {
                 let word = letters.as_str();
-                let known = FUNCTIONS.iter().any(|(n, _)| *n == word) || ["pi", "sqrt"].contains(&word);
-                let last = !matches!(self.tokens.get(self.at + 1), Some(Token::Sign('+' | '-' | '=' | '*' | '(' | '_')));
+                let known =
+                    FUNCTIONS.iter().any(|(n, _)| *n == word) || ["pi", "sqrt"].contains(&word);
+                let last = !matches!(
+                    self.tokens.get(self.at + 1),
+                    Some(Token::Sign('+' | '-' | '=' | '*' | '(' | '_'))
+                );
                 let unit = units::is_known(word) && last && (*spaced || word.len() > 1);
                 known || (!unit && !SEPARATORS.contains(&word) && letters.chars().count() <= 3)
             }
             Some(Token::Command(name)) => {
-                let joins = ["cup", "in", "pm", "circ", "degree", "dollar", "rfloor", "rceil", "rvert", "approx"];
+                let joins = [
+                    "cup", "in", "pm", "circ", "degree", "dollar", "rfloor", "rceil", "rvert",
+                    "approx",
+                ];
                 let ends = name.starts_with("end ") || joins.contains(&name.as_str());
                 !ends && !is_op(name)
             }
@@ -403,7 +439,8 @@ impl Parser {
     }
 
     fn set(&mut self) -> Option<Node> {
-        let items = if self.peek() == Some(&Token::Brace('}')) { Vec::new() } else { self.items()? };
+        let items =
+            if self.peek() == Some(&Token::Brace('}')) { Vec::new() } else { self.items()? };
         self.take(&Token::Brace('}')).then_some(Node::Set(items))
     }
 

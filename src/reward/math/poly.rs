@@ -156,7 +156,8 @@ fn term(m: &Monomial, n: &Monomial, mut value: Rational) -> Canonical<Poly> {
         let exponent = match &atom {
             Atom::Prime(p) => {
                 let whole = exponent.floor();
-                let factor = Rational::new(*p, 1).and_then(|p| p.pow(whole)).ok_or(Stop::TooLarge)?;
+                let factor =
+                    Rational::new(*p, 1).and_then(|p| p.pow(whole)).ok_or(Stop::TooLarge)?;
                 value = value.mul(factor).ok_or(Stop::TooLarge)?;
                 Rational::new(whole, 1).and_then(|w| exponent.sub(w)).ok_or(Stop::TooLarge)?
             }
@@ -237,8 +238,7 @@ impl Fraction {
             return Err(Stop::NoValue);
         }
         let Some((monomial, value)) = under.single() else { return Ok(Fraction { over, under }) };
-        let turned: Monomial =
-            monomial.iter().map(|(a, e)| (a.clone(), e.negative())).collect();
+        let turned: Monomial = monomial.iter().map(|(a, e)| (a.clone(), e.negative())).collect();
         let value = value.inverse().ok_or(Stop::TooLarge)?;
         let factor = term(&turned, &Monomial::new(), value)?;
         Ok(Fraction::whole(over.mul(&factor, work)?))
@@ -283,9 +283,9 @@ fn form(node: &Node, work: &Work) -> Canonical<Fraction> {
         Node::Sum(terms) => terms
             .iter()
             .try_fold(number(Rational::ZERO), |sum, t| sum.add(&form(t, work)?.finite()?, work)),
-        Node::Product(factors) => factors
-            .iter()
-            .try_fold(number(Rational::ONE), |all, f| all.mul(&form(f, work)?, work)),
+        Node::Product(factors) => {
+            factors.iter().try_fold(number(Rational::ONE), |all, f| all.mul(&form(f, work)?, work))
+        }
         Node::Quotient(a, b) => {
             let divisor = form(b, work)?.finite()?;
             form(a, work)?.finite()?.mul(&divisor.inverse(work)?, work)

@@ -50,8 +50,17 @@ const DECORATION: [&str; 22] = [
 ];
 
 /// Commands whose braces hold words.
-const TEXTS: [&str; 9] =
-    ["text", "textbf", "textit", "textrm", "textnormal", "mathrm", "mathit", "mbox", "operatorname"];
+const TEXTS: [&str; 9] = [
+    "text",
+    "textbf",
+    "textit",
+    "textrm",
+    "textnormal",
+    "mathrm",
+    "mathit",
+    "mbox",
+    "operatorname",
+];
 
 /// Signs of plain text and what they are in LaTeX.
 const SIGNS: [(char, &str); 19] = [
