@@ -7,6 +7,7 @@ pub mod boxes; // boxes on images
 pub mod builtin; // one file per reward
 pub mod completion; // where the parts of a completion stand
 pub mod debug_log; // what was scored, as text for people
+pub mod math; // when two mathematical texts are one answer
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
 pub mod tags; // tagged text, strictly
@@ -82,12 +83,17 @@ pub static REWARDS: &[RewardEntry] = &[
     RewardEntry {
         name: "accuracy",
         doc: "1 if the last <answer> after the reasoning is the reference answer, else 0",
-        build: |s| Ok(Box::new(builtin::Accuracy { answer_tag: s.answer_tag })),
+        build: |s| Ok(Box::new(builtin::Accuracy::new(s, None)?)),
     },
     RewardEntry {
         name: "action_iou",
         doc: "overlap of the answer's list of actions, `(1) ... (2) ...`, with the reference's",
         build: |s| Ok(Box::new(builtin::ActionIou::new(s.answer_format)?)),
+    },
+    RewardEntry {
+        name: "correctness",
+        doc: "2 if the last <answer> after the reasoning is the reference answer, else 0",
+        build: |s| Ok(Box::new(builtin::Correctness::new(s)?)),
     },
     RewardEntry {
         name: "cosine_scaled",
@@ -120,6 +126,16 @@ pub static REWARDS: &[RewardEntry] = &[
         build: |s| Ok(Box::new(builtin::Length::new("length", s)?)),
     },
     RewardEntry {
+        name: "math",
+        doc: "1 if the answer is mathematics equivalent to the reference, else 0",
+        build: |s| Ok(Box::new(builtin::Math::new(s))),
+    },
+    RewardEntry {
+        name: "mcq",
+        doc: "1 if the answer is the reference's choice, by letter or text, else 0",
+        build: |s| Ok(Box::new(builtin::Mcq::new(s)?)),
+    },
+    RewardEntry {
         name: "repetition",
         doc: "down to -1 for a completion that says the same over and over",
         build: |s| Ok(Box::new(builtin::Repetition::new(s)?)),
@@ -148,6 +164,11 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "xmlcount",
         doc: "0.125 for each tag of <reasoning> and <answer> in its place, less text behind the answer",
         build: |s| Ok(Box::new(builtin::XmlCount { compat: s.compat })),
+    },
+    RewardEntry {
+        name: "yes_no",
+        doc: "1 if the answer is yes or no as the reference, else 0",
+        build: |s| Ok(Box::new(builtin::YesNo::new(s)?)),
     },
 ];
 
