@@ -2,6 +2,7 @@
 //! tuples, unions, per cent, units, equations, polynomials. Time, depth and sizes are bounded, and
 //! what exceeds them is compared as text; the same pair always has the same verdict.
 
+mod atoms; // smallest parts of a formula
 pub mod extract; // formulas in prose, as math_verify finds them
 pub mod node; // the tree
 mod numeric; // values at fixed points
