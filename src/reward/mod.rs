@@ -3,10 +3,15 @@
 //! it cannot judge costs that sample only.
 
 pub mod answer; // what counts as the same answer
+pub mod aside; // what rewards are told and say beside samples and scores
 pub mod builtin; // one file per reward
+pub mod judge; // a language model that is asked
+pub mod process; // rewards that other programs compute
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
 
+pub use aside::{Aside, Progress};
+pub use judge::Judge;
 pub use set::{RewardFailure, RewardSet, Scores};
 pub use settings::{AnswerFormat, Compat, RewardSettings};
 
@@ -55,9 +60,25 @@ pub trait Reward: Send + Sync {
     /// named in the log.
     fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>>;
 
+    /// As [`Reward::score`], told where the run is, with a place for what is said beside the scores.
+    fn score_at(
+        &self,
+        samples: &[Sample<'_>],
+        _progress: Progress,
+        _aside: &mut Aside,
+    ) -> Vec<Result<Option<f64>>> {
+        self.score(samples)
+    }
+
     /// Figures since the last call, logged as `rewards/<name>/<figure>`: time limits hit, processes
     /// started again, judges that did not answer.
     fn figures(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
+    /// Lines for the person who watches, since the last call: what a program printed, why a judge is
+    /// not heard.
+    fn notices(&self) -> Vec<String> {
         Vec::new()
     }
 }
@@ -88,6 +109,11 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "format",
         doc: "1 if the completion is <think>...</think> <answer>...</answer> and nothing else, else 0",
         build: |_| Ok(Box::new(builtin::Format::new()?)),
+    },
+    RewardEntry {
+        name: "judge",
+        doc: "1 if a language model (--judge_url) finds the answer the same as the reference, else 0",
+        build: |s| Ok(Box::new(judge::JudgeReward::new(s)?)),
     },
     RewardEntry {
         name: "length",
@@ -157,8 +183,10 @@ mod tests {
 
     #[test]
     fn every_entry_builds_under_its_own_name() {
+        let settings =
+            RewardSettings { judge: Some(judge::test_settings("http://[::1]:9")), ..RewardSettings::default() };
         for e in REWARDS {
-            let r = reward_by_name(e.name, &RewardSettings::default()).unwrap();
+            let r = reward_by_name(e.name, &settings).unwrap();
             assert_eq!(r.name(), e.name);
             assert!(!e.doc.is_empty() && !e.doc.contains('\n'));
         }
@@ -173,9 +201,10 @@ mod tests {
         };
         let m = message("acuracy");
         assert!(m.contains("did you mean `accuracy`?"), "{m}");
-        assert!(m.contains("accuracy, exact, format, length"), "{m}");
+        assert!(m.contains("accuracy, exact, format, judge, length"), "{m}");
         assert!(message("formt").contains("`format`?"));
-        assert!(!message("judge").contains("did you mean"));
+        assert!(message("judge").contains("--judge_url"));
+        assert!(!message("reasonable").contains("did you mean"));
         assert_eq!(edit_distance("kitten", "sitting"), 3);
         assert_eq!(edit_distance("", "abc"), 3);
     }
