@@ -110,7 +110,12 @@ impl Judge {
     ///
     /// # Errors
     /// None at present: whatever goes wrong is no verdict and counted.
-    pub fn same_answer(&self, question: &str, reference: &str, answer: &str) -> Result<Option<bool>> {
+    pub fn same_answer(
+        &self,
+        question: &str,
+        reference: &str,
+        answer: &str,
+    ) -> Result<Option<bool>> {
         let asked = Asked::new(&Question { question, reference, answer });
         if asked.reference.is_empty() {
             return Ok(None);
@@ -191,7 +196,9 @@ impl Judge {
             Err(why) => {
                 count(&self.unanswered);
                 if turn.missed() {
-                    shared.notice(format!("the judge does not answer ({why}); it is left out until it does"));
+                    shared.notice(format!(
+                        "the judge does not answer ({why}); it is left out until it does"
+                    ));
                 } else if !probe {
                     shared.notice(format!("the judge gave no answer ({why})"));
                 }

@@ -183,8 +183,10 @@ mod tests {
 
     #[test]
     fn every_entry_builds_under_its_own_name() {
-        let settings =
-            RewardSettings { judge: Some(judge::test_settings("http://[::1]:9")), ..RewardSettings::default() };
+        let settings = RewardSettings {
+            judge: Some(judge::test_settings("http://[::1]:9")),
+            ..RewardSettings::default()
+        };
         for e in REWARDS {
             let r = reward_by_name(e.name, &settings).unwrap();
             assert_eq!(r.name(), e.name);

@@ -13,7 +13,7 @@ use crate::io::dataset::Row;
 use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
 use crate::ops::grpo_loss::GrpoLoss;
-use crate::reward::RewardSet;
+use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
 use crate::train::checkpoint::{self, RunState, Window};
 use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
@@ -207,6 +207,11 @@ impl<'a> GrpoRun<'a> {
         let g = &self.settings.grpo;
         let prompts: Vec<Arc<Prompt>> = batch.prompts.iter().map(|(_, p)| p.clone()).collect();
         let rows: Vec<&Row> = batch.prompts.iter().map(|(r, _)| &self.rows[*r]).collect();
+        self.rewards.begin(Progress {
+            step: self.state.step as u64,
+            max_steps: self.total as u64,
+            epoch: self.state.cursor as f64 / self.rows.len() as f64,
+        });
         let scored = generate_scored(
             self.workspace,
             &self.rollout,
@@ -222,6 +227,9 @@ impl<'a> GrpoRun<'a> {
         )?;
         for f in scored.scores.failures.iter().take(3) {
             log.say(&format!("a reward failed: {}", f.error.one_line()))?;
+        }
+        for line in self.rewards.notices() {
+            log.say(&line)?;
         }
         let scale = match g.scale_rewards {
             settings::ScaleRewards::Group => ScaleRewards::Group,
@@ -291,6 +299,12 @@ impl<'a> GrpoRun<'a> {
             ("time/wait_for_rewards", scored.wait_seconds),
         ];
         out.extend(figures.map(|(n, v)| (n.to_string(), v)));
+        out.extend(self.rewards.figures());
+        for (name, value) in scored.scores.aside.means() {
+            // A figure of the user's never mixes with one of ours.
+            let taken = out.iter().any(|(n, _)| *n == name);
+            out.push((if taken { format!("logged/{name}") } else { name }, value));
+        }
         out
     }
 
@@ -458,6 +472,9 @@ impl<'a> GrpoRun<'a> {
         let mut row = MetricRow::new(self.state.step as u64, epoch);
         for (name, value) in &report.per_reward {
             row.push(format!("eval_rewards/{name}/mean"), *value);
+        }
+        for (name, value) in &report.figures {
+            row.push(format!("eval_{name}"), *value);
         }
         row.push("eval_completions/mean_length", report.mean_length);
         row.push("eval_runtime", report.seconds);

@@ -164,7 +164,11 @@ mod tests {
         for mark in marks {
             assert_eq!(quoted(&format!("a{mark}b"), 10), "a b", "{mark}");
         }
-        assert_eq!(quoted("<|im_<|x|>start|>", 50), "<|im_ start|>", "no mark is made of two halves");
+        assert_eq!(
+            quoted("<|im_<|x|>start|>", 50),
+            "<|im_ start|>",
+            "no mark is made of two halves"
+        );
         assert_eq!(quoted("a < b | c > d", 50), "a < b | c > d");
         assert_eq!(quoted(&"é".repeat(9), 5), "ééééé [cut]");
     }

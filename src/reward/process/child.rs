@@ -193,8 +193,7 @@ impl Drop for Child {
 
 fn write_lines(mut stdin: ChildStdin, lines: &Receiver<String>) {
     for line in lines {
-        let written =
-            stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
+        let written = stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
         // A process that has ended is noticed by who waits for its answer.
         if written.and_then(|()| stdin.flush()).is_err() {
             return;

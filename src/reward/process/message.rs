@@ -189,8 +189,7 @@ mod tests {
         let said = messages(&plain, &Map::new());
         assert_eq!(said, json!([{"role": "user", "content": "hi"}]));
         let content = vec![Part::Image(0), Part::Text("which?".into()), Part::Image(1)];
-        let shown =
-            [Message::text("system", "s"), Message { role: "user".into(), content }];
+        let shown = [Message::text("system", "s"), Message { role: "user".into(), content }];
         let said = messages(&shown, &columns(json!({"image": "a.png"})));
         let text = |t: &str| json!({"type": "text", "text": t});
         let user = json!([{"type": "image", "image": "a.png"}, text("which?"), {"type": "image"}]);

@@ -109,8 +109,9 @@ impl OwnReward {
             errors: AtomicU64::new(0),
         };
         let started: Vec<Result<Child>> = std::thread::scope(|scope| {
-            let starts: Vec<_> =
-                (0..settings.workers.max(1)).map(|_| scope.spawn(|| reward.start_child())).collect();
+            let starts: Vec<_> = (0..settings.workers.max(1))
+                .map(|_| scope.spawn(|| reward.start_child()))
+                .collect();
             let joined = starts.into_iter().map(|t| t.join());
             joined.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
@@ -225,9 +226,7 @@ impl OwnReward {
                 let hint = Some("raise --reward_timeout if this is what it takes".into());
                 Fault { hint, ..Fault::new(FaultKind::Late, "took too long", found) }
             }
-            Lost::Ended(how) => {
-                Fault::new(FaultKind::Failed, "ended", self.with_last_words(how))
-            }
+            Lost::Ended(how) => Fault::new(FaultKind::Failed, "ended", self.with_last_words(how)),
             Lost::Garbled(what) => {
                 Fault::new(FaultKind::Failed, "gave no answer that can be read", what)
             }

@@ -66,9 +66,9 @@ impl Source {
                 false => Err(wrong("there is no such file of rewards").file(file)),
             };
         }
-        let module = before.split('.').all(|part| {
-            !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_')
-        });
+        let module = before
+            .split('.')
+            .all(|part| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_'));
         match module {
             true => Ok(Some(Source::Module { module: before.into(), function })),
             false => Err(wrong("the reward is neither a file nor a module")),
@@ -77,7 +77,8 @@ impl Source {
 
     /// Names that it may have in metrics, the one that TRL gives first.
     pub fn names(&self) -> [String; 2] {
-        let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem =
+            |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         match self {
             Source::File { file, function } => {
                 [function.clone(), format!("{}_{function}", stem(file))]
@@ -111,11 +112,13 @@ impl Source {
     /// Why it could not be started, for the person who asked for it.
     pub(super) fn not_started(&self, settings: &ProcessSettings, e: &std::io::Error) -> Error {
         match self {
-            Source::Program { program } => Error::usage("the program of a reward cannot be started")
-                .file(program)
-                .key("reward_funcs")
-                .found(e.to_string())
-                .hint("it must be executable, and its first line must say what runs it (#!)"),
+            Source::Program { program } => {
+                Error::usage("the program of a reward cannot be started")
+                    .file(program)
+                    .key("reward_funcs")
+                    .found(e.to_string())
+                    .hint("it must be executable, and its first line must say what runs it (#!)")
+            }
             _ => Error::usage("Python cannot be started")
                 .file(&settings.python)
                 .key("python")
@@ -182,8 +185,7 @@ mod tests {
 
     #[test]
     fn names_are_made_unique() {
-        let module =
-            |m: &str, f: &str| Source::Module { module: m.into(), function: f.into() };
+        let module = |m: &str, f: &str| Source::Module { module: m.into(), function: f.into() };
         let (a, b, c) = (module("a", "format"), module("b", "f"), module("c", "f"));
         let words = [
             ("a:format", Some(&a)),
