@@ -4,9 +4,10 @@
 use crate::base::{Error, Result};
 use crate::reward::settings::JudgeSettings;
 use serde_json::Value;
+use std::net::IpAddr;
 use std::time::Duration;
 use ureq::http::{HeaderValue, Response, Uri};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Proxy};
 
 /// Most bytes of a reply that are read.
 const LONGEST: u64 = 1 << 20;
@@ -41,13 +42,15 @@ impl Endpoint {
     pub(super) fn new(s: &JudgeSettings) -> Result<Endpoint> {
         let address = format!("{}/chat/completions", s.url.trim_end_matches('/'));
         let uri = address.parse::<Uri>().ok().filter(|uri| uri.host().is_some());
-        if uri.is_none() {
+        let Some(uri) = uri else {
             return Err(Error::usage("the judge has no address")
                 .key("judge_url")
                 .expected("the base address of an OpenAI-compatible endpoint")
                 .found(format!("`{}`", s.url))
                 .hint("such as http://localhost:11434/v1 for Ollama"));
-        }
+        };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let key = std::env::var(&s.key_variable).ok().filter(|key| !key.is_empty());
         let key = key.map(|key| key.trim().to_string());
         if key.as_ref().is_some_and(|key| HeaderValue::from_str(key).is_err()) {
@@ -60,6 +63,8 @@ impl Endpoint {
             // A question that went elsewhere would take the key along.
             .max_redirects(0)
             .max_redirects_will_error(false)
+            // What runs on this machine is not behind a proxy.
+            .proxy(if here { None } else { Proxy::try_from_env() })
             .max_idle_connections_per_host(s.concurrency)
             .max_idle_connections(s.concurrency)
             .user_agent(concat!("grpo-rt/", env!("CARGO_PKG_VERSION")))

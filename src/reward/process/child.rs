@@ -170,7 +170,7 @@ impl Child {
     }
 
     fn end(&mut self) {
-        // Before the process is waited for: until then its number is not another's.
+        // The number is nobody else's as long as the group has members or its leader is not waited for.
         kill_group(self.group);
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|g| *g != self.group);
         // Fails if it has ended already.
