@@ -80,6 +80,7 @@ fn completions(dir: &Path) {
             prompt: prompt.iter().map(|m| (*m).clone()).collect(),
             completion: said.into(),
             rewards: rewards.to_vec(),
+            extra: Vec::new(),
             advantage,
         }
     };

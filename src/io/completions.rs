@@ -3,13 +3,15 @@
 
 use crate::base::{Error, Result};
 use arrow_array::{
-    ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
+    StructArray,
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
+use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub struct CompletionRecord {
     pub completion: String,
     /// One score per reward name; None where a reward did not judge it.
     pub rewards: Vec<Option<f64>>,
+    /// What rewards logged of it (TRL's `log_extra`), by column.
+    pub extra: Vec<(String, Value)>,
     /// Advantage that its tokens were trained with.
     pub advantage: f64,
 }
@@ -56,7 +60,7 @@ pub fn completions_path(output_dir: impl AsRef<Path>, step: u64) -> PathBuf {
 
 /// Writes `records` to `path` with one column per name in `reward_names`; replaces an existing
 /// file in one move and makes missing folders. Columns: `step`, `prompt`, `completion`, the
-/// rewards, `advantage`.
+/// rewards, extra columns, `advantage`.
 pub fn write(
     path: impl AsRef<Path>,
     reward_names: &[String],
@@ -114,9 +118,52 @@ fn to_batch(names: &[String], records: &[CompletionRecord]) -> ArrowResult<Resul
     for (i, name) in names.iter().enumerate() {
         push(name, Arc::new(Float64Array::from_iter(records.iter().map(|r| r.rewards[i]))));
     }
+    for name in extra_names(records) {
+        let values: Vec<&Value> = records.iter().map(|r| extra_value(r, name)).collect();
+        let ours = ["step", "prompt", "completion", "advantage"].contains(&name.as_str());
+        let taken = ours || names.contains(name);
+        let column = if taken { format!("extra_{name}") } else { name.clone() };
+        push(&column, value_column(&values));
+    }
     let advantages = records.iter().map(|r| r.advantage);
     push("advantage", Arc::new(Float64Array::from_iter_values(advantages)));
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map(Ok)
+}
+
+/// Names of extra columns, in the order of their first appearance.
+fn extra_names(records: &[CompletionRecord]) -> Vec<&String> {
+    let mut names: Vec<&String> = Vec::new();
+    for (name, _) in records.iter().flat_map(|r| &r.extra) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn extra_value<'a>(record: &'a CompletionRecord, name: &str) -> &'a Value {
+    record.extra.iter().find(|(n, _)| n == name).map_or(&Value::Null, |(_, v)| v)
+}
+
+/// A column of the narrowest type that has all values: booleans, whole numbers, numbers, and else texts,
+/// in which lists and objects are JSON.
+fn value_column(values: &[&Value]) -> ArrayRef {
+    let all = |is: fn(&Value) -> bool| values.iter().all(|v| v.is_null() || is(v));
+    if all(Value::is_boolean) {
+        return Arc::new(BooleanArray::from_iter(values.iter().map(|v| v.as_bool())));
+    }
+    if all(Value::is_i64) {
+        return Arc::new(Int64Array::from_iter(values.iter().map(|v| v.as_i64())));
+    }
+    if all(Value::is_number) {
+        return Arc::new(Float64Array::from_iter(values.iter().map(|v| v.as_f64())));
+    }
+    let text = |v: &&Value| match v {
+        Value::Null => None,
+        Value::String(s) => Some(s.clone()),
+        other => Some(other.to_string()),
+    };
+    Arc::new(StringArray::from_iter(values.iter().map(text)))
 }
 
 /// A struct column; every field may be null, as pandas writes it.
@@ -179,6 +226,7 @@ mod tests {
             prompt: vec![],
             completion: String::new(),
             rewards: vec![None],
+            extra: vec![],
             advantage: 0.0,
         };
         assert!(write(&path, &[], std::slice::from_ref(&record)).is_err());
@@ -187,6 +235,45 @@ mod tests {
         write(&path, &["accuracy".to_string()], &[]).unwrap();
         let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(left.len(), 1, "no part file stays behind");
+    }
+
+    #[test]
+    fn extra_columns_have_the_type_of_their_values() {
+        use serde_json::json;
+        let row = |values: [Value; 4]| CompletionRecord {
+            step: 1,
+            prompt: vec![],
+            completion: String::new(),
+            rewards: vec![Some(1.0)],
+            extra: ["flag", "step", "length", "said"]
+                .map(String::from)
+                .into_iter()
+                .zip(values)
+                .collect(),
+            advantage: 0.0,
+        };
+        let mut records = vec![
+            row([json!(true), json!(3), json!(1), json!("a")]),
+            row([Value::Null, json!(4), json!(0.5), json!([1])]),
+        ];
+        records.push(CompletionRecord { extra: vec![], ..records[0].clone() });
+        let batch = to_batch(&["r".to_string()], &records).unwrap().unwrap();
+        let schema = batch.schema();
+        let found: Vec<String> = schema
+            .fields()
+            .iter()
+            .skip(4)
+            .map(|f| format!("{} {}", f.name(), f.data_type()))
+            .collect();
+        let expected = [
+            "flag Boolean",
+            "extra_step Int64",
+            "length Float64",
+            "said Utf8",
+            "advantage Float64",
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(batch.column(4).null_count(), 2);
     }
 
     #[test]

@@ -3,16 +3,21 @@
 //! it cannot judge costs that sample only.
 
 pub mod answer; // what counts as the same answer
+pub mod aside; // what rewards are told and say beside samples and scores
 pub mod boxes; // boxes on images
 pub mod builtin; // one file per reward
 pub mod completion; // where the parts of a completion stand
 pub mod debug_log; // what was scored, as text for people
+pub mod judge; // a language model that is asked
 pub mod math; // when two mathematical texts are one answer
+pub mod process; // rewards that other programs compute
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
 pub mod tags; // tagged text, strictly
 
+pub use aside::{Aside, Progress};
 pub use boxes::BoxSpace;
+pub use judge::Judge;
 pub use set::{RewardFailure, RewardSet, Scores};
 pub use settings::{AnswerFormat, Compat, RewardSettings};
 
@@ -61,9 +66,25 @@ pub trait Reward: Send + Sync {
     /// named in the log.
     fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>>;
 
+    /// As [`Reward::score`], told where the run is, with a place for what is said beside the scores.
+    fn score_at(
+        &self,
+        samples: &[Sample<'_>],
+        _progress: Progress,
+        _aside: &mut Aside,
+    ) -> Vec<Result<Option<f64>>> {
+        self.score(samples)
+    }
+
     /// Figures since the last call, logged as `rewards/<name>/<figure>`: time limits hit, processes
     /// started again, judges that did not answer.
     fn figures(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
+    /// Lines for the person who watches, since the last call: what a program printed, why a judge is
+    /// not heard.
+    fn notices(&self) -> Vec<String> {
         Vec::new()
     }
 }
@@ -83,7 +104,7 @@ pub static REWARDS: &[RewardEntry] = &[
     RewardEntry {
         name: "accuracy",
         doc: "1 if the last <answer> after the reasoning is the reference answer, else 0",
-        build: |s| Ok(Box::new(builtin::Accuracy::new(s, None)?)),
+        build: |s| Ok(Box::new(builtin::Accuracy::new(s)?)),
     },
     RewardEntry {
         name: "action_iou",
@@ -119,6 +140,11 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "iou",
         doc: "overlap of the answer's one box with the reference box",
         build: |s| Ok(Box::new(builtin::Iou::new(s)?)),
+    },
+    RewardEntry {
+        name: "judge",
+        doc: "1 if a language model (--judge_url) finds the answer the same as the reference, else 0",
+        build: |s| Ok(Box::new(judge::JudgeReward::new(s)?)),
     },
     RewardEntry {
         name: "length",
@@ -240,8 +266,12 @@ mod tests {
 
     #[test]
     fn every_entry_builds_under_its_own_name() {
+        let settings = RewardSettings {
+            judge: Some(judge::test_settings("http://[::1]:9")),
+            ..RewardSettings::default()
+        };
         for e in REWARDS {
-            let r = reward_by_name(e.name, &RewardSettings::default()).unwrap();
+            let r = reward_by_name(e.name, &settings).unwrap();
             assert_eq!(r.name(), e.name);
             assert!(!e.doc.is_empty() && !e.doc.contains('\n'));
         }
@@ -258,7 +288,8 @@ mod tests {
         assert!(m.contains("did you mean `accuracy`?"), "{m}");
         assert!(m.contains("accuracy, action_iou, ") && m.contains(", length, "), "{m}");
         assert!(message("formt").contains("`format`?"));
-        assert!(!message("judge").contains("did you mean"));
+        assert!(message("judge").contains("--judge_url"));
+        assert!(!message("reasonable").contains("did you mean"));
         assert_eq!(edit_distance("kitten", "sitting"), 3);
         assert_eq!(edit_distance("", "abc"), 3);
     }

@@ -2,14 +2,18 @@
 //! threads never shows in the result, and one reward's failure never touches another sample.
 
 use super::debug_log::DebugLog;
-use super::{Reward, RewardSettings, Sample, reward_by_name};
+use super::process::{OwnReward, Source, unique_names};
+use super::{Aside, Progress, Reward, RewardSettings, Sample, reward_by_name};
 use crate::base::{Error, Result};
+use std::sync::{Mutex, PoisonError};
 
 /// Rewards with one weight each.
 pub struct RewardSet {
     rewards: Vec<Box<dyn Reward>>,
     weights: Vec<f64>,
     log: Option<DebugLog>,
+    /// Where the run is.
+    progress: Mutex<Progress>,
 }
 
 /// A reward that could not judge a sample.
@@ -34,6 +38,8 @@ pub struct Scores {
     pub total: Vec<Option<f64>>,
     /// Failures, by reward, then by sample.
     pub failures: Vec<RewardFailure>,
+    /// What rewards said besides.
+    pub aside: Aside,
 }
 
 impl Scores {
@@ -46,6 +52,7 @@ impl Scores {
             for (column, more) in all.per_reward.iter_mut().zip(part.per_reward) {
                 column.extend(more);
             }
+            all.aside.append(before, part.aside, part.total.len());
             all.total.extend(part.total);
             let moved = |f: RewardFailure| RewardFailure { sample: f.sample + before, ..f };
             all.failures.extend(part.failures.into_iter().map(moved));
@@ -86,7 +93,7 @@ impl RewardSet {
                 .expected("finite numbers")
                 .found(w.to_string()));
         }
-        Ok(RewardSet { rewards, weights, log: None })
+        Ok(RewardSet { rewards, weights, log: None, progress: Mutex::default() })
     }
 
     /// The same, writing the debug log that the settings name, if they do.
@@ -99,15 +106,50 @@ impl RewardSet {
         Ok(self)
     }
 
-    /// Built-in rewards by name, in the order given, with the debug log of the settings.
+    /// Rewards by name, in the order given: built-in ones, and those that other programs compute, whose
+    /// processes are started; with the debug log of the settings.
     pub fn from_names<S: AsRef<str>>(
         names: &[S],
         weights: Option<Vec<f64>>,
         settings: &RewardSettings,
     ) -> Result<Self> {
-        let rewards: Result<Vec<_>> =
-            names.iter().map(|n| reward_by_name(n.as_ref(), settings)).collect();
+        let sources: Vec<Option<Source>> =
+            names.iter().map(|n| Source::parse(n.as_ref())).collect::<Result<_>>()?;
+        let words: Vec<(&str, Option<&Source>)> =
+            names.iter().map(|n| n.as_ref()).zip(sources.iter().map(Option::as_ref)).collect();
+        let unique = unique_names(&words);
+        let build = |((word, source), name): (&(&str, Option<&Source>), &String)| match source {
+            None => reward_by_name(word, settings),
+            Some(source) => {
+                let own = OwnReward::start(name, Source::clone(source), &settings.process)?;
+                Ok(Box::new(own) as Box<dyn Reward>)
+            }
+        };
+        let rewards: Result<Vec<_>> = words.iter().zip(&unique).map(build).collect();
         Self::new(rewards?, weights)?.logged(settings)
+    }
+
+    /// Says where the run is, for rewards that depend on it.
+    pub fn begin(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
+
+    /// Figures of all rewards since the last call, as `rewards/<name>/<figure>`.
+    pub fn figures(&self) -> Vec<(String, f64)> {
+        let named = |r: &dyn Reward| {
+            let name = |figure: String| format!("rewards/{}/{figure}", r.name());
+            r.figures().into_iter().map(|(n, v)| (name(n), v)).collect::<Vec<_>>()
+        };
+        self.rewards.iter().flat_map(|r| named(r.as_ref())).collect()
+    }
+
+    /// What all rewards have to say since the last call, one line each.
+    pub fn notices(&self) -> Vec<String> {
+        let named = |r: &dyn Reward| {
+            let line = |text: String| format!("{}: {text}", r.name());
+            r.notices().into_iter().map(line).collect::<Vec<_>>()
+        };
+        self.rewards.iter().flat_map(|r| named(r.as_ref())).collect()
     }
 
     /// Names in order.
@@ -123,12 +165,13 @@ impl RewardSet {
     /// Scores a batch; rewards run side by side on threads of their own, since a reward that waits
     /// (for a judge) must hold no thread that computes.
     pub fn score_all(&self, samples: &[Sample<'_>]) -> Scores {
-        let raw: Vec<Vec<Result<Option<f64>>>> = std::thread::scope(|scope| {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let raw: Vec<(Vec<Result<Option<f64>>>, Aside)> = std::thread::scope(|scope| {
             let others: Vec<_> = self.rewards[1..]
                 .iter()
-                .map(|r| scope.spawn(|| complete(r.as_ref(), samples)))
+                .map(|r| scope.spawn(move || complete(r.as_ref(), samples, progress)))
                 .collect();
-            let first = complete(self.rewards[0].as_ref(), samples);
+            let first = complete(self.rewards[0].as_ref(), samples, progress);
             let others = others.into_iter().map(|t| match t.join() {
                 Ok(results) => results,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -137,7 +180,8 @@ impl RewardSet {
         });
         let mut out = Scores { total: vec![None; samples.len()], ..Scores::default() };
         let mut failed = vec![false; samples.len()];
-        for (r, results) in raw.into_iter().enumerate() {
+        for (r, (results, aside)) in raw.into_iter().enumerate() {
+            out.aside.merge(self.rewards[r].name(), aside);
             let mut column = Vec::with_capacity(samples.len());
             for (i, result) in results.into_iter().enumerate() {
                 column.push(match result {
@@ -183,8 +227,13 @@ impl RewardSet {
 }
 
 /// The reward's results with its promises checked: one per sample, finite.
-fn complete(reward: &dyn Reward, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>> {
-    let results = reward.score(samples);
+fn complete(
+    reward: &dyn Reward,
+    samples: &[Sample<'_>],
+    progress: Progress,
+) -> (Vec<Result<Option<f64>>>, Aside) {
+    let mut aside = Aside::default();
+    let results = reward.score_at(samples, progress, &mut aside);
     if results.len() != samples.len() {
         let found = results.len();
         let error = || {
@@ -192,7 +241,7 @@ fn complete(reward: &dyn Reward, samples: &[Sample<'_>]) -> Vec<Result<Option<f6
                 .expected(format!("{} scores, one per sample", samples.len()))
                 .found(format!("{found} scores"))
         };
-        return samples.iter().map(|_| Err(error())).collect();
+        return (samples.iter().map(|_| Err(error())).collect(), Aside::default());
     }
     let finite = |result: Result<Option<f64>>| match result {
         Ok(Some(x)) if !x.is_finite() => {
@@ -202,7 +251,7 @@ fn complete(reward: &dyn Reward, samples: &[Sample<'_>]) -> Vec<Result<Option<f6
         }
         other => other,
     };
-    results.into_iter().map(finite).collect()
+    (results.into_iter().map(finite).collect(), aside)
 }
 
 /// Mean and unbiased standard deviation of the judged samples; NaN and NaN if there are none, a

@@ -5,7 +5,7 @@ use crate::base::{Error, Result};
 use crate::io::dataset::{self, DatasetOptions, Loaded, Row};
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
-use crate::reward::RewardSet;
+use crate::reward::{Aside, RewardSet, Scores};
 use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, question, reward_set, rollout_settings,
 };
@@ -23,8 +23,10 @@ use std::time::Instant;
 pub struct EvalReport {
     /// Mean of the first reward over all samples.
     pub accuracy: f64,
-    /// Mean of each reward over the samples that it judged.
+    /// Mean of each reward over the samples that it judged; NaN if it judged none.
     pub per_reward: Vec<(String, f64)>,
+    /// What else rewards had to say: counts of time limits and lost processes, logged figures.
+    pub figures: Vec<(String, f64)>,
     /// Completions scored.
     pub samples: usize,
     /// Rows that could not be read.
@@ -68,6 +70,15 @@ pub fn name_skipped(skipped: &[Error]) {
     }
 }
 
+/// Names the first failures of rewards, and passes on what rewards say.
+fn name_failures(rewards: &RewardSet, scores: &Scores) {
+    const NAMED: usize = 3;
+    for f in scores.failures.iter().take(NAMED) {
+        eprintln!("a reward failed: {}", f.error.one_line());
+    }
+    rewards.notices().iter().for_each(|line| eprintln!("{line}"));
+}
+
 /// Answers and scores rows.
 pub struct Evaluation<'a> {
     /// The model.
@@ -101,6 +112,7 @@ impl Evaluation<'_> {
         let mut sums = vec![(0.0, 0usize); names.len()];
         let (mut count, mut length, mut clipped) = (0usize, 0usize, 0usize);
         let mut skipped = Vec::new();
+        let mut logged = Aside::default();
         for chunk in rows.chunks((self.batch / self.samples).max(1)) {
             if interrupt::asked() {
                 return Err(interrupt::error("the files written so far"));
@@ -141,15 +153,19 @@ impl Evaluation<'_> {
                 length += c.ids.len();
                 clipped += usize::from(c.truncated());
             }
+            name_failures(self.rewards, &scored.scores);
+            logged.figures.extend(scored.scores.aside.figures.iter().cloned());
             each(&kept, &scored)?;
         }
         name_skipped(&skipped);
-        let mean = |(sum, n): &(f64, usize)| if *n == 0 { 0.0 } else { sum / *n as f64 };
+        // No verdict is no 0: the mean of nothing is NaN.
+        let mean = |(sum, n): &(f64, usize)| sum / *n as f64;
         let per_reward: Vec<(String, f64)> = names.into_iter().zip(sums.iter().map(mean)).collect();
         let share = |n: usize| if count == 0 { 0.0 } else { n as f64 / count as f64 };
         Ok(EvalReport {
             accuracy: per_reward.first().map_or(0.0, |r| r.1),
             per_reward,
+            figures: self.rewards.figures().into_iter().chain(logged.means()).collect(),
             samples: count,
             skipped: skipped.len(),
             mean_length: share(length),
@@ -201,7 +217,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
                 .zip(&scored.scores.per_reward)
                 .map(|(name, column)| (name.to_string(), json!(column[i])))
                 .collect();
-            let line = json!({
+            let mut line = json!({
                 "id": row.id,
                 "images": row.images,
                 "videos": row.videos.iter().map(|v| v.source.path()).collect::<Vec<_>>(),
@@ -212,6 +228,9 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
                 "truncated": completion.truncated(),
                 "rewards": earned,
             });
+            for (name, column) in &scored.scores.aside.columns {
+                line["extra"][name] = column[i].clone();
+            }
             writeln!(out, "{line}")
                 .map_err(|e| Error::io("cannot write the answers", *path, &e))?;
         }

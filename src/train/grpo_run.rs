@@ -2,7 +2,7 @@
 //! one session of a run; the arithmetic lives in `grpo`, the files in `runlog` and `checkpoint`.
 
 use crate::base::{Error, Result};
-use crate::grpo::advantage::{ScaleRewards, advantages, mean, std_dev};
+use crate::grpo::advantage::{ScaleRewards, advantages, mean};
 use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack, unshared};
 use crate::grpo::schedule::Schedule;
@@ -13,7 +13,8 @@ use crate::io::dataset::Row;
 use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
 use crate::ops::grpo_loss::GrpoLoss;
-use crate::reward::RewardSet;
+use crate::reward::set::mean_std;
+use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
 use crate::train::checkpoint::{self, RunState, Window};
 use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
@@ -207,6 +208,11 @@ impl<'a> GrpoRun<'a> {
         let g = &self.settings.grpo;
         let prompts: Vec<Arc<Prompt>> = batch.prompts.iter().map(|(_, p)| p.clone()).collect();
         let rows: Vec<&Row> = batch.prompts.iter().map(|(r, _)| &self.rows[*r]).collect();
+        self.rewards.begin(Progress {
+            step: self.state.step as u64,
+            max_steps: self.total as u64,
+            epoch: self.state.cursor as f64 / self.rows.len() as f64,
+        });
         let scored = generate_scored(
             self.workspace,
             &self.rollout,
@@ -222,6 +228,9 @@ impl<'a> GrpoRun<'a> {
         )?;
         for f in scored.scores.failures.iter().take(3) {
             log.say(&format!("a reward failed: {}", f.error.one_line()))?;
+        }
+        for line in self.rewards.notices() {
+            log.say(&line)?;
         }
         let scale = match g.scale_rewards {
             settings::ScaleRewards::Group => ScaleRewards::Group,
@@ -253,19 +262,20 @@ impl<'a> GrpoRun<'a> {
         let lengths: Vec<f64> = all.iter().map(|c| c.ids.len() as f64).collect();
         let ended: Vec<f64> =
             all.iter().filter(|c| !c.truncated()).map(|c| c.ids.len() as f64).collect();
-        let known: Vec<f64> = scored.scores.total.iter().flatten().copied().collect();
+        // NaN where nothing was judged: no verdict is no 0.
+        let (reward, reward_std) = mean_std(&scored.scores.total);
         let dead = group_std.iter().filter(|s| **s < 1e-8).count() as f64;
         let min = |v: &[f64]| v.iter().copied().reduce(f64::min).unwrap_or(f64::NAN);
         let max = |v: &[f64]| v.iter().copied().reduce(f64::max).unwrap_or(f64::NAN);
         let mut out: Vec<(String, f64)> = vec![
-            ("reward".into(), mean(&known)),
-            ("reward_std".into(), std_dev(&known)),
+            ("reward".into(), reward),
+            ("reward_std".into(), reward_std),
             ("frac_reward_zero_std".into(), dead / group_std.len().max(1) as f64),
         ];
         for (name, column) in self.rewards.names().iter().zip(&scored.scores.per_reward) {
-            let column: Vec<f64> = column.iter().flatten().copied().collect();
-            out.push((format!("rewards/{name}/mean"), mean(&column)));
-            out.push((format!("rewards/{name}/std"), std_dev(&column)));
+            let (mean, std) = mean_std(column);
+            out.push((format!("rewards/{name}/mean"), mean));
+            out.push((format!("rewards/{name}/std"), std));
         }
         let clipped = 1.0 - ended.len() as f64 / lengths.len().max(1) as f64;
         let seconds = scored.rollout_seconds;
@@ -291,6 +301,12 @@ impl<'a> GrpoRun<'a> {
             ("time/wait_for_rewards", scored.wait_seconds),
         ];
         out.extend(figures.map(|(n, v)| (n.to_string(), v)));
+        out.extend(self.rewards.figures());
+        for (name, value) in scored.scores.aside.means() {
+            // A figure of the user's never mixes with one of ours.
+            let taken = out.iter().any(|(n, _)| *n == name);
+            out.push((if taken { format!("logged/{name}") } else { name }, value));
+        }
         out
     }
 
@@ -458,6 +474,9 @@ impl<'a> GrpoRun<'a> {
         let mut row = MetricRow::new(self.state.step as u64, epoch);
         for (name, value) in &report.per_reward {
             row.push(format!("eval_rewards/{name}/mean"), *value);
+        }
+        for (name, value) in &report.figures {
+            row.push(format!("eval_{name}"), *value);
         }
         row.push("eval_completions/mean_length", report.mean_length);
         row.push("eval_runtime", report.seconds);

@@ -13,6 +13,7 @@ pub fn watch() {
     INSTALL.call_once(|| {
         let set = ctrlc::set_handler(|| {
             if ASKED.swap(true, Ordering::SeqCst) {
+                crate::reward::process::end_all();
                 std::process::exit(130);
             }
             eprintln!("\nstopping after this step; once more to stop at once");

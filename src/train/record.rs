@@ -35,11 +35,13 @@ impl Recorded<'_> {
     pub fn completions(&self, run_dir: &Path) -> Entry {
         let n = self.group_size();
         let texts = self.scored.texts.iter().enumerate();
+        let extra = &self.scored.scores.aside.columns;
         let record = |(i, text): (usize, &String)| CompletionRecord {
             step: self.step as i64,
             prompt: prompt_messages(self.rows[i / n]),
             completion: text.clone(),
             rewards: self.scores_of(i),
+            extra: extra.iter().map(|(n, column)| (n.clone(), column[i].clone())).collect(),
             advantage: self.advantages[i],
         };
         Entry::Completions {

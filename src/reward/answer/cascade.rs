@@ -12,6 +12,16 @@ pub trait SameAnswer: Send + Sync {
     /// Whether `answer` answers `question` as `reference` does. None: no opinion, and the sample is
     /// not judged by this reward. `Err`: the judge could not be asked.
     fn same_answer(&self, question: &str, reference: &str, answer: &str) -> Result<Option<bool>>;
+
+    /// For [`crate::reward::Reward::figures`].
+    fn figures(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
+    /// For [`crate::reward::Reward::notices`].
+    fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What the rules say.

@@ -15,7 +15,7 @@ use crate::reward::answer::{
     SameAnswer, choice, mllm_evaluator, normalise, reference_answer, same_answer, vlm_r1, yes_no,
 };
 use crate::reward::math::{Rules, equivalent, extract, same};
-use crate::reward::{AnswerFormat, Compat, Reward, RewardSettings, Sample, completion};
+use crate::reward::{AnswerFormat, Compat, Judge, Reward, RewardSettings, Sample, completion};
 
 /// Column of a row that chooses its method.
 const METHOD_COLUMN: &str = "accu_reward_method";
@@ -118,8 +118,20 @@ impl std::fmt::Debug for Accuracy {
 }
 
 impl Accuracy {
-    /// Fails on an unknown method, and on method `llm` without a judge.
-    pub fn new(settings: &RewardSettings, judge: Option<Arc<dyn SameAnswer>>) -> Result<Self> {
+    /// With the judge of the settings, if they name one.
+    ///
+    /// # Errors
+    /// On an unknown method, on method `llm` without a judge, and on a judge that cannot be asked.
+    pub fn new(settings: &RewardSettings) -> Result<Self> {
+        let judge = settings.judge.as_ref().map(Judge::open).transpose()?;
+        Self::judged(settings, judge.map(|j| Arc::new(j) as Arc<dyn SameAnswer>))
+    }
+
+    /// With this judge, whatever the settings name.
+    pub(super) fn judged(
+        settings: &RewardSettings,
+        judge: Option<Arc<dyn SameAnswer>>,
+    ) -> Result<Self> {
         let name = settings.accuracy_method.as_str();
         let method = method_by_name(name).ok_or_else(|| unknown_method(Error::usage, name))?;
         if name == "llm" && judge.is_none() {
@@ -272,7 +284,24 @@ impl Reward for Accuracy {
         "accuracy"
     }
     fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>> {
-        samples.iter().map(|s| self.score_one(s)).collect()
+        if self.judge.is_none() {
+            return samples.iter().map(|s| self.score_one(s)).collect();
+        }
+        // A judge takes its time: the samples of a group wait for it together.
+        std::thread::scope(|scope| {
+            let ask = |s| scope.spawn(move || self.score_one(s));
+            let threads: Vec<_> = samples.iter().map(ask).collect();
+            let joined = threads.into_iter().map(|t| t.join());
+            joined.map(|r| r.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+        })
+    }
+
+    fn figures(&self) -> Vec<(String, f64)> {
+        self.judge.as_ref().map(|j| j.figures()).unwrap_or_default()
+    }
+
+    fn notices(&self) -> Vec<String> {
+        self.judge.as_ref().map(|j| j.notices()).unwrap_or_default()
     }
 }
 

@@ -22,7 +22,7 @@ impl Correctness {
     pub fn new(settings: &RewardSettings) -> Result<Self> {
         let rules = RewardSettings { accuracy_method: "default".into(), ..settings.clone() };
         let letter_by_letter = settings.compat == Compat::Trl;
-        Ok(Correctness { rules: Accuracy::new(&rules, None)?, letter_by_letter })
+        Ok(Correctness { rules: Accuracy::judged(&rules, None)?, letter_by_letter })
     }
 
     fn score_one(&self, s: &Sample<'_>) -> Result<Option<f64>> {

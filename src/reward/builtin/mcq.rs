@@ -14,7 +14,7 @@ impl Mcq {
     /// Any settings make sense.
     pub fn new(settings: &RewardSettings) -> Result<Self> {
         let rules = RewardSettings { accuracy_method: "mcq".into(), ..settings.clone() };
-        Ok(Mcq(Accuracy::new(&rules, None)?))
+        Ok(Mcq(Accuracy::judged(&rules, None)?))
     }
 }
 

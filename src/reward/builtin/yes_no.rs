@@ -14,7 +14,7 @@ impl YesNo {
     /// Any settings make sense.
     pub fn new(settings: &RewardSettings) -> Result<Self> {
         let rules = RewardSettings { accuracy_method: "yes_no".into(), ..settings.clone() };
-        Ok(YesNo(Accuracy::new(&rules, None)?))
+        Ok(YesNo(Accuracy::judged(&rules, None)?))
     }
 }
 

@@ -253,7 +253,7 @@ pub static OPTIONS: &[Opt] = &[
 
     // --- rewards ---------------------------------------------------------------------------
     Opt { name: "reward_funcs", kind: List(&Word), default: "accuracy,format", first: true,
-        help: "Rewards of a completion, by name (default of VLM-R1).", ..of(REWARDS, SCORES) },
+        help: "Rewards of a completion: names (default of VLM-R1), file.py:function, module:function, program:path.", ..of(REWARDS, SCORES) },
     Opt { name: "reward_weights", kind: List(&Float { min: f64::MIN, max: f64::MAX }),
         help: "One weight per reward function (default: all 1).", ..of(REWARDS, SCORES) },
 

@@ -29,7 +29,7 @@ fn columns(value: Value) -> Map<String, Value> {
 
 #[test]
 fn adversarial_table() {
-    check(TABLE, &|settings| Ok(Box::new(Accuracy::new(settings, None)?)), 100);
+    check(TABLE, &|settings| Ok(Box::new(Accuracy::judged(settings, None)?)), 100);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn equals_trl() {
 fn without_the_tag_rule_the_whole_completion_counts() {
     let none = Map::new();
     let lax = RewardSettings { answer_tag: false, ..RewardSettings::default() };
-    let lax = Accuracy::new(&lax, None).unwrap();
+    let lax = Accuracy::judged(&lax, None).unwrap();
     let score = |said| lax.score_one(&test_sample(said, "red", &[], &none)).unwrap();
     assert_eq!(score("Red."), Some(1.0));
     assert_eq!(score("blue <answer>red</answer>"), Some(1.0));
@@ -60,7 +60,7 @@ fn without_the_tag_rule_the_whole_completion_counts() {
 
 #[test]
 fn a_row_chooses_its_method() {
-    let reward = Accuracy::new(&settings("exact"), None).unwrap();
+    let reward = Accuracy::judged(&settings("exact"), None).unwrap();
     let score = |said: &str, answer: &str, row: Value| {
         let row = columns(row);
         reward.score_one(&test_sample(&format!("<answer>{said}</answer>"), answer, &[], &row))
@@ -75,14 +75,14 @@ fn a_row_chooses_its_method() {
     assert!(method.contains("`maths`") && method.contains("mcq, yes_no"), "{method}");
     assert!(score("x", "x", json!({"accu_reward_method": 3})).is_err());
     assert!(score("x", "x", json!({"accu_reward_method": "llm"})).is_err());
-    assert_eq!(Accuracy::new(&settings("maths"), None).unwrap_err().exit_code(), 2);
-    assert_eq!(Accuracy::new(&settings("llm"), None).unwrap_err().exit_code(), 2);
+    assert_eq!(Accuracy::judged(&settings("maths"), None).unwrap_err().exit_code(), 2);
+    assert_eq!(Accuracy::judged(&settings("llm"), None).unwrap_err().exit_code(), 2);
     assert!(METHODS.windows(2).all(|w| w[0].name < w[1].name), "keep the table sorted");
 }
 
 #[test]
 fn columns_that_cannot_be_read_cost_their_sample() {
-    let reward = Accuracy::new(&settings("default"), None).unwrap();
+    let reward = Accuracy::judged(&settings("default"), None).unwrap();
     for row in [
         json!({"precision": "two"}),
         json!({"precision": -1}),
@@ -102,7 +102,7 @@ fn columns_that_cannot_be_read_cost_their_sample() {
 #[test]
 fn the_judge_is_asked_about_free_text_only() {
     let judge = Arc::new(Scripted(Some(true), Mutex::default()));
-    let reward = Accuracy::new(&settings("default"), Some(judge.clone())).unwrap();
+    let reward = Accuracy::judged(&settings("default"), Some(judge.clone())).unwrap();
     let none = Map::new();
     let score = |said: &str, answer: &str| {
         let said = format!("<answer>{said}</answer>");
@@ -125,7 +125,8 @@ fn the_judge_is_asked_about_free_text_only() {
     }
     assert_eq!(score("the big dog", "The big dog."), Some(1.0));
     assert_eq!(judge.1.lock().unwrap().len(), 1, "rules decide the rest");
-    let silent = Accuracy::new(&settings("llm"), Some(Arc::new(Scripted(None, Mutex::default()))));
+    let silent =
+        Accuracy::judged(&settings("llm"), Some(Arc::new(Scripted(None, Mutex::default()))));
     let sample = test_sample("<answer>cat</answer>", "dog", &[], &none);
     assert_eq!(silent.unwrap().score_one(&sample).unwrap(), None);
 }

@@ -34,7 +34,8 @@ fn named<T: Copy + Default>(o: &Options, name: &str, table: &[(&str, T)]) -> T {
 }
 
 fn seconds(o: &Options, name: &str) -> Result<Duration> {
-    Ok(Duration::from_secs_f64(above_zero(o, name)?))
+    // Three years are forever, and can be multiplied.
+    Ok(Duration::from_secs_f64(above_zero(o, name)?.clamp(1e-3, 1e8)))
 }
 
 /// What the built-in rewards are told.
