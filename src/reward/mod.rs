@@ -1,11 +1,13 @@
 //! Floor 6: what a completion earns. The [`Reward`] trait, the table of built-in rewards and their
-//! weighted sum. A reward never sees a tensor, never touches the model and never ends a run: what
-//! it cannot judge costs that sample only.
+//! weighted sum. A reward never sees a tensor, never touches the model that is trained and never
+//! ends a run: what it cannot judge costs that sample only.
 
 pub mod answer; // what counts as the same answer
 pub mod builtin; // one file per reward
+pub mod loose_json; // JSON as a published reward reads it
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
+pub mod steps; // which steps of two lists say the same
 
 pub use set::{RewardFailure, RewardSet, Scores};
 pub use settings::{AnswerFormat, Compat, RewardSettings};
@@ -85,6 +87,11 @@ pub static REWARDS: &[RewardEntry] = &[
         build: |_| Ok(Box::new(builtin::Exact)),
     },
     RewardEntry {
+        name: "explanation",
+        doc: "0 to 1: how far <explain> says what a reference explanation says, by words and by meaning",
+        build: |s| Ok(Box::new(builtin::Explanation::new(s)?)),
+    },
+    RewardEntry {
         name: "format",
         doc: "1 if the completion is <think>...</think> <answer>...</answer> and nothing else, else 0",
         build: |_| Ok(Box::new(builtin::Format::new()?)),
@@ -93,6 +100,11 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "length",
         doc: "0 up to max_completion_length - soft_overlong_cache tokens, then linearly down to -1",
         build: |s| Ok(Box::new(builtin::Length::new(s)?)),
+    },
+    RewardEntry {
+        name: "reasoning",
+        doc: "0 to 1: Match-F1 of the reasoning steps with the row's reference_steps",
+        build: |s| Ok(Box::new(builtin::Reasoning::new(s)?)),
     },
 ];
 
@@ -173,7 +185,7 @@ mod tests {
         };
         let m = message("acuracy");
         assert!(m.contains("did you mean `accuracy`?"), "{m}");
-        assert!(m.contains("accuracy, exact, format, length"), "{m}");
+        assert!(m.contains("accuracy, exact, explanation, format, length"), "{m}");
         assert!(message("formt").contains("`format`?"));
         assert!(!message("judge").contains("did you mean"));
         assert_eq!(edit_distance("kitten", "sitting"), 3);
