@@ -93,7 +93,7 @@ fn commas(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Rows `{completion, steps}` made by `tools/golden/reasoning.py` with Python's `re` and `json`.
+    /// Rows `{completion, steps}` made by `tools/golden/loose_json.py` with Python's `re` and `json`.
     const GOLDEN: &str = include_str!("../../tests/data/rewards/loose_json.jsonl");
 
     #[test]
@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn strange_text_is_no_panic() {
-        for text in ["", "{", "}{", "```json", "{'", "[' ' ", "{\"é'’“\": 'ü' ", "'''", "{,'é'}"] {
+        for text in ["", "{", "}{", "```json", "{'", "[' ' ", "{\"é'’“\": 'ü' ", "'''", "{,'é'}"]
+        {
             assert_eq!(object(text), None, "{text}");
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod answer; // what counts as the same answer
 pub mod builtin; // one file per reward
+pub mod completion; // where the parts of a completion stand
 pub mod loose_json; // JSON as a published reward reads it
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told

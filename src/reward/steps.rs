@@ -105,9 +105,10 @@ impl Similarity {
 /// The threshold of the encoder in a folder, by the folder's name or that of one around it (the cache of
 /// the Hugging Face hub has the name further up).
 fn encoder_threshold(folder: &Path) -> f64 {
-    let parts = folder.components().rev().map(|part| {
-        part.as_os_str().to_string_lossy().to_lowercase().replace('_', "-")
-    });
+    let parts = folder
+        .components()
+        .rev()
+        .map(|part| part.as_os_str().to_string_lossy().to_lowercase().replace('_', "-"));
     parts
         .flat_map(|part| THRESHOLDS.iter().find(|(name, _)| part.contains(name)))
         .map(|(_, threshold)| *threshold)
@@ -277,7 +278,10 @@ pub fn column_texts(
 ) -> Result<Vec<String>> {
     let wrong = |found: &Value| {
         let shown: String = found.to_string().chars().take(60).collect();
-        Error::data("a column does not hold texts").key(key).expected("a list of texts").found(shown)
+        Error::data("a column does not hold texts")
+            .key(key)
+            .expected("a list of texts")
+            .found(shown)
     };
     let list = |items: &[Value]| -> Result<Vec<String>> {
         items.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(|| wrong(v))).collect()

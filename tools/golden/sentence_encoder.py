@@ -164,7 +164,7 @@ def words_alike(a, b):
 
 
 def match(similarities, threshold):
-    """Pairs of predicted and reference steps (features of mllm_evaluator's _find_matches), and F1."""
+    """Pairs of predicted and reference steps by the rules of mllm_evaluator's `_find_matches`, and F1."""
     predicted, reference = similarities.shape
     pairs = [
         (float(similarities[i, j]), i, j)

@@ -222,7 +222,9 @@ fn read_transformer(keys: &Keys, folder: PathBuf) -> Result<EncoderConfig> {
         "gelu" => GeluKind::Erf,
         "gelu_new" | "gelu_pytorch_tanh" => GeluKind::Tanh,
         "quick_gelu" => GeluKind::Quick,
-        _ => return Err(keys.wrong("hidden_act", "gelu, gelu_new, gelu_pytorch_tanh or quick_gelu")),
+        _ => {
+            return Err(keys.wrong("hidden_act", "gelu, gelu_new, gelu_pytorch_tanh or quick_gelu"));
+        }
     };
     // Defaults are those of transformers' BertConfig; RobertaConfig differs in sizes that its files say.
     // The largest are far beyond any encoder, and small enough that no product of them overflows.
@@ -273,15 +275,17 @@ fn read_pooling(keys: &Keys, hidden_size: usize) -> Result<Pooling> {
     match chosen[..] {
         [] => Ok(Pooling::Mean),
         [(_, Some(pooling))] => Ok(pooling),
-        _ => Err(Error::data("the sentence encoder pools its tokens in a way that is not supported")
-            .file(keys.file)
-            .key("pooling_mode")
-            .expected("one of cls, mean, mean_sqrt_len_tokens, weightedmean, lasttoken")
-            .found(match chosen[..] {
-                [(name, _)] if name != "pooling_mode" => name.to_string(),
-                [_] => keys.get("pooling_mode").map(ToString::to_string).unwrap_or_default(),
-                _ => chosen.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" and "),
-            })),
+        _ => {
+            Err(Error::data("the sentence encoder pools its tokens in a way that is not supported")
+                .file(keys.file)
+                .key("pooling_mode")
+                .expected("one of cls, mean, mean_sqrt_len_tokens, weightedmean, lasttoken")
+                .found(match chosen[..] {
+                    [(name, _)] if name != "pooling_mode" => name.to_string(),
+                    [_] => keys.get("pooling_mode").map(ToString::to_string).unwrap_or_default(),
+                    _ => chosen.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" and "),
+                }))
+        }
     }
 }
 

@@ -12,8 +12,8 @@ pub use config::{EncoderConfig, Places, Pooling};
 use crate::base::{DType, Error, Result, Target};
 use crate::io::safetensors::{Checkpoint, INDEX_FILE, SINGLE_FILE};
 use crate::io::text::SentenceTokenizer;
-use crate::mem::plan::aligned;
 use crate::mem::Arena;
+use crate::mem::plan::aligned;
 use crate::model::net::Net;
 use crate::model::params::{Param, ParamStore, Training};
 use crate::tape::{Place, Tape};
@@ -206,9 +206,7 @@ impl SentenceEncoder {
             let plan = tape.plan();
             tape.run(&plan, &arena, arena.shared_base())?.f32(out)
         };
-        let done = std::thread::scope(|scope| {
-            scope.spawn(|| self.threads.install(run)).join()
-        });
+        let done = std::thread::scope(|scope| scope.spawn(|| self.threads.install(run)).join());
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
@@ -259,9 +257,9 @@ fn name_in(file: &Checkpoint, p: &Param) -> String {
         .name
         .replace("LayerNorm.weight", "LayerNorm.gamma")
         .replace("LayerNorm.bias", "LayerNorm.beta");
-    let names = PREFIXES.iter().flat_map(|prefix| {
-        [format!("{prefix}{}", p.name), format!("{prefix}{older}")]
-    });
+    let names = PREFIXES
+        .iter()
+        .flat_map(|prefix| [format!("{prefix}{}", p.name), format!("{prefix}{older}")]);
     names.into_iter().find(|name| file.contains(name)).unwrap_or_else(|| p.name.clone())
 }
 
@@ -278,7 +276,8 @@ fn most_bytes_of_a_pass(
     let sentences = vec![&[0u32][..]; tokens];
     let mut tape: Tape = params.tape();
     net::encode(&mut Net::new(&mut tape, params), config, &sentences)?;
-    let planned = tape.slots().iter().filter(|s| matches!(s.place, Place::Planned | Place::Input(_)));
+    let planned =
+        tape.slots().iter().filter(|s| matches!(s.place, Place::Planned | Place::Input(_)));
     Ok(planned.map(|s| aligned(s.ty.len() * s.ty.dtype.size())).sum())
 }
 

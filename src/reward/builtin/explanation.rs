@@ -2,6 +2,7 @@
 //! words and, with a sentence encoder, by meaning. It never looks at the answer.
 
 use crate::base::Result;
+use crate::reward::completion::explanation;
 use crate::reward::settings::RewardSettings;
 use crate::reward::steps::{Similarity, column_texts, common, words};
 use crate::reward::{Reward, Sample};
@@ -44,7 +45,7 @@ impl Explanation {
         if references.is_empty() {
             return Ok(None);
         }
-        let said = explained(s.completion).unwrap_or_default();
+        let said = explanation(s.completion).unwrap_or_default();
         let said_words = words(said);
         if said_words.is_empty() {
             return Ok(Some(0.0));
@@ -68,31 +69,23 @@ impl Reward for Explanation {
         "explanation"
     }
     fn score(&self, samples: &[Sample<'_>]) -> Vec<Result<Option<f64>>> {
-        let said: Vec<&str> = samples.iter().filter_map(|s| explained(s.completion)).collect();
+        let said: Vec<&str> = samples.iter().filter_map(|s| explanation(s.completion)).collect();
         self.similarity.prepare(&said);
         samples.iter().map(|s| self.score_one(s)).collect()
     }
 }
 
-/// The last closed `<explain>` after the reasoning, trimmed.
-fn explained(text: &str) -> Option<&str> {
-    let said = text.split_once("</think>").map_or(text, |(_, after)| after);
-    let end = said.rfind("</explain>")?;
-    let start = said[..end].rfind("<explain>")?;
-    Some(said[start + "<explain>".len()..end].trim())
-}
-
 /// Reference explanations of a row that have words: from its columns, or from its answer.
 fn references(s: &Sample<'_>) -> Result<Vec<String>> {
     for key in COLUMNS {
-        let whole = |text: &str| vec![explained(text).unwrap_or(text).to_owned()];
+        let whole = |text: &str| vec![explanation(text).unwrap_or(text).to_owned()];
         let mut texts = column_texts(s.columns, key, whole)?;
         texts.retain(|text| !words(text).is_empty());
         if !texts.is_empty() {
             return Ok(texts);
         }
     }
-    let own = explained(s.answer).filter(|text| !words(text).is_empty());
+    let own = explanation(s.answer).filter(|text| !words(text).is_empty());
     Ok(own.map(str::to_owned).into_iter().collect())
 }
 
@@ -124,7 +117,8 @@ mod tests {
 
     fn reward(encoder: bool) -> Explanation {
         let mut settings = RewardSettings::default();
-        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sentence_encoder/tiny_bert");
+        let tiny =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sentence_encoder/tiny_bert");
         settings.steps.sentence_encoder = encoder.then_some(tiny);
         Explanation::new(&settings).unwrap()
     }
@@ -157,7 +151,8 @@ mod tests {
     fn repeating_never_pays() {
         let reference = "vì người đàn ông đang cưỡi ngựa trên bãi biển";
         let columns = json!({ "explanation": reference });
-        for said in ["người đàn ông", "người đàn ông đang cưỡi", reference, "ngựa", "con mèo đen"] {
+        for said in ["người đàn ông", "người đàn ông đang cưỡi", reference, "ngựa", "con mèo đen"]
+        {
             for encoder in [false, true] {
                 let of = |text: &str| {
                     score(encoder, &columns, "", &format!("<explain>{text}</explain>")).unwrap()
@@ -177,7 +172,8 @@ mod tests {
 
     #[test]
     fn references_come_from_columns_or_from_the_answer() {
-        let said = "<think><explain>no</explain></think><answer>x</answer><explain> a cat </explain>";
+        let said =
+            "<think><explain>no</explain></think><answer>x</answer><explain> a cat </explain>";
         for columns in [
             json!({"explanation": "a cat"}),
             json!({"explanations": ["two dogs", "a cat"]}),
@@ -189,7 +185,8 @@ mod tests {
         }
         let answer = "<answer>x</answer><explain>a cat</explain>";
         assert_eq!(score(false, &json!({}), answer, said), Some(1.0));
-        for columns in [json!({}), json!({"explanation": null}), json!({"explanations": ["", "!"]})] {
+        for columns in [json!({}), json!({"explanation": null}), json!({"explanations": ["", "!"]})]
+        {
             assert_eq!(score(false, &columns, "x", said), None, "{columns}");
         }
     }

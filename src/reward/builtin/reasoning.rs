@@ -2,13 +2,10 @@
 //! ([`crate::reward::steps`]). It never looks at the answer.
 
 use crate::base::Result;
-use crate::reward::loose_json;
-use crate::reward::settings::{Compat, RewardSettings};
+use crate::reward::settings::{AnswerFormat, Compat, RewardSettings};
 use crate::reward::steps::{Matcher, column_texts};
-use crate::reward::{Reward, Sample};
-use regex::Regex;
+use crate::reward::{Reward, Sample, completion, loose_json};
 use serde_json::{Map, Value};
-use std::sync::LazyLock;
 
 /// Column of the reference.
 const REFERENCE: &str = "reference_steps";
@@ -16,7 +13,7 @@ const REFERENCE: &str = "reference_steps";
 /// 0 to 1; None for rows without reference steps.
 ///
 /// Steps are the strings of `reasoning_steps` of a JSON object (bare, in a Markdown fence, or after the
-/// reasoning), or else the sentences inside `<think>` or `<reasoning>`. A step with more than
+/// reasoning), or else the lines or sentences inside `<think>` or `<reasoning>`. A step with more than
 /// [`crate::reward::steps::MOST_WORDS`] words matches nothing and counts as said.
 ///
 /// As `mllm_evaluator`: JSON is mended before it is read, only JSON is read, steps of any length match,
@@ -64,70 +61,22 @@ impl Reward for Reasoning {
 
 /// Reference steps of a row: a list, its JSON text, or lines.
 fn reference_steps(columns: &Map<String, Value>) -> Result<Vec<String>> {
-    column_texts(columns, REFERENCE, |text| text.lines().map(without_mark).collect())
+    column_texts(columns, REFERENCE, |text| text.lines().map(str::to_owned).collect())
 }
 
-/// Steps that a completion says.
+/// Steps that a completion says, in the first form in which it says any.
 fn said_steps(completion: &str) -> Vec<String> {
-    if let Some(steps) = json_steps(completion) {
-        return steps;
-    }
-    for (open, close) in [("<think>", "</think>"), ("<reasoning>", "</reasoning>")] {
-        let inside = completion
-            .split_once(open)
-            .and_then(|(_, rest)| rest.split_once(close))
-            .map(|(inside, _)| inside);
-        if let Some(inside) = inside {
-            return sentences(inside);
-        }
-    }
-    Vec::new()
-}
-
-/// Steps of the JSON object that is the completion, or what comes after its reasoning, or the first thing
-/// in a Markdown fence. What is no string in the list is an empty step: said, and matching nothing.
-fn json_steps(completion: &str) -> Option<Vec<String>> {
-    let answer = completion.rsplit_once("</think>").map_or(completion, |(_, after)| after);
-    let fenced = answer.split_once("```").map(|(_, rest)| rest.split("```").next().unwrap_or(rest));
-    let steps = |text: &str| {
-        let text = text.trim();
-        let text = text.strip_prefix("json").unwrap_or(text);
-        let object: Map<String, Value> = serde_json::from_str(text).ok()?;
-        let list = object.get("reasoning_steps")?.as_array()?;
-        Some(list.iter().map(|step| step.as_str().unwrap_or_default().to_owned()).collect())
-    };
-    steps(answer).or_else(|| steps(fenced?))
-}
-
-/// Lines, and sentences of lines, without numbers and bullets before them.
-fn sentences(text: &str) -> Vec<String> {
-    static END: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"[.!?]+\s+|[。！？]+\s*").expect("a pattern that is written here")
-    });
-    let lines = text.lines().map(without_mark);
-    let parts = lines.flat_map(|line| END.split(&line).map(str::to_owned).collect::<Vec<_>>());
-    let trimmed = parts.map(|part| part.trim().trim_end_matches('.').to_owned());
-    trimmed.filter(|part| !part.is_empty()).collect()
-}
-
-/// A line without the number or bullet of a list.
-fn without_mark(line: &str) -> String {
-    static MARK: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"\A\s*(?:[-*•–]|\(?\d{1,3}[.)]|(?i:step|bước)\s+\d{1,3}\s*[:.)])\s+")
-            .expect("a pattern that is written here")
-    });
-    MARK.replace(line, "").trim().to_owned()
+    let forms = [AnswerFormat::Json, AnswerFormat::ThinkAnswer, AnswerFormat::ReasoningAnswer];
+    let said = forms.into_iter().map(|form| completion::steps(completion, form));
+    said.into_iter().find(|steps| !steps.is_empty()).unwrap_or_default()
 }
 
 /// Steps as `vqa_reasoning_reward` finds them; one that is no string spoils the list.
 fn original_steps(completion: &str) -> Vec<String> {
     let object = loose_json::object(completion).unwrap_or_default();
     let list = object.get("reasoning_steps").and_then(Value::as_array);
-    let texts: Option<Vec<String>> = list
-        .into_iter()
-        .flatten()
-        .map(|step| step.as_str().map(str::to_owned))
-        .collect();
+    let texts: Option<Vec<String>> =
+        list.into_iter().flatten().map(|step| step.as_str().map(str::to_owned)).collect();
     texts.unwrap_or_default()
 }
 
@@ -162,9 +111,8 @@ mod tests {
             format!("```\n{object}```"),
             format!("Here it is:\n```json\n{object}\n```\nDone."),
             format!("<think>other words. And more.</think>\n{object}"),
-            "<think>A red ball. Two dogs.</think> C".to_lowercase(),
             "<reasoning>1. a red ball\n2) two dogs\n</reasoning><answer>C</answer>".to_string(),
-            "<think>\n- a red ball!\nStep 2: two dogs...\n\n</think>".to_string(),
+            "<think>\n- a red ball\nStep 2: two dogs\n\n</think>".to_string(),
         ] {
             assert_eq!(said_steps(&said), ["a red ball", "two dogs"], "{said}");
         }
@@ -178,7 +126,6 @@ mod tests {
         ] {
             assert_eq!(said_steps(said), [""; 0], "{said}");
         }
-        assert_eq!(sentences("It is 3.5 cm long. 红色的。蓝色"), ["It is 3.5 cm long", "红色的", "蓝色"]);
     }
 
     #[test]
@@ -190,6 +137,8 @@ mod tests {
         assert_eq!(score(&all[..1]), 0.5);
         assert_eq!(score(&[]), 0.0);
         assert_eq!(score(&["", " ", "!?"]), 0.0, "steps without words");
+        let tags = "<think>A red ball is on the table. Two dogs run! The sign says STOP.</think>C";
+        assert_eq!(super::tests::score(Compat::None, &reference, tags), Some(1.0));
         let repeated = [all[0]; 6];
         assert!(score(&repeated) < score(&all[..1]), "saying it again costs");
         let everything = all.join(" and then also ");
@@ -198,7 +147,7 @@ mod tests {
         assert_eq!(score(&[&padded]), 0.0);
         assert!(score(&["unrelated words here", all[1]]) < score(&[all[1]]));
         let mixed = json!({"reasoning_steps": [1, null, all[1]], "answer": ""}).to_string();
-        assert_eq!(super::tests::score(Compat::None, &reference, &mixed), Some(2.0 / 6.0));
+        assert_eq!(super::tests::score(Compat::None, &reference, &mixed), Some(0.5));
     }
 
     #[test]
@@ -208,7 +157,7 @@ mod tests {
             assert_eq!(score(Compat::None, &none, &said), None, "{none}");
             assert_eq!(score(Compat::MllmEvaluator, &none, &said), Some(0.0), "{none}");
         }
-        for one in [json!(["a"]), json!("[\"a\"]"), json!("1. a\n")] {
+        for one in [json!(["a"]), json!("[\"a\"]"), json!("a\n")] {
             assert_eq!(score(Compat::None, &one, &said), Some(1.0), "{one}");
         }
         let columns = json!({"reference_steps": {"a": 1}});
