@@ -214,11 +214,7 @@ impl Matcher {
     /// # Errors
     /// If the reference has more than [`MOST_STEPS`] steps, or a text cannot be embedded.
     pub fn compare<S: AsRef<str>>(&self, predicted: &[S], reference: &[S]) -> Result<Matching> {
-        if reference.len() > MOST_STEPS {
-            return Err(Error::data("the reference has too many steps")
-                .expected(format!("at most {MOST_STEPS}"))
-                .found(reference.len().to_string()));
-        }
+        not_too_many(reference.len())?;
         let may_match = |i: &usize| {
             let count = predicted[*i].as_ref().split_whitespace().count();
             self.most_words.is_none_or(|most| (1..=most).contains(&count))
@@ -251,6 +247,16 @@ impl Matcher {
     }
 }
 
+/// Refuses references that would take an hour to compare.
+fn not_too_many(count: usize) -> Result<()> {
+    match count <= MOST_STEPS {
+        true => Ok(()),
+        false => Err(Error::data("the reference has too many steps or texts")
+            .expected(format!("at most {MOST_STEPS}"))
+            .found(count.to_string())),
+    }
+}
+
 /// Kendall's tau of the predicted steps in the order of their references: 1 in order, -1 backwards.
 fn order(pairs: &[(usize, usize)]) -> f64 {
     let k = pairs.len();
@@ -270,7 +276,7 @@ fn order(pairs: &[(usize, usize)]) -> f64 {
 /// Empty ones are left out; a missing column has none.
 ///
 /// # Errors
-/// If the column holds something else.
+/// If the column holds something else, or more than [`MOST_STEPS`] of them.
 pub fn column_texts(
     columns: &Map<String, Value>,
     key: &str,
@@ -296,6 +302,7 @@ pub fn column_texts(
         Some(other) => return Err(wrong(other)),
     };
     texts.retain(|text| !text.trim().is_empty());
+    not_too_many(texts.len()).map_err(|e| e.key(key))?;
     Ok(texts)
 }
 
@@ -399,7 +406,7 @@ mod tests {
     fn columns_hold_texts_in_three_ways() {
         let columns = json!({
             "list": ["a", " ", "b"], "json": "[\"a\", \"b\"]", "lines": "a\n\nb", "null": null,
-            "number": 3, "mixed": ["a", 1], "broken": "[\"a\", "
+            "number": 3, "mixed": ["a", 1], "broken": "[\"a\", ", "many": vec!["a"; MOST_STEPS + 1]
         });
         let columns = columns.as_object().unwrap();
         let lines = |t: &str| t.lines().map(str::to_owned).collect::<Vec<_>>();
@@ -409,7 +416,8 @@ mod tests {
         }
         assert!(of("null").unwrap().is_empty() && of("missing").unwrap().is_empty());
         assert_eq!(of("broken").unwrap(), ["[\"a\", "]);
-        for (key, found) in [("number", "found: 3"), ("mixed", "found: 1")] {
+        for (key, found) in [("number", "found: 3"), ("mixed", "found: 1"), ("many", "found: 1025")]
+        {
             let e = of(key).unwrap_err().one_line();
             assert!(e.contains(key) && e.contains(found), "{e}");
         }

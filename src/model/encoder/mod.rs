@@ -130,7 +130,7 @@ impl SentenceEncoder {
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.ids(&text[..text.floor_char_boundary(LONGEST_TEXT)])
+        self.tokenizer.ids(beginning(text))
     }
 
     /// One vector of `hidden_size` numbers per text, in order.
@@ -216,6 +216,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// The part of a text that is read.
+fn beginning(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// The tokenizer, and the tokens at which it cuts off.
 fn read_tokenizer(config: &EncoderConfig) -> Result<(SentenceTokenizer, usize)> {
     let mut tokenizer = SentenceTokenizer::from_dir(&config.folder)?;
@@ -285,3 +294,16 @@ const _: () = {
     const fn shared_between_threads<T: Send + Sync>() {}
     shared_between_threads::<SentenceEncoder>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endless_texts_are_cut_between_characters() {
+        assert_eq!(beginning("đỏ"), "đỏ");
+        let long = "đ".repeat(LONGEST_TEXT);
+        assert_eq!(beginning(&long).len(), LONGEST_TEXT);
+        assert_eq!(beginning(&format!("x{long}")).len(), LONGEST_TEXT - 1);
+    }
+}
