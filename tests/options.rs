@@ -493,3 +493,16 @@ fn missing_paths_are_found_before_any_work() {
     let hint = ["hf download Qwen/Qwen2.5-VL-3B-Instruct"];
     says(check("Qwen/Qwen2.5-VL-3B-Instruct", data).unwrap_err(), "model", &hint);
 }
+
+#[test]
+fn an_encoder_needs_a_reward_that_asks_it() {
+    let steps = |line: &str| settings(line).unwrap().rewards.told.steps;
+    let told = steps("--reward_funcs reasoning --sentence_encoder e --match_order_weight 0.3");
+    assert_eq!(told.sentence_encoder.as_deref(), Some(std::path::Path::new("e")));
+    assert_eq!((told.match_threshold, told.match_order_weight), (None, 0.3));
+    assert!(steps("--reward_funcs explanation --sentence_encoder e").sentence_encoder.is_some());
+    refused("--sentence_encoder e", &["`sentence_encoder` would do nothing", "reasoning"]);
+    let line = "--reward_funcs explanation --match_threshold 0.5";
+    refused(line, &["`match_threshold` would do nothing"]);
+    refused("--match_order_weight 0.3", &["`match_order_weight` would do nothing"]);
+}

@@ -3,7 +3,9 @@
 //! `format`'s business.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::AnswerFormat;
@@ -39,19 +41,39 @@ pub fn steps(text: &str, format: AnswerFormat) -> Vec<String> {
         AnswerFormat::ReasoningAnswer => last_block(text, "<reasoning>", "</reasoning>"),
         _ => last_block(text, "<think>", "</think>"),
     };
+    /// A sentence ends at a mark with white space after it (3.5 has none), or at a full-width mark.
+    static END: LazyLock<Regex> = LazyLock::new(|| pattern(r"[.!?]+\s+|[。！？]+"));
+    /// Marks of a list are no part of a step; "3 dogs" and "-5 degrees" are.
+    static MARK: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"\A(?:[-*•–]|\(?\d{1,3}[.)]|(?i:step|bước)\s+\d{1,3}\s*[:.)])\s+")
+    });
     let block = block.unwrap_or_default();
-    let pieces: Vec<&str> = match block.lines().filter(|l| !l.trim().is_empty()).count() {
-        0 | 1 => block.split_inclusive(['.', '!', '?', '。']).collect(),
-        _ => block.lines().collect(),
-    };
-    let listed = |s: &str| {
-        // "1. ", "2) ", "- ", "* ": marks of a list are no part of a step.
-        let rest = s.trim_start_matches(|c: char| c.is_ascii_digit());
-        let rest = if rest.len() < s.len() { rest.trim_start_matches(['.', ')']) } else { s };
-        rest.trim_start_matches(['-', '*', '•']).trim().to_string()
-    };
+    let mut pieces: Vec<&str> = block.lines().filter(|l| !l.trim().is_empty()).collect();
+    if let [line] = pieces[..] {
+        // A mark of a list ends like a sentence.
+        let start = MARK.find(line.trim_start()).map_or(0, |m| m.end());
+        pieces = sentences(&line.trim_start()[start..], &END);
+    }
+    let listed = |s: &str| MARK.replace(s, "").trim().to_string();
     let steps = pieces.into_iter().map(|p| listed(p.trim()));
     steps.filter(|s| s.chars().any(char::is_alphanumeric)).collect()
+}
+
+/// A pattern that is written in this file.
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a pattern that is written here")
+}
+
+/// Pieces of a line up to each end of a sentence.
+fn sentences<'t>(line: &'t str, end: &Regex) -> Vec<&'t str> {
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    for mark in end.find_iter(line) {
+        pieces.push(&line[from..mark.end()]);
+        from = mark.end();
+    }
+    pieces.push(&line[from..]);
+    pieces
 }
 
 /// The last JSON object of the text after the reasoning that has an `answer` or `reasoning_steps`;
@@ -122,6 +144,12 @@ mod tests {
         let steps = |t| steps(t, AnswerFormat::ThinkAnswer);
         assert_eq!(steps("<think>1. One.\n2) Two\n- three\n</think>"), ["One.", "Two", "three"]);
         assert_eq!(steps("<think>It is red. So yes!</think>"), ["It is red.", "So yes!"]);
+        assert_eq!(steps("<think>1. It is 3.5 cm. 3 dogs</think>"), ["It is 3.5 cm.", "3 dogs"]);
+        assert_eq!(
+            steps("<think>-5 degrees\n2 red\nStep 3: blue</think>"),
+            ["-5 degrees", "2 red", "blue"]
+        );
+        assert_eq!(steps("<think>红色的。蓝色！</think>"), ["红色的。", "蓝色！"]);
         assert!(steps("no tags").is_empty() && steps("<think> . </think>").is_empty());
         assert_eq!(explanation("</think><explain> vì </explain><explain>x"), Some("vì"));
     }

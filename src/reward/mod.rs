@@ -1,6 +1,6 @@
 //! Floor 6: what a completion earns. The [`Reward`] trait, the table of built-in rewards and their
-//! weighted sum. A reward never sees a tensor, never touches the model and never ends a run: what
-//! it cannot judge costs that sample only.
+//! weighted sum. A reward never sees a tensor, never touches the model that is trained and never
+//! ends a run: what it cannot judge costs that sample only.
 
 pub mod answer; // what counts as the same answer
 pub mod aside; // what rewards are told and say beside samples and scores
@@ -9,10 +9,12 @@ pub mod builtin; // one file per reward
 pub mod completion; // where the parts of a completion stand
 pub mod debug_log; // what was scored, as text for people
 pub mod judge; // a language model that is asked
+pub mod loose_json; // JSON as a published reward reads it
 pub mod math; // when two mathematical texts are one answer
 pub mod process; // rewards that other programs compute
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
+pub mod steps; // which steps of two lists say the same
 pub mod tags; // tagged text, strictly
 
 pub use aside::{Aside, Progress};
@@ -132,6 +134,11 @@ pub static REWARDS: &[RewardEntry] = &[
         build: |_| Ok(Box::new(builtin::Exact)),
     },
     RewardEntry {
+        name: "explanation",
+        doc: "0 to 1: how far <explain> says what a reference explanation says, by words and by meaning",
+        build: |s| Ok(Box::new(builtin::Explanation::new(s)?)),
+    },
+    RewardEntry {
         name: "format",
         doc: "1 if the completion is reasoning and answer in the answer_format and nothing else, else 0",
         build: |s| Ok(Box::new(builtin::Format::new(s)?)),
@@ -160,6 +167,9 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "mcq",
         doc: "1 if the answer is the reference's choice, by letter or text, else 0",
         build: |s| Ok(Box::new(builtin::Mcq::new(s)?)),
+        name: "reasoning",
+        doc: "0 to 1: Match-F1 of the reasoning steps with the row's reference_steps",
+        build: |s| Ok(Box::new(builtin::Reasoning::new(s)?)),
     },
     RewardEntry {
         name: "repetition",

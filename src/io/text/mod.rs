@@ -8,6 +8,7 @@ pub mod byte_level; // word splits and the byte alphabet of byte-level BPE
 mod contents; // bytes, text and JSON of files
 mod files; // which files a tokenizer is made of
 mod protobuf; // the wire format of protobuf messages
+pub mod sentence; // whole sentences, as sentence encoders read them
 mod sentencepiece; // tokenizer.model of InternLM2
 pub mod special_tokens; // control tokens of each family, by name
 pub mod template; // chat_template.jinja through minijinja
@@ -18,6 +19,7 @@ mod vocab_merges; // vocab.json with merges.txt
 
 pub use added_tokens::added_ids;
 pub use bpe::{TrainedTokenizer, train_bpe, train_bpe_for};
+pub use sentence::SentenceTokenizer;
 pub use special_tokens::SpecialTokens;
 pub use template::ChatTemplate;
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -24,6 +24,15 @@ pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
             .wrong("reward_weights", "the numbers of reward_weights and reward_funcs differ")
             .expected(format!("{} weights, for {}", names.len(), names.join(", "))));
     }
+    let named = |wanted: &[&str]| names.iter().any(|n| wanted.contains(&n.as_str()));
+    if !named(&["reasoning"]) {
+        let hint = "add reasoning to reward_funcs";
+        useless(o, &["match_threshold", "match_order_weight"], "no reward matches steps", hint)?;
+    }
+    if !named(&["reasoning", "explanation"]) {
+        let hint = "add reasoning or explanation to reward_funcs";
+        useless(o, &["sentence_encoder"], "no reward compares sentences", hint)?;
+    }
     Ok(RewardSettings { names, weights, told: told(o)? })
 }
 
