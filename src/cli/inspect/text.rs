@@ -38,7 +38,9 @@ fn line(out: &mut String, name: &str, value: impl Display) {
 
 /// A text of the data on one line.
 fn plain(text: &str, most: usize) -> String {
-    let quiet = |c: char| if c.is_control() { ' ' } else { c };
+    // Marks of direction turn what follows on a line around.
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let quiet = |c: char| if c.is_control() || turns(c) { ' ' } else { c };
     let mut short: String = text.chars().take(most).map(quiet).collect();
     if text.chars().nth(most).is_some() {
         short.push('…');
@@ -239,7 +241,7 @@ mod tests {
 
     #[test]
     fn texts_of_the_data_stay_on_their_line() {
-        assert_eq!(plain("a\nb\u{1b}[31m\u{7}c", 70), "a b [31m c");
+        assert_eq!(plain("a\nb\u{1b}[31m\u{7}c\u{202e}", 70), "a b [31m c ");
         assert_eq!(plain("ảnh này", 3), "ảnh…");
         assert_eq!((number(3.0), number(0.12345)), ("3".into(), "0.123".into()));
     }

@@ -242,6 +242,7 @@ impl<'a> Conversion<'a> {
         let question = text_of(item, "question")?;
         let answer = text_of(item, "answer")?;
         let explanations = explanations_of(item)?;
+        let id = self.id_of(item)?;
         let image = match find_image(item, self.source.image_folder)? {
             Ok(path) => path,
             Err(name) => return Ok(Found::NoImage(name)),
@@ -251,7 +252,7 @@ impl<'a> Conversion<'a> {
         if !self.said.insert(parts.join("\u{2}")) {
             return Ok(Found::Again);
         }
-        let id = self.id_of(item)?;
+        self.note(&id)?;
         let mut turns = Vec::new();
         if let Some(system) = self.source.system_prompt {
             turns.push(json!({"from": "system", "value": system}));
@@ -277,23 +278,27 @@ impl<'a> Conversion<'a> {
     }
 
     /// The id of the question; of an item that has none, its place.
-    fn id_of(&mut self, item: &Map<String, Value>) -> RowResult<String> {
-        let id = match item.get("question_id") {
-            Some(Value::String(id)) if !id.trim().is_empty() => clean(id),
-            Some(Value::Number(id)) => id.to_string(),
+    fn id_of(&self, item: &Map<String, Value>) -> RowResult<String> {
+        match item.get("question_id") {
+            Some(Value::String(id)) if !id.trim().is_empty() => Ok(clean(id)),
+            Some(Value::Number(id)) => Ok(id.to_string()),
             None | Some(Value::Null) => {
                 let stem = self.source.file.file_stem().unwrap_or_default();
-                format!("{}-{}", stem.to_string_lossy(), self.read)
+                Ok(format!("{}-{}", stem.to_string_lossy(), self.read))
             }
-            Some(other) => {
-                return Err(bad("an id is neither text nor number", "question_id")
-                    .found(if other.is_string() { "an empty text" } else { kind_of(other) }));
+            Some(other) => Err(bad("an id is neither text nor number", "question_id")
+                .found(if other.is_string() { "an empty text" } else { kind_of(other) })),
+        }
+    }
+
+    /// Refuses the id of an earlier row.
+    fn note(&mut self, id: &str) -> RowResult<()> {
+        match self.ids.get(id) {
+            None => {
+                self.ids.insert(id.to_owned(), self.read);
+                Ok(())
             }
-        };
-        match self.ids.insert(id.clone(), self.read) {
-            None => Ok(id),
             Some(earlier) => {
-                self.ids.insert(id.clone(), earlier);
                 Err(bad("an id stands twice, with something else to say", "question_id")
                     .expected("one item per question")
                     .found(format!("{id}, as in row {earlier}")))

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::io::dataset::vivqa_x::SYSTEM_PROMPT;
+use crate::train::options::Source;
 use crate::train::settings::{ConvertSettings, InspectSettings};
 
 impl InspectSettings {
@@ -28,7 +29,10 @@ impl InspectSettings {
         let modelled = o.path("model_name_or_path").is_some();
         if !modelled {
             let why = "without a model no prompt is made and no token counted";
-            useless(o, &OF_THE_MODEL, why, "add --model_name_or_path")?;
+            // A run's own file names them for the run.
+            let typed = |name: &&&str| !matches!(o.source(name), Source::File(..));
+            let typed: Vec<&str> = OF_THE_MODEL.iter().filter(typed).copied().collect();
+            useless(o, &typed, why, "add --model_name_or_path")?;
         }
         let page = o.path("out");
         if page.is_none() {
