@@ -215,7 +215,7 @@ fn an_inspection_says_what_is_there() {
         &[
             "  rows                  20: 20 usable, 0 broken\n",
             "  answer                text (20), 13 distinct, 1 to 13 characters: không (4), ",
-            "  id                    text (20), 20 distinct",
+            "  id                    text (20), 20 distinct, 4 to 5 characters\n",
             "  explanations          list (20), 20 distinct, 1 to 2 items\n",
             "  in all rows           20, of 7 files\n",
             "  per row               1 (20 rows)\n",
@@ -223,7 +223,8 @@ fn an_inspection_says_what_is_there() {
             "  formats               JPEG (7)\n",
             "  distinct pictures     6; 20 rows share one with another row\n",
             "  several names         1 pictures, the first:\n",
-            "000000000009.jpg = ",
+            "train2014/COCO_train2014_000000000009.jpg = …",
+            "train2014/COCO_train2014_000000000061.jpg: 5 rows\n",
             "  repeated              1 rows ask again, of the same pictures\n",
             "  contradicting         1 prompts have several answers\n",
         ],

@@ -157,15 +157,10 @@ mod tests {
 
     #[test]
     fn samples_are_spread() {
-        let row = |i: usize| Row {
-            file: "x".into(),
-            row: i,
-            id: String::new(),
-            images: Vec::new(),
-            videos: Vec::new(),
-            messages: Vec::new(),
-            answer: String::new(),
-            columns: serde_json::Map::new(),
+        let row = |i: usize| {
+            let mut row = texts::tests::row("", "", serde_json::json!({}));
+            row.row = i;
+            row
         };
         let rows: Vec<Row> = (0..10).map(row).collect();
         let rows: Vec<&Row> = rows.iter().collect();

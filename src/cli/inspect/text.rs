@@ -3,7 +3,7 @@
 
 use crate::train::inspect::{
     Answers, Broken, BrokenRow, Column, Copies, Inspection, Pictures, Questions, Schema, Spread,
-    Tokens, Videos,
+    Tokens, ValueCount, Videos,
 };
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -46,6 +46,13 @@ fn plain(text: &str, most: usize) -> String {
         short.push('…');
     }
     short
+}
+
+/// The end of a path on one line: names differ there.
+fn end(path: &str, most: usize) -> String {
+    let skipped = path.chars().count().saturating_sub(most);
+    let rest: String = path.chars().skip(skipped).collect();
+    plain(&if skipped > 0 { format!("…{rest}") } else { rest }, most + 1)
 }
 
 /// A number without needless digits.
@@ -116,7 +123,9 @@ fn column(c: &Column) -> String {
     parts.extend(c.characters.map(|[a, b]| format!("{a} to {b} characters")));
     parts.extend(c.items.map(|[a, b]| format!("{a} to {b} items")));
     let mut text = parts.join(", ");
-    if let Some(values) = &c.values {
+    // Names of rows are no kinds of rows.
+    let repeated = |values: &&Vec<ValueCount>| values.iter().any(|v| v.count > 1);
+    if let Some(values) = c.values.as_ref().filter(repeated) {
         let list = values.iter().map(|v| format!("{} ({})", plain(&v.value, SHORT), v.count));
         text += &format!(": {}", plain(&list.collect::<Vec<_>>().join(", "), 400));
     }
@@ -124,7 +133,7 @@ fn column(c: &Column) -> String {
 }
 
 fn copies(c: &Copies) -> String {
-    let names: Vec<String> = c.names.iter().map(|n| plain(n, SHORT)).collect();
+    let names: Vec<String> = c.names.iter().map(|n| end(n, SHORT)).collect();
     let more = c.count - c.names.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}: {} rows", names.join(" = "), c.rows)
@@ -205,7 +214,9 @@ fn answers(a: &Answers) -> String {
     if a.tokens.is_some() {
         line(&mut out, "tokens", spread(&a.tokens));
     }
-    for v in &a.top {
+    // Where every answer is its own, some are enough to see what they are like.
+    let shown = if a.top.first().is_some_and(|v| v.count > 1) { a.top.len() } else { 3 };
+    for v in a.top.iter().take(shown) {
         out += &format!("  {:>6} x {}\n", v.count, plain(&v.value, SHORT));
     }
     out
@@ -243,6 +254,7 @@ mod tests {
     fn texts_of_the_data_stay_on_their_line() {
         assert_eq!(plain("a\nb\u{1b}[31m\u{7}c\u{202e}", 70), "a b [31m c ");
         assert_eq!(plain("ảnh này", 3), "ảnh…");
+        assert_eq!((end("a/b/ảnh.png", 7), end("a.png", 7)), ("…ảnh.png".into(), "a.png".into()));
         assert_eq!((number(3.0), number(0.12345)), ("3".into(), "0.123".into()));
     }
 }

@@ -13,6 +13,10 @@ pub struct Header {
     pub format: &'static str,
     /// Channels by Pillow's names (`RGB`, `RGBA`, `L`, `LA`, `P`, `CMYK`), with `16-bit` behind deep ones.
     pub mode: &'static str,
+    /// Width in pixels, as the file has it.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
     /// EXIF wants it turned or mirrored, which neither Pillow nor this program does.
     pub turned: bool,
 }
@@ -35,6 +39,7 @@ pub fn header(bytes: &[u8]) -> Result<Header> {
         ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(broken)?;
     // A damaged EXIF block is no damaged image.
     let turned = decoder.orientation().is_ok_and(|o| o != Orientation::NoTransforms);
+    let (width, height) = decoder.dimensions();
     let stored = match format {
         ImageFormat::Png => mode_of_png(bytes),
         ImageFormat::Jpeg => mode_of_jpeg(bytes),
@@ -42,7 +47,7 @@ pub fn header(bytes: &[u8]) -> Result<Header> {
         _ => None,
     };
     let mode = stored.unwrap_or_else(|| mode_of_pixels(decoder.color_type()));
-    Ok(Header { format: name, mode, turned })
+    Ok(Header { format: name, mode, width, height, turned })
 }
 
 /// Decoders expand palettes, so the mode is read where the file has it: depth and colour type are
@@ -122,7 +127,9 @@ mod tests {
         ] {
             let path = format!("{}/tests/data/image/{name}", env!("CARGO_MANIFEST_DIR"));
             let found = header(&std::fs::read(path).unwrap()).unwrap();
-            assert_eq!(found, Header { format, mode, turned }, "{name}");
+            assert_eq!((found.format, found.mode, found.turned), (format, mode, turned), "{name}");
+            let size = format!("_{}x{}.", found.width, found.height);
+            assert!(name.contains(&size), "{name}: {size}");
         }
         for bytes in [&b""[..], b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a"] {
             assert_eq!(header(bytes).unwrap_err().exit_code(), 3);

@@ -1,6 +1,6 @@
 //! Images of the rows: sizes, formats, and which of them are the same picture. Every distinct image is
-//! read once, decoded, hashed and dropped, so memory holds one picture per thread. [`name_of`] and
-//! [`bytes_of`] are all that knows how a row holds an image.
+//! read once, decoded, hashed and dropped, so memory holds one picture per thread (of the large ones, one
+//! at all). [`name_of`] and [`bytes_of`] are all that knows how a row holds an image.
 
 use super::broken::in_row;
 use super::counts::{Histogram, Spread};
@@ -12,11 +12,18 @@ use crate::model::processor::fingerprint;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// Pictures that are named in a list.
 const NAMED: usize = 20;
 /// Names that are given of each.
 const NAMES: usize = 5;
+
+/// Images of more pixels are decoded one at a time, whatever the number of threads.
+const LARGE: u64 = 16_000_000;
+/// Whose turn it is to decode one of them. Decoding hands no work to other threads, so nobody waits for
+/// what waits here.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// What an image is called; images of one name are one.
 pub(super) fn name_of(image: &Path) -> String {
@@ -68,6 +75,8 @@ fn look_at(path: &Path) -> Result<Picture> {
     let bytes = bytes_of(path)?;
     let read = || {
         let header = image::header(&bytes)?;
+        let large = u64::from(header.width) * u64::from(header.height) > LARGE;
+        let _alone = large.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
         let pixels = image::decode_with(&bytes, Alpha::OverWhite)?;
         let content = fingerprint([&pixels]);
         Ok(Picture { content, width: pixels.width, height: pixels.height, header })
