@@ -135,6 +135,10 @@ impl Error {
     pub fn what(&self) -> &str {
         &self.0.what
     }
+    /// Where it failed, most general first: a file, `row 3`, ``key `image` ``.
+    pub fn place(&self) -> &[String] {
+        &self.0.place
+    }
     /// What to do, if the error knows.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()

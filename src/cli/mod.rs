@@ -2,6 +2,7 @@
 //! and gives the exit code. What a command does beyond talking to the user is on lower floors.
 
 mod bench; // a second of measurement for `doctor`
+mod convert; // published data sets to rows
 mod demo; // from nothing to a report, as a list of ordinary commands
 mod demo_report; // report.html of the demo
 mod doctor; // what this machine has and can do
@@ -9,6 +10,7 @@ mod doctor_devices; // the devices' part of it
 mod eval; // rewards of a model on a data file
 mod infer; // answers to one chat
 mod init; // a new model and its tokenizer
+mod inspect; // what a data set holds
 mod machine; // processor, memory and instruction sets as the system tells them
 mod make_shapes; // a data set of drawn shapes
 mod ops; // every op on a device: agreement and rate
@@ -96,10 +98,8 @@ fn told(words: &[String]) -> Result<Option<String>> {
     if named.is_empty() {
         return Ok(Some(overview()));
     }
-    if let [group] = named.as_slice()
-        && let begin = format!("{group} ")
-        && Command::ALL.iter().any(|c| c.name().starts_with(&begin))
-    {
+    let begin = format!("{} ", named.join(" "));
+    if Command::ALL.iter().any(|c| c.name().starts_with(&begin)) {
         let actions = Command::ALL.iter().filter(|c| c.name().starts_with(&begin));
         return Ok(Some(actions.map(|c| help(*c, all)).collect::<Vec<_>>().join("\n")));
     }
@@ -133,6 +133,8 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Plan => plan::plan(options),
         Command::Init => init::init(options),
         Command::MakeShapes => make_shapes::make_shapes(options),
+        Command::Inspect => inspect::inspect(options),
+        Command::ConvertVivqaX => convert::vivqa_x(options),
         Command::Trace => trace::trace(options),
         Command::Ops => ops::ops(options),
         Command::Doctor => doctor::doctor(options),
@@ -161,8 +163,14 @@ mod tests {
         for line in ["train --help all", "help train all"] {
             assert_eq!(said(line).unwrap(), help(Command::Train, true), "{line}");
         }
-        for line in ["data --help", "help data", "data make-shapes -h"] {
-            assert_eq!(said(line).unwrap(), help(Command::MakeShapes, false), "{line}");
+        assert_eq!(said("data make-shapes -h").unwrap(), help(Command::MakeShapes, false));
+        let actions = [Command::MakeShapes, Command::Inspect, Command::ConvertVivqaX];
+        let actions = actions.map(|c| help(c, false));
+        for line in ["data --help", "help data"] {
+            assert_eq!(said(line).unwrap(), actions.join("\n"), "{line}");
+        }
+        for line in ["data convert -h", "help data convert", "data convert vivqa_x --help"] {
+            assert_eq!(said(line).unwrap(), actions[2], "{line}");
         }
         assert!(told(&["trian".into(), "--help".into()]).is_err());
     }

@@ -44,8 +44,18 @@ pub struct EvalReport {
 /// # Errors
 /// If a file is missing, has no good row, or has a bad one and the settings are strict.
 pub fn load_rows(s: &DataSettings) -> Result<Loaded> {
+    let loaded = read_rows(s)?;
+    name_skipped(&loaded.skipped);
+    Ok(loaded)
+}
+
+/// [`load_rows`] without a word on the console.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn read_rows(s: &DataSettings) -> Result<Loaded> {
     let files: Vec<String> = s.files.iter().map(|f| f.display().to_string()).collect();
-    let loaded = dataset::load(
+    dataset::load(
         &files.join(":"),
         &DatasetOptions {
             image_folders: s.image_folders.clone(),
@@ -54,9 +64,7 @@ pub fn load_rows(s: &DataSettings) -> Result<Loaded> {
             strict: s.strict,
             max_rows: s.max_rows,
         },
-    )?;
-    name_skipped(&loaded.skipped);
-    Ok(loaded)
+    )
 }
 
 /// Names the first bad rows and counts the rest.

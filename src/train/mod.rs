@@ -6,6 +6,7 @@ pub mod fit; // does the run fit its memory, and if not, what would
 pub mod generation; // prompts to scored completions
 pub mod grpo_run; // the training loop
 pub mod infer; // answers to one chat
+pub mod inspect; // what a data set holds and what a model sees of it
 pub mod interrupt; // Ctrl-C
 pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod plan; // the memory of a run, before there is one

@@ -480,10 +480,11 @@ fn read_file(command: Command, path: &Path) -> Result<Vec<Given>> {
     let mut given: Vec<Given> = Vec::new();
     for file::Entry { key, line, value } in file::read(path)? {
         let source = Source::File(path.to_path_buf(), line);
-        // A run is planned from its own file: what does not touch its memory is passed over.
+        // A run is planned and its data looked at from its own file: what concerns neither is passed over.
         let of_a_run = || find(Command::Train, &key).is_ok();
+        let looks = matches!(command, Command::Plan | Command::Inspect);
         let opt = match find(command, &key) {
-            Err(_) if command == Command::Plan && of_a_run() => continue,
+            Err(_) if looks && of_a_run() => continue,
             found => found.map_err(|e| source.blame(e, &key))?,
         };
         if opt.name == "config" {

@@ -85,25 +85,36 @@ impl PromptEncoder {
         let parts = messages.iter().flat_map(|m| &m.content);
         let processed: Vec<Arc<Visual>> =
             parts.filter_map(visual).map(|v| v.map(Arc::new)).collect::<Result<_>>()?;
+        let prompt = self.assemble(messages, processed, open_turn)?;
+        self.check_length(&prompt)?;
+        Ok(prompt)
+    }
+
+    /// The chat around visuals that were processed, whatever its length.
+    fn assemble(
+        &self,
+        messages: &[Message],
+        processed: Vec<Arc<Visual>>,
+        open_turn: bool,
+    ) -> Result<Prompt> {
         let texts: Vec<VisualText> = processed.iter().map(|v| self.visuals.text(v)).collect();
         let encoded = self.chat.encode(messages, &texts, open_turn)?;
+        let (ids, starts) = (encoded.ids, encoded.starts);
+        Prompt::new(ids, processed, starts, self.positions, encoded.text)
+    }
+
+    fn check_length(&self, prompt: &Prompt) -> Result<()> {
         if let Some(limit) = self.max_prompt_length
-            && encoded.ids.len() > limit
+            && prompt.len() > limit
         {
             return Err(Error::data("the prompt is longer than max_prompt_length")
                 .expected(format!("at most {limit} tokens"))
-                .found(format!(
-                    "{} tokens, {} of images",
-                    encoded.ids.len(),
-                    processed.iter().map(|v| v.rows()).sum::<usize>()
-                ))
+                .found(format!("{} tokens, {} of images", prompt.len(), prompt.visual_tokens()))
                 .hint(format!(
                     "raise --max_prompt_length to {} or lower --max_pixels; prompts are never cut",
-                    encoded.ids.len()
+                    prompt.len()
                 )));
         }
-        let (ids, starts) = (encoded.ids, encoded.starts);
-        let prompt = Prompt::new(ids, processed, starts, self.positions, encoded.text)?;
         if let Some((limit, completion)) = self.max_positions
             && prompt.next_position as usize > limit
         {
@@ -119,7 +130,24 @@ impl PromptEncoder {
                 .found(format!("{} positions", prompt.next_position))
                 .hint(format!("{shorter} --max_pixels; prompts are never cut")));
         }
-        Ok(prompt)
+        Ok(())
+    }
+
+    /// The prompt of a row whose images are known by width and height alone: what
+    /// [`PromptEncoder::encode_row`] makes, without patches of images and whatever its length. Frames of
+    /// videos are read, for only then is known what the model would see of them.
+    ///
+    /// # Errors
+    /// If an image of that size or a video cannot be processed, or the chat cannot be rendered.
+    pub fn measure_row(&self, row: &Row, sizes: &[(usize, usize)]) -> Result<Prompt> {
+        let visual = |part: &Part| match part {
+            Part::Text(_) => None,
+            Part::Image(i) => Some(self.visuals.image_shape(sizes[*i].0, sizes[*i].1)),
+            Part::Video(i) => Some(self.video(&row.videos[*i])),
+        };
+        let parts = row.messages.iter().flat_map(|m| &m.content);
+        let processed = parts.filter_map(visual).map(|v| v.map(Arc::new)).collect::<Result<_>>()?;
+        self.assemble(&row.messages, processed, true)
     }
 
     /// Chooses, reads and processes the frames of a video: what the row says goes before the options,

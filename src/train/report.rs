@@ -8,11 +8,19 @@ mod samples;
 
 pub use samples::{SampleCompletion, SampleGroup, SampleLog, read_samples};
 
+// What other pages of the program are made of too.
+pub(in crate::train) use chart::{Frame, compact};
+pub(in crate::train) use page::escape;
+pub(in crate::train) use samples::base64;
+
 use crate::base::{Error, Result};
 use crate::train::sinks::{MetricRow, read_metrics};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The look of a page: light and dark, without fonts or requests.
+pub(in crate::train) const STYLE: &str = include_str!("report/page.css");
 
 /// Everything a report shows. Empty parts leave their section out.
 #[derive(Debug, Clone, Default)]

@@ -5,6 +5,7 @@
 mod build; // from options to these structs
 mod data; // rows
 mod grpo; // the algorithm
+mod inspect; // data that is looked at or converted
 mod paths; // whether files that are read exist
 mod rewards; // what completions earn
 mod video; // how frames are taken
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 pub use data::DataSettings;
 pub use grpo::{GrpoSettings, LossType, ScaleRewards};
+pub use inspect::{ConvertSettings, InspectSettings};
 pub use paths::check_paths;
 pub use rewards::RewardSettings;
 pub use video::VideoSettings;

@@ -7,6 +7,7 @@ pub mod jsonl; // one JSON object per line, VLM-R1 and plain columns
 mod row_error; // what is wrong with a row
 pub mod shapes; // a generated data set that needs no download
 mod videos; // videos of a row and how their frames are taken
+pub mod vivqa_x; // the published ViVQA-X files to rows
 
 use std::path::PathBuf;
 

@@ -3,12 +3,14 @@
 //! not either), and no file can make this allocate more than Pillow's bomb limit allows.
 
 mod convolve;
+mod header;
 #[cfg(feature = "jpeg-exact")]
 mod jpeg;
 pub mod pillow_resize;
 pub mod torch_resize;
 
 pub use convolve::Filter;
+pub use header::{Header, header};
 
 use crate::base::{Error, Result};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -135,6 +137,22 @@ pub fn encode_png(image: &Image) -> Result<Vec<u8>> {
         image::ExtendedColorType::Rgb8,
     )
     .map_err(|e| Error::internal(format!("cannot encode the image: {e}")))?;
+    Ok(out)
+}
+
+/// The image as a JPEG file, for pages that show it; never for a model.
+///
+/// # Errors
+/// A side above 65535, or of kind internal, if the encoder fails.
+pub fn encode_jpeg(image: &Image, quality: u8) -> Result<Vec<u8>> {
+    let side = |n: usize| {
+        u16::try_from(n).map_err(|_| Error::data("the image is too large for a JPEG file"))
+    };
+    let (width, height) = (side(image.width)?, side(image.height)?);
+    let mut out = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut out, quality)
+        .encode(&image.rgb, width.into(), height.into(), image::ExtendedColorType::Rgb8)
+        .map_err(|e| Error::internal(format!("cannot encode the image: {e}")))?;
     Ok(out)
 }
 

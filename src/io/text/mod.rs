@@ -15,6 +15,7 @@ pub mod template; // chat_template.jinja through minijinja
 mod template_json; // tojson of templates
 mod tiktoken; // tokenizer.model of GLM-4
 pub mod tokenizer; // ids, text, streams of text
+mod unicode; // composed characters
 mod vocab_merges; // vocab.json with merges.txt
 
 pub use added_tokens::added_ids;
@@ -23,3 +24,4 @@ pub use sentence::SentenceTokenizer;
 pub use special_tokens::SpecialTokens;
 pub use template::ChatTemplate;
 pub use tokenizer::{DecodeStream, Tokenizer};
+pub use unicode::nfc;

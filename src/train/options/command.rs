@@ -22,6 +22,10 @@ pub enum Command {
     Init,
     /// A data set of drawn shapes with questions.
     MakeShapes,
+    /// What a data set holds and what a model would see of it.
+    Inspect,
+    /// The published ViVQA-X files as rows.
+    ConvertVivqaX,
     /// Intermediate values of one forward (and backward) pass.
     Trace,
     /// Which ops a device computes as defined, and how fast.
@@ -41,12 +45,14 @@ impl Command {
         Command::Plan,
         Command::Init,
         Command::MakeShapes,
+        Command::Inspect,
+        Command::ConvertVivqaX,
         Command::Trace,
         Command::Ops,
         Command::Doctor,
     ];
 
-    /// The words that are typed: one, or two for the actions of `data`.
+    /// The words that are typed: one, or up to three for the actions of `data`.
     pub fn name(self) -> &'static str {
         match self {
             Command::Demo => "demo",
@@ -57,6 +63,8 @@ impl Command {
             Command::Plan => "plan",
             Command::Init => "init",
             Command::MakeShapes => "data make-shapes",
+            Command::Inspect => "data inspect",
+            Command::ConvertVivqaX => "data convert vivqa-x",
             Command::Trace => "trace",
             Command::Ops => "ops",
             Command::Doctor => "doctor",
@@ -74,6 +82,10 @@ impl Command {
             Command::Plan => "says what memory a training run takes, and what fits a device",
             Command::Init => "makes a new model with random weights and its tokenizer",
             Command::MakeShapes => "draws a data set of shapes with questions and answers",
+            Command::Inspect => {
+                "says what a data set holds, what is broken, what a model sees of it"
+            }
+            Command::ConvertVivqaX => "turns the published ViVQA-X files into training rows",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",
             Command::Ops => "checks or measures every op on a device",
             Command::Doctor => "says what this machine has and can do",
@@ -84,23 +96,27 @@ impl Command {
     ///
     /// Errors name the nearest command.
     pub fn split(words: &[String]) -> Result<(Command, usize)> {
+        let said: Vec<String> = words.iter().take(3).map(|w| w.replace('_', "-")).collect();
         let first = words.first().map_or("", String::as_str);
-        let second = words.get(1).map_or("", |w| w.as_str()).replace('_', "-");
-        let two = format!("{first} {second}");
+        let parts = |command: &Command| command.name().split(' ').collect::<Vec<_>>();
+        let begins = |command: &Command, n: usize| {
+            parts(command).iter().take(n).eq(said.iter().take(n)) && said.len() >= n
+        };
         for &command in Command::ALL {
-            if command.name() == first {
-                return Ok((command, 1));
-            }
-            if command.name() == two {
-                return Ok((command, 2));
+            let n = parts(&command).len();
+            if begins(&command, n) {
+                return Ok((command, n));
             }
         }
         let names = || Command::ALL.iter().map(|c| c.name());
-        if names().any(|n| n.split(' ').next() == Some(first)) {
-            let actions: Vec<&str> = names().filter(|n| n.starts_with(first)).collect();
-            return Err(Error::usage(format!("`{first}` needs an action"))
+        // As many words as lead to some command.
+        let known = (1..=said.len()).rev().find(|n| Command::ALL.iter().any(|c| begins(c, *n)));
+        if let Some(n) = known {
+            let actions: Vec<&str> =
+                Command::ALL.iter().filter(|c| begins(c, n)).map(|c| c.name()).collect();
+            return Err(Error::usage(format!("`{}` needs an action", said[..n].join(" ")))
                 .expected(format!("one of: {}", actions.join(", ")))
-                .found(if second.is_empty() { "nothing".into() } else { format!("`{second}`") })
+                .found(said.get(n).map_or("nothing".into(), |word| format!("`{word}`")))
                 .hint(format!("for example: grpo-rt {} --help", actions[0])));
         }
         let near = nearest(first, names());

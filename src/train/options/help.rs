@@ -17,7 +17,7 @@ pub fn overview() -> String {
          usage: grpo-rt COMMAND [--option value ...]\n\ncommands\n",
     );
     for command in Command::ALL {
-        out += &format!("  {:<18}{}\n", command.name(), command.about());
+        out += &format!("  {:<22}{}\n", command.name(), command.about());
     }
     out += "\ngrpo-rt COMMAND --help shows what matters first, --help all every option.\n\
             new here? grpo-rt demo\n";

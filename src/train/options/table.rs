@@ -3,7 +3,8 @@
 //! option stands here only when the program acts on it.
 
 use super::Command::{
-    self, Demo, Doctor, Eval, Infer, Init, MakeShapes, Ops, Plan, Sft, Trace, Train,
+    self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Ops, Plan, Sft,
+    Trace, Train,
 };
 use super::Kind::{
     self, Bool, BoolOrAuto, BoolOrPath, Bytes, Choice, Float, Int, List, Path, Text, Word,
@@ -93,18 +94,24 @@ const TRAINS: &[Command] = &[Train, Sft];
 const TUNES: &[Command] = &[Train, Sft, Plan];
 const GROUPED: &[Command] = &[Train, Plan];
 const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace];
-const READS: &[Command] = &[Train, Sft, Eval];
-const GENERATES: &[Command] = &[Train, Sft, Eval, Infer];
+/// Commands that turn images into tokens.
+const PROCESSES: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect];
+const READS: &[Command] = &[Train, Sft, Eval, Inspect];
+const FOLDERS: &[Command] = &[Train, Sft, Eval, Inspect, ConvertVivqaX];
+/// Commands that make prompts.
+const PROMPTS: &[Command] = &[Train, Sft, Eval, Infer, Inspect];
+const SYSTEMS: &[Command] = &[Train, Sft, Eval, Infer, Inspect, ConvertVivqaX];
 const SAMPLES: &[Command] = &[Train, Eval, Infer];
 const DECODES: &[Command] = &[Train, Eval, Infer, Plan];
 const SCORES: &[Command] = &[Train, Eval];
-const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes];
-const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, Trace];
-const CONFIGURED: &[Command] = &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Trace];
+const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX];
+const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace];
+const CONFIGURED: &[Command] =
+    &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Inspect, ConvertVivqaX, Trace];
 const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
 /// Commands that compute on a device of the user's choice, or plan for one.
 const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
-const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Trace, Doctor];
+const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor];
 
 /// Any number.
 const SIGNED: Kind = Float { min: f64::MIN, max: f64::MAX };
@@ -126,7 +133,7 @@ pub static OPTIONS: &[Opt] = &[
     // --- model -----------------------------------------------------------------------------
     Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: MODELS,
         help: "Folder of the model: config.json, safetensors, tokenizer and processor files. Nothing is downloaded.",
-        ..of(MODEL, MODELS) },
+        ..of(MODEL, PROCESSES) },
     Opt { name: "dtype", aliases: &["torch_dtype"], kind: Choice(&["float32", "bfloat16"]), default: "float32",
         help: "Type of weights and activations; sums and statistics are float32, trained weights keep a float32 master.",
         ..of(MODEL, MODELS) },
@@ -161,10 +168,10 @@ pub static OPTIONS: &[Opt] = &[
     // --- data ------------------------------------------------------------------------------
     Opt { name: "dataset_name", aliases: &["data_file_paths", "dataset"], kind: List(&Path), first: true, required: READS,
         help: "Data files (JSON Lines); several are joined. `a.jsonl:b.jsonl` is accepted too.",
-        ..of(DATA, &[Train, Sft, Eval, Init]) },
+        ..of(DATA, &[Train, Sft, Eval, Init, Inspect]) },
     Opt { name: "image_folders", aliases: &["image_folder", "image_root"], kind: List(&Path), first: true,
         help: "Folders that paths of images and videos start from: one for all, or one per data file (default: beside the file).",
-        ..of(DATA, READS) },
+        ..of(DATA, FOLDERS) },
     Opt { name: "eval_dataset", kind: List(&Path),
         help: "Data files on which rewards are measured greedily after the last step.",
         ..of(DATA, &[Train]) },
@@ -172,43 +179,43 @@ pub static OPTIONS: &[Opt] = &[
         help: "Text around every question; `{Question}` is where it goes (default: the question alone).",
         ..of(DATA, READS) },
     Opt { name: "system_prompt", kind: Text,
-        help: "System message put before every prompt (default: what the chat template does).", ..of(DATA, GENERATES) },
+        help: "System message put before every prompt (default: what the chat template does).", ..of(DATA, SYSTEMS) },
     Opt { name: "strict_data", kind: Bool, default: "false",
-        help: "Stop at the first bad row; otherwise bad rows are skipped, counted and named.", ..of(DATA, READS) },
+        help: "Stop at the first bad row; otherwise bad rows are skipped, counted and named.", ..of(DATA, FOLDERS) },
     Opt { name: "max_rows", kind: COUNT,
         help: "Use only the first rows of the data.", ..of(DATA, READS) },
     Opt { name: "shuffle_dataset", kind: Bool, default: "true",
         help: "Draw the rows in an order that the seed decides, new in every epoch.", ..of(DATA, TRAINS) },
     Opt { name: "min_pixels", kind: COUNT,
-        help: "Images of fewer pixels are enlarged (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
+        help: "Images of fewer pixels are enlarged (default: the model's preprocessor_config.json).", ..of(DATA, PROCESSES) },
     Opt { name: "max_pixels", kind: COUNT,
-        help: "Images of more pixels are reduced (default: the model's preprocessor_config.json).", ..of(DATA, MODELS) },
+        help: "Images of more pixels are reduced (default: the model's preprocessor_config.json).", ..of(DATA, PROCESSES) },
     Opt { name: "max_anyres_num", kind: COUNT,
-        help: "InternVL: most tiles of an image, beside that of the whole (default: the model's own).", ..of(DATA, MODELS) },
+        help: "InternVL: most tiles of an image, beside that of the whole (default: the model's own).", ..of(DATA, PROCESSES) },
     Opt { name: "video_fps", kind: POSITIVE,
         help: "Frames taken per second of a video (default: the model's video processor; a row's own comes first).",
-        ..of(DATA, GENERATES) },
+        ..of(DATA, PROMPTS) },
     Opt { name: "num_frames", aliases: &["nframes", "num_segments"], kind: COUNT,
-        help: "Frames taken of every video, instead of a rate (default: the model's video processor).", ..of(DATA, GENERATES) },
+        help: "Frames taken of every video, instead of a rate (default: the model's video processor).", ..of(DATA, PROMPTS) },
     Opt { name: "min_frames", aliases: &["video_min_frames"], kind: COUNT,
-        help: "Least frames taken of a video (default: the model's video processor).", ..of(DATA, GENERATES) },
+        help: "Least frames taken of a video (default: the model's video processor).", ..of(DATA, PROMPTS) },
     Opt { name: "max_frames", aliases: &["video_max_frames"], kind: COUNT,
-        help: "Most frames taken of a video (default: the model's video processor).", ..of(DATA, GENERATES) },
+        help: "Most frames taken of a video (default: the model's video processor).", ..of(DATA, PROMPTS) },
     Opt { name: "dynamic_sample", kind: Bool,
         help: "Frames follow a clip's length within the limits; false: max_frames always (default: the row's `meta`).",
-        ..of(DATA, GENERATES) },
+        ..of(DATA, PROMPTS) },
     Opt { name: "video_min_pixels", aliases: &["video_min_frame_pixels"], kind: COUNT,
-        help: "Frames of fewer pixels are enlarged (default: the model's video processor).", ..of(DATA, GENERATES) },
+        help: "Frames of fewer pixels are enlarged (default: the model's video processor).", ..of(DATA, PROMPTS) },
     Opt { name: "video_max_pixels", aliases: &["video_max_frame_pixels"], kind: COUNT,
-        help: "Frames of more pixels are reduced (default: the model's video processor).", ..of(DATA, GENERATES) },
+        help: "Frames of more pixels are reduced (default: the model's video processor).", ..of(DATA, PROMPTS) },
     Opt { name: "max_prompt_length", kind: COUNT,
-        help: "A longer prompt is a bad row; prompts are never cut (default: no limit).", ..of(DATA, &[Train, Sft, Eval, Plan]) },
+        help: "A longer prompt is a bad row; prompts are never cut (default: no limit).", ..of(DATA, &[Train, Sft, Eval, Plan, Inspect]) },
 
     // --- generation ------------------------------------------------------------------------
     Opt { name: "num_generations", kind: Int { min: 2 }, default: "8", first: true,
         help: "Completions per prompt: the size G of a group.", ..of(GENERATION, GROUPED) },
     Opt { name: "max_completion_length", aliases: &["max_new_tokens"], kind: COUNT, default: "512", first: true,
-        help: "Tokens after which a completion is cut.", ..of(GENERATION, DECODES) },
+        help: "Tokens after which a completion is cut.", ..of(GENERATION, &[Train, Eval, Infer, Plan, Inspect]) },
     Opt { name: "temperature", kind: POSITIVE, default: "1.0", first: true,
         help: "Divides the logits before sampling.", ..of(GENERATION, SAMPLES) },
     Opt { name: "top_p", kind: RATIO, default: "1.0",
@@ -376,11 +383,12 @@ pub static OPTIONS: &[Opt] = &[
         help: "Completions that are decoded together; does not change any of them.", ..of(EVALUATION, &[Eval]) },
     Opt { name: "do_sample", kind: Bool, default: "false",
         help: "Sample instead of taking the most probable token.", ..of(EVALUATION, &[Eval, Infer]) },
-    Opt { name: "num_samples", kind: COUNT, default: "1",
-        help: "Completions per prompt (more than 1 needs do_sample).", ..of(EVALUATION, &[Eval, Infer]) },
+    Opt { name: "num_samples", kind: COUNT, default: "1", default_of: &[(Inspect, "8")],
+        help: "Completions per prompt (more than 1 needs do_sample); data inspect: sample prompts on the page.",
+        ..of(EVALUATION, &[Eval, Infer, Inspect]) },
     Opt { name: "out", aliases: &["output_file", "output_path"], kind: Path, required: &[Trace],
-        help: "eval, infer: JSONL file for every completion with what is known of it; trace: safetensors file for the tensors.",
-        ..of(EVALUATION, &[Eval, Infer, Trace]) },
+        help: "File: JSONL of completions (eval, infer) or rows (data convert), HTML (data inspect), safetensors (trace).",
+        ..of(EVALUATION, &[Eval, Infer, Inspect, ConvertVivqaX, Trace]) },
 
     // --- plan ------------------------------------------------------------------------------
     Opt { name: "prompt_tokens", kind: COUNT, default: "512",
@@ -400,6 +408,8 @@ pub static OPTIONS: &[Opt] = &[
         help: "Size of the new tokenizer's vocabulary (256 bytes and the special tokens are always in it).", ..of(MAKING, &[Init]) },
     Opt { name: "text_files", kind: List(&Path),
         help: "Text files that the new tokenizer is trained on, beside the texts of dataset_name.", ..of(MAKING, &[Init]) },
+    Opt { name: "input", aliases: &["input_files"], kind: List(&Path), required: &[ConvertVivqaX],
+        help: "Published files to convert, each to rows of its own.", ..of(MAKING, &[ConvertVivqaX]) },
     Opt { name: "num_rows", kind: COUNT, default: "512",
         help: "Rows to make.", ..of(MAKING, &[MakeShapes]) },
     Opt { name: "image_size", kind: Int { min: 28 }, default: "56",
@@ -425,7 +435,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "threads", kind: COUNT,
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
     Opt { name: "json", kind: Bool, default: "false",
-        help: "Print one JSON object instead of text.", ..of(MACHINE, &[Plan, Ops, Doctor]) },
+        help: "Print one JSON object instead of text.", ..of(MACHINE, &[Plan, Inspect, Ops, Doctor]) },
     Opt { name: "op", kind: Word,
         help: "One op of the table alone (default: all).", ..of(MACHINE, &[Ops]) },
     Opt { name: "bench", kind: Bool, default: "false",

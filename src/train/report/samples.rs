@@ -111,7 +111,7 @@ fn from_base64<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Vec<Vec<u
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Base64 with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub(in crate::train) fn base64(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for c in bytes.chunks(3) {
         let at = |i: usize| u32::from(c.get(i).copied().unwrap_or(0));

@@ -4,6 +4,7 @@
 mod data; // rows
 mod grpo; // the algorithm
 mod infer; // one chat
+mod inspect; // data that is looked at or converted
 mod plan; // a run that is planned
 mod rewards; // what completions earn
 
