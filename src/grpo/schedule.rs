@@ -1,6 +1,8 @@
 //! Learning rate over optimizer steps, with the names and formulas of transformers
 //! (`get_scheduler`).
 
+use crate::grpo::optim::Rates;
+
 /// Shape of the schedule after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleKind {
@@ -21,6 +23,10 @@ pub struct Schedule {
     pub kind: ScheduleKind,
     /// Highest rate.
     pub peak: f64,
+    /// Highest rate of the vision tower; `None` is `peak`.
+    pub vision_peak: Option<f64>,
+    /// Highest rate of the connector; `None` is `peak`.
+    pub connector_peak: Option<f64>,
     /// Steps of linear growth from 0.
     pub warmup_steps: usize,
     /// Steps of the whole run.
@@ -31,6 +37,13 @@ impl Schedule {
     /// Rate of the optimizer step number `step`, counted from 0.
     pub fn rate(&self, step: usize) -> f64 {
         self.peak * self.factor(step)
+    }
+
+    /// Rates of all parts at the optimizer step number `step`, counted from 0.
+    pub fn rates(&self, step: usize) -> Rates {
+        let (language, factor) = (self.rate(step), self.factor(step));
+        let of = |peak: Option<f64>| peak.map_or(language, |p| p * factor);
+        Rates { language, vision: of(self.vision_peak), connector: of(self.connector_peak) }
     }
 
     fn factor(&self, step: usize) -> f64 {
