@@ -66,7 +66,8 @@ pub fn advantages(rewards: &[Option<f64>], n: usize, estimator: Estimator) -> Ad
     for (group, &std) in rewards.chunks(n).zip(&stds) {
         let known = known(group);
         let mean = mean(&known);
-        let mut push = |f: &dyn Fn(f64) -> f64| values.extend(group.iter().map(|r| r.map_or(0.0, f)));
+        let mut push =
+            |f: &dyn Fn(f64) -> f64| values.extend(group.iter().map(|r| r.map_or(0.0, f)));
         match estimator {
             Estimator::Grpo(scale) => {
                 let divisor = divisor(scale, std);

@@ -62,3 +62,25 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_follow_the_same_course_from_their_own_peaks() {
+        let s = Schedule {
+            kind: ScheduleKind::Linear,
+            peak: 1e-4,
+            vision_peak: Some(1e-5),
+            connector_peak: None,
+            warmup_steps: 2,
+            total_steps: 12,
+        };
+        for (step, factor) in [(0, 0.0), (1, 0.5), (2, 1.0), (7, 0.5)] {
+            let r = s.rates(step);
+            assert_eq!((r.language, r.connector), (1e-4 * factor, 1e-4 * factor));
+            assert_eq!(r.vision, 1e-5 * factor);
+        }
+    }
+}

@@ -43,9 +43,8 @@ impl Counted {
 /// Weight of every token of each completion of one optimizer step.
 pub fn token_weights(completions: &[Counted], average: Average) -> Vec<f64> {
     let among = completions.iter().filter(|c| !c.dropped).count() as f64;
-    let tokens = |of: &[Counted]| -> usize {
-        of.iter().filter(|c| c.present()).map(|c| c.tokens).sum()
-    };
+    let tokens =
+        |of: &[Counted]| -> usize { of.iter().filter(|c| c.present()).map(|c| c.tokens).sum() };
     let batch = match average {
         Average::Batches(n) => n.max(1),
         _ => completions.len().max(1),

@@ -455,9 +455,8 @@ fn cases() -> Vec<Case> {
             (vec![t, 1], Fill::Ints((0..t).map(|i| ((i * 7) % v) as i32).collect()), false),
         ],
     };
-    let case = |label, t, h, v, temperature, forbidden| {
-        of(label, false, t, h, v, temperature, forbidden)
-    };
+    let case =
+        |label, t, h, v, temperature, forbidden| of(label, false, t, h, v, temperature, forbidden);
     vec![
         case("small vocabulary", 5, 8, 11, 1.0, vec![]),
         case("temperature and forbidden tokens", 4, 12, 40, 0.7, vec![1, 2, 39]),

@@ -29,7 +29,8 @@ use crate::train::settings::{
     DataSettings, MachineSettings, ModelSettings, SftSettings, TrainSettings,
 };
 use crate::train::step::{
-    Moment, dropout, needs_frozen_copy, slices_per_generation, update_settings, updates_per_generation,
+    Moment, dropout, needs_frozen_copy, slices_per_generation, update_settings,
+    updates_per_generation,
 };
 use crate::train::stream::RowOrder;
 use crate::train::workspace::{Prepared, training_of, vision_cache};

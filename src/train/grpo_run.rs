@@ -238,8 +238,7 @@ impl<'a> GrpoRun<'a> {
         self.record(&rows, &scored, &adv.values, log)?;
         let dead = dead_groups(&scored.scores.total, g.num_generations);
         let completions = scored.completions;
-        let window =
-            Window { rows: numbers, completions, advantages: adv.values, dead, used: 0 };
+        let window = Window { rows: numbers, completions, advantages: adv.values, dead, used: 0 };
         Ok(Rollout { window, prompts, metrics, seconds: start.elapsed().as_secs_f64() })
     }
 

@@ -71,9 +71,11 @@ pub fn check_rates(t: &TrainingSettings, params: &ParamStore) -> Result<()> {
     ];
     for (name, rate, part) in rates {
         if rate.is_some() && !params.trained().any(|p| p.part == part) {
-            return Err(Error::usage(format!("`{name}` would do nothing: that part is not trained"))
-                .key(name)
-                .hint("add --tune_mm_vision or --tune_mm_mlp, or choose adapters that cover it"));
+            return Err(Error::usage(format!(
+                "`{name}` would do nothing: that part is not trained"
+            ))
+            .key(name)
+            .hint("add --tune_mm_vision or --tune_mm_mlp, or choose adapters that cover it"));
         }
     }
     Ok(())

@@ -92,54 +92,53 @@ pub fn cases() -> Vec<Case> {
             GrpoLoss { level: Level::SequenceToken, kl: kl(K2, true), ..clip },
         ),
         case("cispo, detached", cispo),
-        case("cispo of sequences, KL, detached", GrpoLoss {
-            level: Level::Sequence,
-            kl: kl(K3, true),
-            ..cispo
-        }),
+        case(
+            "cispo of sequences, KL, detached",
+            GrpoLoss { level: Level::Sequence, kl: kl(K3, true), ..cispo },
+        ),
         case("sapo", sapo),
         case("sapo, KL with ratio", GrpoLoss { kl: kl(K3, true), ..sapo }),
         case("vespo, detached", GrpoLoss { sampled: false, ..vespo }),
-        case("vespo, corrected, detached", GrpoLoss { correction: correction(token, false), ..vespo }),
-        case("vespo, masked, detached", GrpoLoss {
-            correction: correction(token, true),
-            keep: true,
-            ..vespo
-        }),
+        case(
+            "vespo, corrected, detached",
+            GrpoLoss { correction: correction(token, false), ..vespo },
+        ),
+        case(
+            "vespo, masked, detached",
+            GrpoLoss { correction: correction(token, true), keep: true, ..vespo },
+        ),
         case("geometric mean", geometric),
-        case("geometric mean, tokens left out, KL", GrpoLoss {
-            keep: true,
-            kl: kl(K3, false),
-            ..geometric
-        }),
+        case(
+            "geometric mean, tokens left out, KL",
+            GrpoLoss { keep: true, kl: kl(K3, false), ..geometric },
+        ),
         case("plain, k1", GrpoLoss { kl: kl(K1, false), ..plain }),
-        case("tokens corrected", GrpoLoss {
-            sampled: true,
-            correction: correction(token, false),
-            ..clip
-        }),
-        case("tokens corrected by a mask", GrpoLoss {
-            sampled: true,
-            correction: correction(token, true),
-            ..clip
-        }),
-        case("completions corrected", GrpoLoss {
-            sampled: true,
-            correction: correction(whole, false),
-            ..clip
-        }),
-        case("completions corrected by a mask, KL", GrpoLoss {
-            sampled: true,
-            correction: correction(whole, true),
-            kl: kl(K3, true),
-            ..sequence
-        }),
+        case(
+            "tokens corrected",
+            GrpoLoss { sampled: true, correction: correction(token, false), ..clip },
+        ),
+        case(
+            "tokens corrected by a mask",
+            GrpoLoss { sampled: true, correction: correction(token, true), ..clip },
+        ),
+        case(
+            "completions corrected",
+            GrpoLoss { sampled: true, correction: correction(whole, false), ..clip },
+        ),
+        case(
+            "completions corrected by a mask, KL",
+            GrpoLoss {
+                sampled: true,
+                correction: correction(whole, true),
+                kl: kl(K3, true),
+                ..sequence
+            },
+        ),
         case("completions off policy", GrpoLoss { off_policy: Some(0.05), ..clip }),
-        case("completions not off policy", GrpoLoss {
-            off_policy: Some(0.5),
-            sampled: true,
-            ..sequence
-        }),
+        case(
+            "completions not off policy",
+            GrpoLoss { off_policy: Some(0.5), sampled: true, ..sequence },
+        ),
     ]
 }
 

@@ -216,7 +216,14 @@ impl Surrogate {
         }
     }
 
-    fn policy<T: Real>(&self, ratio: T, log_ratio: T, logp: T, a: T, whole: &Whole<T>) -> Policy<T> {
+    fn policy<T: Real>(
+        &self,
+        ratio: T,
+        log_ratio: T,
+        logp: T,
+        a: T,
+        whole: &Whole<T>,
+    ) -> Policy<T> {
         let (one, zero) = (T::one(), T::zero());
         let none = Policy { loss: zero, through_ratio: zero, direct: zero, clipped: 0, gate: one };
         match *self {
@@ -296,7 +303,9 @@ impl Formula<'_> {
     /// Weight of a token that another distribution drew.
     fn token_correction<T: Real>(&self, c: &Columns<T>, t: usize) -> T {
         match (self.0.correction, c.sampled) {
-            (Some(k), Some(s)) if k.level == CorrectionLevel::Token => k.cut((c.old[t] - s[t]).exp()),
+            (Some(k), Some(s)) if k.level == CorrectionLevel::Token => {
+                k.cut((c.old[t] - s[t]).exp())
+            }
             _ => T::one(),
         }
     }

@@ -88,8 +88,7 @@ impl Pool {
             self.drawn.iter().map(|d| dead_groups(&d.scored.scores.total, n)).collect();
         let all = marks.concat();
         let alive = all.iter().filter(|dead| !**dead).count();
-        let (mut take, mut fill) =
-            (alive.min(self.wanted), self.wanted.saturating_sub(alive));
+        let (mut take, mut fill) = (alive.min(self.wanted), self.wanted.saturating_sub(alive));
         let mut figures = Drawing { batches: self.drawn.len(), dead: fill, ..Drawing::default() };
         figures.surplus = alive - take;
         figures.dropped = all.len() - alive - fill;
@@ -174,9 +173,8 @@ mod tests {
             statistics: vec![[0.0; 2]],
             finish: Finish::Eos,
         };
-        let prompt = || {
-            Prompt::new(vec![1], vec![], vec![], PositionRule::Grid, String::new()).unwrap()
-        };
+        let prompt =
+            || Prompt::new(vec![1], vec![], vec![], PositionRule::Grid, String::new()).unwrap();
         let flat: Vec<Option<f64>> = rewards.concat().into_iter().map(Some).collect();
         let failure = |sample| RewardFailure { reward: 0, sample, error: Error::data("no judge") };
         let rows = first..first + rewards.len();

@@ -93,7 +93,10 @@ impl<'a> Slicing<'a> {
             at += n;
             measured[at - n..at].to_vec()
         };
-        self.range.clone().map(|i| if self.valid(i) { next(self.all[i].tokens) } else { vec![] }).collect()
+        self.range
+            .clone()
+            .map(|i| if self.valid(i) { next(self.all[i].tokens) } else { vec![] })
+            .collect()
     }
 
     /// Prompts of the slice with those of their completions that `make` makes.
@@ -143,7 +146,8 @@ impl<'a> Slicing<'a> {
     /// entropy, if that is done at all.
     pub fn make(&self, entropies: Option<&[Vec<f32>]>, coef: Option<f64>) -> Slice {
         let s = self.grpo();
-        let threshold = entropies.and_then(|e| entropy_threshold(e.concat(), s.entropy.top_quantile));
+        let threshold =
+            entropies.and_then(|e| entropy_threshold(e.concat(), s.entropy.top_quantile));
         let keep: Option<Vec<Vec<bool>>> = entropies.map(|e| {
             let of = |e: &Vec<f32>| e.iter().map(|&e| threshold.is_some_and(|t| e >= t)).collect();
             e.iter().map(of).collect()

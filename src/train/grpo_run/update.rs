@@ -193,7 +193,8 @@ impl GrpoRun<'_> {
         let (s, w) = (self.settings, self.workspace);
         let head = Arc::new(self.rollout.head());
         let (frozen, step) = (self.frozen, self.state.step);
-        let now = Moment { frozen, frozen_version: reference_version(s, step), ..Moment::default() };
+        let now =
+            Moment { frozen, frozen_version: reference_version(s, step), ..Moment::default() };
         let reference = update_settings(s, head.clone(), now).reference;
         let group = |(prompt, group): (&Arc<Prompt>, &Vec<_>)| TrainGroup {
             prompt: prompt.clone(),

@@ -75,7 +75,16 @@ pub const FAMILY_NAMES: &[&str] = &[
 
 /// Policy losses, in the order of docs/losses.md.
 const LOSS_TYPES: &[&str] = &[
-    "dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo", "gmpo", "reward_weighted",
+    "dapo",
+    "grpo",
+    "bnpo",
+    "dr_grpo",
+    "cispo",
+    "sapo",
+    "vespo",
+    "luspo",
+    "gmpo",
+    "reward_weighted",
 ];
 
 const MODEL: &str = "Model";
@@ -248,7 +257,7 @@ pub static OPTIONS: &[Opt] = &[
     Opt { name: "delta", kind: POSITIVE,
         help: "Cap of the ratio before clipping, whatever the sign of the advantage (default: none).", ..of(GRPO, &[Train]) },
     Opt { name: "dual_clip_ratio", aliases: &["clip_ratio_c"], kind: POSITIVE,
-        help: "Cap of the ratio where the advantage is negative, above 1 (default: none; verl has 3).", ..of(GRPO, &[Train]) },
+        help: "Cap of the ratio where the advantage is negative, above 1 + epsilon_high (default: none; verl has 3).", ..of(GRPO, &[Train]) },
     Opt { name: "cispo_clip", kind: Choice(&["absolute", "relative"]), default: "absolute",
         help: "Weights of cispo: absolute, at most epsilon_high (TRL); relative, 1 - epsilon to 1 + epsilon_high.", ..of(GRPO, &[Train]) },
     Opt { name: "sapo_temperature_pos", kind: POSITIVE, default: "1.0",

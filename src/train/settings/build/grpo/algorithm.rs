@@ -44,11 +44,19 @@ pub fn check_loss_options(o: &Options, l: LossType) -> Result<()> {
     let absolute = l == LossType::Cispo && o.text("cispo_clip") != Some("relative");
     let clipped = clips(l) || matches!(l, LossType::Gmpo | LossType::Cispo);
     let rows: [(bool, &[&str], &str); 7] = [
-        (clips(l), &["delta", "dual_clip_ratio"], "a clipped loss: dapo, grpo, bnpo, dr_grpo, luspo"),
+        (
+            clips(l),
+            &["delta", "dual_clip_ratio"],
+            "a clipped loss: dapo, grpo, bnpo, dr_grpo, luspo",
+        ),
         (clipped, &["epsilon_high"], "a clipped loss, cispo or gmpo"),
         (clipped && !absolute, &["epsilon"], "a clipped loss, cispo_clip relative, or gmpo"),
         (l == LossType::Cispo, &["cispo_clip"], "--loss_type cispo"),
-        (l == LossType::Sapo, &["sapo_temperature_pos", "sapo_temperature_neg"], "--loss_type sapo"),
+        (
+            l == LossType::Sapo,
+            &["sapo_temperature_pos", "sapo_temperature_neg"],
+            "--loss_type sapo",
+        ),
         (
             l == LossType::Vespo,
             &["vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"],
@@ -67,7 +75,12 @@ pub fn check_loss_options(o: &Options, l: LossType) -> Result<()> {
         _ => return Ok(()),
     };
     useless(o, &["importance_sampling_level"], unread, "leave it out")?;
-    useless(o, &["use_bias_correction_kl"], &format!("{unread}: its KL term has none"), "leave it out")
+    useless(
+        o,
+        &["use_bias_correction_kl"],
+        &format!("{unread}: its KL term has none"),
+        "leave it out",
+    )
 }
 
 /// Over what the ratio is taken.
@@ -97,8 +110,10 @@ fn surrogate(o: &Options, l: LossType) -> Result<Surrogate> {
             .wrong("dual_clip_ratio", "`delta` and `dual_clip_ratio` both cap the ratio")
             .hint("give one of the two"));
     }
-    if dual.is_some_and(|c| c <= 1.0) {
-        return Err(o.wrong("dual_clip_ratio", "the cap would clip every update").expected("above 1"));
+    if dual.is_some_and(|c| c <= 1.0 + high) {
+        return Err(o
+            .wrong("dual_clip_ratio", "the cap lies inside the range of the ratio")
+            .expected(format!("above 1 + epsilon_high, {}", 1.0 + high)));
     }
     Ok(match l {
         LossType::Cispo => match o.text("cispo_clip") {
@@ -150,9 +165,9 @@ fn correction(o: &Options, l: LossType) -> Result<Option<Correction>> {
     }
     let (min, max) = (o.float(names[2]).unwrap_or(f64::NEG_INFINITY), float(o, names[1]));
     if min > max {
-        return Err(o.wrong(names[2], "the least ratio is above the largest").expected(format!(
-            "at most vllm_importance_sampling_clip_max, {max}"
-        )));
+        return Err(o
+            .wrong(names[2], "the least ratio is above the largest")
+            .expected(format!("at most vllm_importance_sampling_clip_max, {max}")));
     }
     Ok(Some(Correction { level, mask: mode.ends_with("mask"), min, max }))
 }
@@ -160,8 +175,8 @@ fn correction(o: &Options, l: LossType) -> Result<Option<Correction>> {
 /// What a token adds to the loss.
 pub fn loss(o: &Options, l: LossType, kl: Option<&KlSettings>, keep: bool) -> Result<GrpoLoss> {
     let correction = correction(o, l)?;
-    let ratio = !matches!(l, LossType::Gmpo | LossType::RewardWeighted)
-        && o.flag("use_bias_correction_kl");
+    let ratio =
+        !matches!(l, LossType::Gmpo | LossType::RewardWeighted) && o.flag("use_bias_correction_kl");
     let in_loss = kl.filter(|k| !k.in_reward);
     Ok(GrpoLoss {
         surrogate: surrogate(o, l)?,
@@ -212,11 +227,7 @@ pub fn kl(o: &Options) -> Result<Option<KlSettings>> {
 }
 
 /// What rewards are compared with, and whether each is normalised by itself.
-pub fn estimator(
-    o: &Options,
-    l: LossType,
-    kl: Option<&KlSettings>,
-) -> Result<(Estimator, bool)> {
+pub fn estimator(o: &Options, l: LossType, kl: Option<&KlSettings>) -> Result<(Estimator, bool)> {
     let scale = match o.text("scale_rewards") {
         Some("batch") => ScaleRewards::Batch,
         Some("none") => ScaleRewards::None,
@@ -253,7 +264,8 @@ pub fn estimator(
 pub fn entropy(o: &Options) -> Result<EntropySettings> {
     let adaptive = o.flag("use_adaptive_entropy");
     if !adaptive {
-        let names = ["entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"];
+        let names =
+            ["entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"];
         useless(o, &names, "entropy_coef stays", "add --use_adaptive_entropy")?;
     }
     let (min, max) = (float(o, "entropy_coef_min"), float(o, "entropy_coef_max"));
