@@ -398,6 +398,9 @@ fn other_contradictions_are_refused() {
     refused("--question_template hello", &["{Question}"]);
     refused("--eval_dataset a.parquet", &["a.parquet", "JSON Lines", "docs/data.md"]);
     refused("--reward_weights 1", &["2 weights, for accuracy, format"]);
+    refused("--box_space metres", &["auto, seen, thousand, reference", "`metres`"]);
+    let boxes = settings("--box_space thousand").unwrap().rewards.told.box_space;
+    assert_eq!(boxes, grpo_rt::reward::BoxSpace::Thousand);
     refused("--reward_funcs a a", &["`a` stands twice"]);
     refused("--image_folders a b", &["1 or 1 folders"]);
     refused("--min_pixels 9 --max_pixels 8", &["at most 8"]);

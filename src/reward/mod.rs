@@ -3,10 +3,15 @@
 //! it cannot judge costs that sample only.
 
 pub mod answer; // what counts as the same answer
+pub mod boxes; // boxes on images
 pub mod builtin; // one file per reward
+pub mod completion; // where the parts of a completion stand
+pub mod debug_log; // what was scored, as text for people
 pub mod set; // several rewards, weighted
 pub mod settings; // what rewards can be told
+pub mod tags; // tagged text, strictly
 
+pub use boxes::BoxSpace;
 pub use set::{RewardFailure, RewardSet, Scores};
 pub use settings::{AnswerFormat, Compat, RewardSettings};
 
@@ -80,19 +85,69 @@ pub static REWARDS: &[RewardEntry] = &[
         build: |s| Ok(Box::new(builtin::Accuracy { answer_tag: s.answer_tag })),
     },
     RewardEntry {
+        name: "action_iou",
+        doc: "overlap of the answer's list of actions, `(1) ... (2) ...`, with the reference's",
+        build: |s| Ok(Box::new(builtin::ActionIou::new(s.answer_format)?)),
+    },
+    RewardEntry {
+        name: "cosine_scaled",
+        doc: "right answers earn more the shorter, wrong ones lose less the longer, along a cosine",
+        build: |s| Ok(Box::new(builtin::CosineScaled::new(s, reward_by_name("accuracy", s)?)?)),
+    },
+    RewardEntry {
+        name: "detection",
+        doc: "boxes with labels against the reference's: mAP, odLength, weighted_sum (accu_reward_method)",
+        build: |s| Ok(Box::new(builtin::Detection::new(s)?)),
+    },
+    RewardEntry {
         name: "exact",
         doc: "1 if the whole completion is the reference answer, else 0 (for prompts without tags)",
         build: |_| Ok(Box::new(builtin::Exact)),
     },
     RewardEntry {
         name: "format",
-        doc: "1 if the completion is <think>...</think> <answer>...</answer> and nothing else, else 0",
-        build: |_| Ok(Box::new(builtin::Format::new()?)),
+        doc: "1 if the completion is reasoning and answer in the answer_format and nothing else, else 0",
+        build: |s| Ok(Box::new(builtin::Format::new(s)?)),
+    },
+    RewardEntry {
+        name: "iou",
+        doc: "overlap of the answer's one box with the reference box",
+        build: |s| Ok(Box::new(builtin::Iou::new(s)?)),
     },
     RewardEntry {
         name: "length",
         doc: "0 up to max_completion_length - soft_overlong_cache tokens, then linearly down to -1",
-        build: |s| Ok(Box::new(builtin::Length::new(s)?)),
+        build: |s| Ok(Box::new(builtin::Length::new("length", s)?)),
+    },
+    RewardEntry {
+        name: "repetition",
+        doc: "down to -1 for a completion that says the same over and over",
+        build: |s| Ok(Box::new(builtin::Repetition::new(s)?)),
+    },
+    RewardEntry {
+        name: "soft_format",
+        doc: "0.5 if the completion begins with <reasoning>, then <answer>, each once, else 0",
+        build: |s| Ok(Box::new(builtin::SoftFormat::new(s.compat)?)),
+    },
+    RewardEntry {
+        name: "soft_overlong",
+        doc: "the same as `length`, under TRL's name",
+        build: |s| Ok(Box::new(builtin::Length::new("soft_overlong", s)?)),
+    },
+    RewardEntry {
+        name: "strict_format",
+        doc: "0.5 if <reasoning> and <answer> have each tag on its own line and nothing around, else 0",
+        build: |s| Ok(Box::new(builtin::StrictFormat::new(s.compat)?)),
+    },
+    RewardEntry {
+        name: "think_answer_graded",
+        doc: "0.3 for a think block, 0.3 for an answer block, 0.4 for their order",
+        build: |_| Ok(Box::new(builtin::ThinkAnswerGraded)),
+    },
+    RewardEntry {
+        name: "xmlcount",
+        doc: "0.125 for each tag of <reasoning> and <answer> in its place, less text behind the answer",
+        build: |s| Ok(Box::new(builtin::XmlCount { compat: s.compat })),
     },
 ];
 
@@ -151,6 +206,13 @@ pub(crate) fn test_sample<'a>(
     }
 }
 
+/// Rows of a table of the tests, one JSON object a line.
+#[cfg(test)]
+pub(crate) fn table_rows(table: &str) -> impl Iterator<Item = Map<String, Value>> + '_ {
+    let row = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    table.lines().map(row)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,7 +235,7 @@ mod tests {
         };
         let m = message("acuracy");
         assert!(m.contains("did you mean `accuracy`?"), "{m}");
-        assert!(m.contains("accuracy, exact, format, length"), "{m}");
+        assert!(m.contains("accuracy, action_iou, ") && m.contains(", length, "), "{m}");
         assert!(message("formt").contains("`format`?"));
         assert!(!message("judge").contains("did you mean"));
         assert_eq!(edit_distance("kitten", "sitting"), 3);

@@ -1,6 +1,7 @@
 //! Several rewards and their weights: scored side by side, summed as TRL sums them. The order of
 //! threads never shows in the result, and one reward's failure never touches another sample.
 
+use super::debug_log::DebugLog;
 use super::{Reward, RewardSettings, Sample, reward_by_name};
 use crate::base::{Error, Result};
 
@@ -8,6 +9,7 @@ use crate::base::{Error, Result};
 pub struct RewardSet {
     rewards: Vec<Box<dyn Reward>>,
     weights: Vec<f64>,
+    log: Option<DebugLog>,
 }
 
 /// A reward that could not judge a sample.
@@ -84,10 +86,20 @@ impl RewardSet {
                 .expected("finite numbers")
                 .found(w.to_string()));
         }
-        Ok(RewardSet { rewards, weights })
+        Ok(RewardSet { rewards, weights, log: None })
     }
 
-    /// Built-in rewards by name, in the order given.
+    /// The same, writing the debug log that the settings name, if they do.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn logged(mut self, settings: &RewardSettings) -> Result<Self> {
+        let open = |p| DebugLog::open(p, &self.names(), &settings.accuracy_method);
+        self.log = settings.debug_log.as_deref().map(open).transpose()?;
+        Ok(self)
+    }
+
+    /// Built-in rewards by name, in the order given, with the debug log of the settings.
     pub fn from_names<S: AsRef<str>>(
         names: &[S],
         weights: Option<Vec<f64>>,
@@ -95,7 +107,7 @@ impl RewardSet {
     ) -> Result<Self> {
         let rewards: Result<Vec<_>> =
             names.iter().map(|n| reward_by_name(n.as_ref(), settings)).collect();
-        Self::new(rewards?, weights)
+        Self::new(rewards?, weights)?.logged(settings)
     }
 
     /// Names in order.
@@ -147,6 +159,9 @@ impl RewardSet {
                 *total = None;
             }
         }
+        if let Some(log) = &self.log {
+            log.write(samples, &out.per_reward);
+        }
         out
     }
 
@@ -160,6 +175,9 @@ impl RewardSet {
             out.push((format!("rewards/{}/std", r.name()), std));
         }
         out.push(("rewards/failed".to_string(), scores.failures.len() as f64));
+        if let Some(log) = &self.log {
+            out.push(("rewards/debug_log_lost".to_string(), log.lost() as f64));
+        }
         out
     }
 }
@@ -295,6 +313,29 @@ mod tests {
         let names = ["format", "accuracy"];
         let set = RewardSet::from_names(&names, None, &RewardSettings::default()).unwrap();
         assert_eq!((set.names().as_slice(), set.weights()), (&names[..], &[1.0, 1.0][..]));
+    }
+
+    #[test]
+    fn the_debug_log_is_written_beside_the_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("debug_log.txt");
+        let settings =
+            RewardSettings { debug_log: Some(path.clone()), ..RewardSettings::default() };
+        let set = RewardSet::from_names(&["format", "accuracy"], None, &settings).unwrap();
+        let columns = Map::new();
+        let samples = ["<think>a</think><answer>red</answer>", "blue"]
+            .map(|t| test_sample(t, "red", &[], &columns));
+        let scores = set.score_all(&samples);
+        assert_eq!(scores.total, [Some(2.0), Some(0.0)]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("Accuracy reward: ").count(), 2, "{text}");
+        assert!(folder.path().join("debug_log_format.txt").exists());
+        let lost = set.metrics(&scores).into_iter().find(|(n, _)| n == "rewards/debug_log_lost");
+        assert_eq!(lost.unwrap().1, 0.0);
+
+        let debug_log = Some(folder.path().join("none").join("log.txt"));
+        let settings = RewardSettings { debug_log, ..RewardSettings::default() };
+        assert!(RewardSet::from_names(&["format"], None, &settings).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What rewards can be told: one struct per matter, filled from the options of a run. Computes nothing.
 
+use super::boxes::BoxSpace;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct RewardSettings {
     pub compat: Compat,
     /// How `accuracy` compares; a row's column `accu_reward_method` goes before it.
     pub accuracy_method: String,
+    /// Coordinates that the model's boxes are in.
+    pub box_space: BoxSpace,
     /// Rewards of length and repetition.
     pub length: LengthSettings,
     /// Rewards that compare reasoning steps and explanations.
@@ -161,6 +164,7 @@ impl Default for RewardSettings {
             answer_tag: true,
             compat: Compat::default(),
             accuracy_method: "default".into(),
+            box_space: BoxSpace::default(),
             length: LengthSettings::default(),
             steps: StepSettings::default(),
             judge: None,

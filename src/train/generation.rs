@@ -8,7 +8,7 @@ use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::SamplingSettings as Draw;
-use crate::reward::{RewardSet, RewardSettings as RewardOptions, Sample, Scores};
+use crate::reward::{ImageSizes, RewardSet, RewardSettings as RewardOptions, Sample, Scores};
 use crate::rollout::engine::GroupDone;
 use crate::rollout::scheduler::Counts;
 use crate::rollout::{Completion, Engine, EngineSettings, Generated, Request, head_settings};
@@ -180,9 +180,28 @@ struct Judged {
     seconds: f64,
 }
 
+/// A row with the sizes of its images, as its prompt has them.
+struct Asked<'a> {
+    row: &'a Row,
+    images: Vec<ImageSizes>,
+}
+
+/// Sizes of a prompt's images, in order; videos are none.
+fn image_sizes(prompt: &Prompt) -> Vec<ImageSizes> {
+    let images = prompt.visuals.iter().filter(|v| v.seconds.is_empty());
+    let sizes = |(width, height)| [width, height];
+    images.map(|v| ImageSizes { original: sizes(v.original), seen: sizes(v.resized) }).collect()
+}
+
 /// Scores the completions of one row.
-fn score_group(rewards: &RewardSet, row: &Row, group: &[Completion], texts: Vec<String>) -> Judged {
+fn score_group(
+    rewards: &RewardSet,
+    asked: &Asked<'_>,
+    group: &[Completion],
+    texts: Vec<String>,
+) -> Judged {
     let start = Instant::now();
+    let row = asked.row;
     let question = question(row);
     let samples: Vec<Sample> = group
         .iter()
@@ -194,7 +213,7 @@ fn score_group(rewards: &RewardSet, row: &Row, group: &[Completion], texts: Vec<
             answer: &row.answer,
             messages: &row.messages,
             columns: &row.columns,
-            images: &[],
+            images: &asked.images,
             truncated: c.truncated(),
         })
         .collect();
@@ -202,11 +221,11 @@ fn score_group(rewards: &RewardSet, row: &Row, group: &[Completion], texts: Vec<
     Judged { texts, scores, seconds: start.elapsed().as_secs_f64() }
 }
 
-/// Runs `work`, which announces the groups of `rows` as they are finished, and scores them
+/// Runs `work`, which announces the groups of `asked` as they are finished, and scores them
 /// meanwhile; returns what came of the work and of all groups, in their order.
 fn score_during<T>(
     rewards: &RewardSet,
-    rows: &[&Row],
+    asked: &[Asked<'_>],
     text: &(dyn Fn(&[u32]) -> String + Sync),
     work: impl FnOnce(GroupDone) -> Result<T>,
 ) -> Result<(T, Judged)> {
@@ -217,19 +236,19 @@ fn score_during<T>(
         let mut judged = Vec::new();
         while let Ok((i, group)) = next() {
             let texts = group.iter().map(|c| text(&c.ids)).collect();
-            judged.push((i, score_group(rewards, rows[i], &group, texts)));
+            judged.push((i, score_group(rewards, &asked[i], &group, texts)));
         }
         judged
     };
     std::thread::scope(|scope| {
-        let scorers: Vec<_> = (0..SCORERS.min(rows.len())).map(|_| scope.spawn(scorer)).collect();
+        let scorers: Vec<_> = (0..SCORERS.min(asked.len())).map(|_| scope.spawn(scorer)).collect();
         let announce = |i: usize, group: &[Completion]| {
             // It fails only if all scorers have panicked, which joining them tells.
             let _ = send.send((i, group.to_vec()));
         };
         let worked = work(&announce);
         drop(send);
-        let mut parts: Vec<(usize, Judged)> = Vec::with_capacity(rows.len());
+        let mut parts: Vec<(usize, Judged)> = Vec::with_capacity(asked.len());
         for scorer in scorers {
             match scorer.join() {
                 Ok(some) => parts.extend(some),
@@ -263,7 +282,10 @@ pub fn generate_scored(
 ) -> Result<Scored> {
     let start = Instant::now();
     let text = |ids: &[u32]| w.encoder.chat.tokenizer.decode(ids, true);
-    let ((generated, rollout_seconds), judged) = score_during(rewards, rows, &text, |done| {
+    let asked = rows.iter().zip(prompts);
+    let asked: Vec<Asked> =
+        asked.map(|(row, prompt)| Asked { row, images: image_sizes(prompt) }).collect();
+    let ((generated, rollout_seconds), judged) = score_during(rewards, &asked, &text, |done| {
         let generated = generate(w, settings, prompts, draws, Some(done))?;
         Ok((generated, start.elapsed().as_secs_f64()))
     })?;
@@ -283,6 +305,7 @@ pub fn generate_scored(
 mod tests {
     use super::*;
     use crate::base::Error;
+    use crate::model::processor::Visual;
     use crate::reward::Reward;
     use crate::rollout::Finish;
     use std::sync::mpsc::Sender;
@@ -336,7 +359,8 @@ mod tests {
         let rewards = RewardSet::new(vec![reward], None).unwrap();
         let row = row();
         let text = |ids: &[u32]| ids[0].to_string();
-        let ((), judged) = score_during(&rewards, &[&row; 3], &text, |done| {
+        let asked = [0, 1, 2].map(|_| Asked { row: &row, images: Vec::new() });
+        let ((), judged) = score_during(&rewards, &asked, &text, |done| {
             for (i, tokens) in [(2, [5, 6]), (0, [1, 7]), (1, [3, 4])] {
                 done(i, &group(tokens));
                 // The work goes on only after the reward has been called.
@@ -354,12 +378,46 @@ mod tests {
     }
 
     #[test]
+    fn rewards_see_the_sizes_of_images_and_not_of_videos() {
+        let visual = |original, resized, seconds| {
+            let (patches, runs) = (Vec::new(), Vec::new());
+            let grid_thw = [1, 2, 2];
+            Arc::new(Visual {
+                patches,
+                patch_dim: 4,
+                grid_thw,
+                original,
+                resized,
+                content: 0,
+                runs,
+                seconds,
+            })
+        };
+        let prompt = Prompt {
+            ids: Vec::new(),
+            visuals: vec![
+                visual((640, 480), (56, 28), Vec::new()),
+                visual((320, 240), (28, 28), vec![0.0, 0.5]),
+                visual((7, 9), (28, 56), Vec::new()),
+            ],
+            starts: Vec::new(),
+            positions: Vec::new(),
+            next_position: 0,
+            text: String::new(),
+        };
+        let sizes = |original, seen| ImageSizes { original, seen };
+        let want = [sizes([640, 480], [56, 28]), sizes([7, 9], [28, 56])];
+        assert_eq!(image_sizes(&prompt), want);
+    }
+
+    #[test]
     fn an_error_of_the_work_ends_the_scoring() {
         let rewards =
             RewardSet::from_names(&["accuracy"], None, &RewardOptions::default()).unwrap();
         let row = row();
+        let asked = [Asked { row: &row, images: Vec::new() }];
         let failed: Result<((), Judged)> =
-            score_during(&rewards, &[&row], &|_| String::new(), |_| Err(Error::data("no memory")));
+            score_during(&rewards, &asked, &|_| String::new(), |_| Err(Error::data("no memory")));
         assert!(failed.unwrap_err().one_line().contains("no memory"));
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::reward::RewardSettings as Told;
+use crate::reward::boxes::BOX_SPACES;
 use crate::reward::settings::{
     ANSWER_FORMATS, COMPATS, JudgeSettings, LengthSettings, ProcessSettings, StepSettings,
 };
@@ -47,6 +48,7 @@ fn told(o: &Options) -> Result<Told> {
         answer_tag: true,
         compat: named(o, "reward_compat", &COMPATS),
         accuracy_method: text(o, "accu_reward_method"),
+        box_space: named(o, "box_space", &BOX_SPACES),
         length: LengthSettings {
             soft_overlong_cache: o.count("soft_overlong_cache"),
             cosine_max_length: o.count("cosine_max_length"),
