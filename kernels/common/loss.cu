@@ -184,7 +184,8 @@ GRT_DEV grpo_whole grpo_completion(const GrpoLossArgs& a, loss_sums& sums, int f
     grpo_whole whole = grpo_nothing();
     if (from >= to) return whole;
     const float advantage = grt_load(a.advantage + from);
-    const double n = to - from;
+    // Quotients are singles': a division of doubles is a call.
+    const float n = (float)(to - from);
     double log = 0, drift = 0, apart = 0, held = 0, bounded = 0, kept = 0;
     for (int t = from + grt_tid(); t < to; t += LOSS_THREADS) {
         float logp = grt_load(a.logp + t), old = grt_load(a.old + t), x = logp - old;
@@ -203,19 +204,17 @@ GRT_DEV grpo_whole grpo_completion(const GrpoLossArgs& a, loss_sums& sums, int f
             kept += (double)keep;
         }
     }
-    whole.tokens = (float)n;
-    whole.mean = (float)(grpo_total(sums, log) / n);
+    whole.tokens = n;
+    whole.mean = (float)grpo_total(sums, log) / n;
     if (a.correction > 2) whole.factor = grpo_cut(a, grt_exp((float)grpo_total(sums, apart)));
     if (a.off_policy) {
-        bool far = (float)(grpo_total(sums, drift) / n) > a.drift_most;
+        bool far = (float)grpo_total(sums, drift) / n > a.drift_most;
         if (advantage < 0.0f && far) whole.factor = 0.0f;
     }
     if (a.surrogate == GRPO_VESPO) whole.phi = grpo_phi(a, (float)grpo_total(sums, held), advantage);
     if (a.surrogate == GRPO_GEOMETRIC) {
-        double all = grpo_total(sums, kept);
-        all = all < 1.0 ? 1.0 : all;
-        whole.tokens = (float)all;
-        whole.geometric = grt_exp((float)(grpo_total(sums, bounded) / all));
+        whole.tokens = grt_max((float)grpo_total(sums, kept), 1.0f);
+        whole.geometric = grt_exp((float)grpo_total(sums, bounded) / whole.tokens);
     }
     return whole;
 }

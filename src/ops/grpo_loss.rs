@@ -112,7 +112,9 @@ impl GrpoLoss {
     }
 
     fn columns<'a, T: Real>(&self, io: &Io<'a>) -> Columns<'a, T> {
-        let [reference, sampled, keep, _] = self.optional().map(|i| i.map(|i| io.input::<T>(i)));
+        let [reference, sampled, keep, _] = self.optional();
+        let [reference, sampled, keep] =
+            [reference, sampled, keep].map(|i| i.map(|i| io.input::<T>(i)));
         Columns {
             logp: io.input(0),
             old: io.input(1),

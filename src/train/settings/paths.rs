@@ -1,7 +1,7 @@
 //! Whether what the options read from is there, asked before any work is done. Reads no file.
 
 use crate::base::Result;
-use crate::train::options::{Kind, OPTIONS, Options};
+use crate::train::options::{Kind, OPTIONS, Options, Source};
 
 /// Checks that every file and folder the options read from exists, before any work is done.
 ///
@@ -15,7 +15,8 @@ pub fn check_paths(o: &Options) -> Result<()> {
             Kind::List(Kind::Path) => o.paths(opt.name),
             _ => Vec::new(),
         };
-        if WRITTEN.contains(&opt.name) {
+        // A default is a name that is looked up elsewhere, such as a program's.
+        if WRITTEN.contains(&opt.name) || o.source(opt.name) == &Source::Default {
             continue;
         }
         let Some(missing) = paths.iter().find(|p| !p.exists()) else { continue };
