@@ -387,7 +387,7 @@ fn a_row_of_the_head_is_the_same_alone_and_among_others() {
     let (h, w) = (matrix(rows, hidden, 20), matrix(vocab, hidden, 21));
     let targets: Vec<i32> = (0..rows).map(|i| (i * 53 % vocab) as i32).collect();
     let dout = matrix(rows, 1, 22);
-    let op = LinearLogprob { head: head(0.9, vec![5, 1024]), known: false };
+    let op = LinearLogprob { head: head(0.9, vec![5, 1024]), known: false, bonus: false };
     let whole = run(op.clone(), &[h.clone(), w.clone(), column(targets.clone())], Some(&dout));
     for chosen in [vec![0], vec![44], vec![17, 3, 30]] {
         let few = |t: &HostTensor| pick(t, chosen.clone());
@@ -438,7 +438,7 @@ fn the_sampler_reports_the_log_probability_that_training_computes() {
             sampled.1.extend(out[1].to_f32_vec());
             sampled.2.extend(out[2].to_f32_vec());
         }
-        let op = LinearLogprob { head, known: false };
+        let op = LinearLogprob { head, known: false, bonus: false };
         let trained = run(op, &[h.clone(), w.clone(), column(sampled.0)], None).outputs;
         let what = format!("{settings:?}");
         let as_column = |v: Vec<f32>| HostTensor::f32([rows, 1], v);

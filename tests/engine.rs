@@ -230,9 +230,7 @@ fn training_computes_the_same_bits() {
                     ids: c.ids.clone(),
                     old_logps: c.logps.clone(),
                     statistics: c.statistics.clone(),
-                    advantage: 0.0,
-                    weight: 0.0,
-                    sample: 0,
+                    ..TrainCompletion::default()
                 })
                 .collect(),
         };

@@ -3,7 +3,7 @@
 //! optimizer step that training runs.
 
 use grpo_rt::base::{DType, Tolerance};
-use grpo_rt::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
+use grpo_rt::grpo::optim::{OptimizerSettings, Rates, optimizer_step, zero_gradients};
 use grpo_rt::grpo::schedule::{Schedule, ScheduleKind};
 use grpo_rt::mem::{Arena, Region};
 use grpo_rt::model::params::{ParamStore, Training};
@@ -147,7 +147,7 @@ fn the_step_of_training_decays_matrices_only() {
                 arena.write(p.place.grad.unwrap(), &singles(g)).unwrap();
             }
             let lr = number(&case["lr"]);
-            let norm = optimizer_step(&store, &arena, &settings, lr, step + 1).unwrap();
+            let norm = optimizer_step(&store, &arena, &settings, Rates::all(lr), step + 1).unwrap();
             check_norm(step, norm, case);
         }
         for (i, p) in store.all().iter().enumerate() {
@@ -182,6 +182,8 @@ fn schedules_are_those_of_transformers() {
                 other => panic!("unknown schedule {other:?}"),
             },
             peak: number(&case["lr"]),
+            vision_peak: None,
+            connector_peak: None,
             warmup_steps: number(&case["warmup_steps"]) as usize,
             total_steps: number(&case["total_steps"]) as usize,
         };

@@ -71,6 +71,10 @@ fn every_op_has_the_gradient_that_differences_measure() {
     let mut checked = 0;
     for spec in OPS {
         for case in (spec.cases)().iter().filter(|c| c.inputs.iter().any(|i| i.2)) {
+            // A weight that is held fixed on purpose has a slope that is no gradient.
+            if case.label.ends_with("detached") {
+                continue;
+            }
             match check(spec.name, case) {
                 Ok(worst) => println!("{:<16} {:<48} {worst:.1e}", spec.name, case.label),
                 Err(e) => failures.push(e),
@@ -129,11 +133,10 @@ fn batch() -> Packed {
     };
     let completion = |sample: u32, ids: &[u32], advantage: f32| TrainCompletion {
         ids: ids.to_vec(),
-        old_logps: vec![],
-        statistics: vec![],
         advantage,
         weight: 0.125,
         sample,
+        ..TrainCompletion::default()
     };
     pack(&[
         TrainGroup {
@@ -165,7 +168,7 @@ fn training_pass(model: &Vlm, packed: &Packed, old: Option<&[f32]>, dropout: f64
     let hidden = tape.op(GatherRows, &[hidden, rows]).unwrap();
     let targets = tape.indices(packed.targets.clone());
     let settings = HeadSettings { temperature: 0.9, forbidden: vec![298, 299] };
-    let op = LinearLogprob { head: Arc::new(settings), known: false };
+    let op = LinearLogprob { head: Arc::new(settings), known: false, bonus: false };
     let logp = tape.ops(op, &[hidden, w, targets]).unwrap()[0];
     let Some(old) = old else { return (tape, logp) };
     let column = |tape: &mut Tape, v: Vec<f32>| tape.input(HostTensor::f32([v.len(), 1], v));
@@ -177,7 +180,7 @@ fn training_pass(model: &Vlm, packed: &Packed, old: Option<&[f32]>, dropout: f64
         column(&mut tape, packed.weight.clone()),
         column(&mut tape, reference),
     ];
-    let op = GrpoLoss { epsilon: 0.2, epsilon_high: 0.28, beta: 0.1, kl_ratio: true };
+    let op = GrpoLoss::clipped(0.2, 0.28).with_k3(0.1, true);
     let loss = tape.op(op, &inputs).unwrap();
     (tape, loss)
 }

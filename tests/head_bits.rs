@@ -104,7 +104,7 @@ impl Model {
         if let Some((numbers, _)) = known {
             inputs.extend(numbers.each_ref().map(|v| tape.input(column(v))));
         }
-        let op = LinearLogprob { head: self.head.clone(), known: known.is_some() };
+        let op = LinearLogprob { head: self.head.clone(), known: known.is_some(), bonus: false };
         let out = tape.ops(op, &inputs).unwrap();
         if let Some((_, dlogp)) = known {
             let seed = tape.input(column(dlogp));

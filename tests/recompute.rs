@@ -103,10 +103,10 @@ fn completion(i: u32) -> TrainCompletion {
     TrainCompletion {
         ids: (0..n).map(|t| 70 + 13 * i + t).collect(),
         old_logps: vec![-6.0; n as usize],
-        statistics: vec![],
         advantage: [1.5, -1.0, 0.5][i as usize],
         weight: 0.05,
         sample: i,
+        ..TrainCompletion::default()
     }
 }
 
@@ -141,13 +141,15 @@ impl Case {
     /// Loss, statistics and all gradients of one micro-batch.
     fn run(&self, room: &Room, when: Recompute) -> Result<Made> {
         let settings = UpdateSettings {
-            loss: GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: 0.0, kl_ratio: false },
+            loss: GrpoLoss::clipped(0.2, 0.2),
             head: Arc::new(HeadSettings { temperature: 0.8, forbidden: vec![3] }),
             reference: Reference::None,
             dropout: self.dropout,
             recompute: when,
             on_policy: true,
             known: false,
+            bonus: false,
+            measured: false,
         };
         let params = &room.model.params;
         zero_gradients(params, &room.arena).unwrap();

@@ -234,16 +234,16 @@ fn a_shared_prompt_is_as_good_as_one_each() {
         .map(|(i, &n)| TrainCompletion {
             ids: (0..n).map(|t| 70 + 13 * i as u32 + t).collect(),
             old_logps: vec![-6.0; n as usize],
-            statistics: vec![],
             advantage: [1.5, -1.0, 0.5][i],
             weight: 1.0 / 12.0,
             sample: i as u32,
+            ..TrainCompletion::default()
         })
         .collect();
     let group =
         |c: &[TrainCompletion]| TrainGroup { prompt: prompt.clone(), completions: c.to_vec() };
     let settings = UpdateSettings {
-        loss: GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: 0.0, kl_ratio: false },
+        loss: GrpoLoss::clipped(0.2, 0.2),
         head: Arc::new(HeadSettings { temperature: 0.8, forbidden: w.forbidden_tokens() }),
         reference: Reference::None,
         dropout: None,
@@ -251,6 +251,8 @@ fn a_shared_prompt_is_as_good_as_one_each() {
         // The ratio is 1: no token is clipped, every completion has a gradient.
         on_policy: true,
         known: false,
+        bonus: false,
+        measured: false,
     };
     let go = |groups: &[TrainGroup]| {
         zero_gradients(&w.model.params, &w.arena).unwrap();

@@ -50,6 +50,30 @@ GRT_DEV void accumulate(const AccumulateArgs& a) {
 GRT_KERNEL(accumulate_f32, AccumulateArgs, 256) { accumulate<float>(a); }
 GRT_KERNEL(accumulate_bf16, AccumulateArgs, 256) { accumulate<grt_bf16>(a); }
 
+// y = kept y + share x, of n elements.
+struct BlendArgs {
+    const void* x;
+    void* y;
+    int64_t n;
+    float kept;
+    float share;
+};
+static_assert(sizeof(BlendArgs) == 32, "mirrored in src/ops/blend.rs");
+
+template <class S>
+GRT_DEV void blend(const BlendArgs& a) {
+    constexpr int N = grt_vec<S>::N;
+    grt_flat<S>(a.n, [&](auto g) {
+        float x[N], y[N];
+        grt_load_group((const S*)a.x + g.at, g, x);
+        grt_load_group((const S*)a.y + g.at, g, y);
+        GRT_UNROLL for (int i = 0; i < N; i++) y[i] = grt_fma(a.share, x[i], grt_mul(a.kept, y[i]));
+        grt_store_group((S*)a.y + g.at, g, y);
+    });
+}
+GRT_KERNEL(blend_f32, BlendArgs, 256) { blend<float>(a); }
+GRT_KERNEL(blend_bf16, BlendArgs, 256) { blend<grt_bf16>(a); }
+
 // y = x rounded to bf16, of n elements: the gradient of a product that was kept in singles.
 struct NarrowArgs {
     const float* x;

@@ -174,7 +174,7 @@ GRT_KERNEL(linear_logprob_fwd_rows, LogprobFwdArgs, 64) {
 }
 
 // The backward pass takes the vocabulary in chunks of whole tiles; `first` and `cols` say which chunk
-// it is. Only active rows (dlogp is not 0) take part: the n-th is row index[n] of the batch, and there
+// it is. Only active rows (dlogp or dentropy is not 0) take part: the n-th is row index[n] of the batch, and there
 // are *count of them. The gradients of a chunk's logits are in `dz` up to whole strips, 0 beyond the
 // vocabulary.
 struct LogprobBwdArgs {
@@ -183,6 +183,8 @@ struct LogprobBwdArgs {
     const int* target;
     const float* lse;
     const float* dlogp;
+    const float* held_entropy; // null without a gradient of the entropy
+    const float* dentropy;     // likewise
     const int* table;
     void* dh;       // [T,H], zeros at first
     void* active;   // [T,H] active rows of h
@@ -207,7 +209,7 @@ struct LogprobBwdArgs {
     float inv_temperature;
     int unused;
 };
-static_assert(sizeof(LogprobBwdArgs) == 184, "mirrored in src/ops/gpu/linear_logprob.rs");
+static_assert(sizeof(LogprobBwdArgs) == 200, "mirrored in src/ops/gpu/linear_logprob.rs");
 
 #define ROWS_THREADS 1024
 
@@ -219,6 +221,7 @@ GRT_KERNEL(linear_logprob_bwd_rows, LogprobBwdArgs, ROWS_THREADS) {
     for (int from = 0; from < a.rows; from += ROWS_THREADS) {
         int row = from + grt_tid();
         int mine = row < a.rows && grt_load(a.dlogp + row) != 0.0f;
+        if (a.dentropy && row < a.rows) mine |= grt_load(a.dentropy + row) != 0.0f;
         int before = mine;
         GRT_UNROLL for (int d = 1; d < GRT_WAVE; d <<= 1) {
             int other = grt_shfl(before, grt_lane() - d);
@@ -261,6 +264,8 @@ struct LogprobRow {
     int target;
     float lse;
     float slope; // gradient of the row's raw logits: dlogp / temperature
+    float bonus; // dentropy / temperature
+    float entropy;
 };
 
 template <class G>
@@ -287,10 +292,14 @@ GRT_DEV void logprob_store_dz(const LogprobBwdArgs& a, HeadStrip& strip, const L
             float d[N];
             GRT_UNROLL for (int i = 0; i < N; i++) {
                 float z = strip.row(r)[c + k + i];
-                float e = row.slope * grt_exp_weight(z - row.lse);
+                float p = grt_exp_weight(z - row.lse), e = row.slope * p;
                 bool hit = col0 + c + k + i == row.target;
                 // From the sum in singles: the difference of two roundings would be half as exact.
                 d[i] = hit ? row.slope - e : -e;
+                if (row.bonus != 0.0f) {
+                    e = p * grt_fma(row.bonus, (z - row.lse) + row.entropy, row.slope);
+                    d[i] = hit ? row.slope - e : -e;
+                }
                 if (hit && a.check) grt_store(a.logits + row0 + r, z);
             }
             grt_store_vec(to + (int64_t)r * a.stride + c + k, d);
@@ -311,8 +320,13 @@ GRT_DEV void logprob_dz(const LogprobBwdArgs& a) {
     if (row0 >= count) return;
     if (grt_tid() < HEAD_BM && row0 + grt_tid() < count) {
         const int at = grt_load(a.index + row0 + grt_tid());
-        s.rows[grt_tid()] = {grt_load(a.target + at), grt_load(a.lse + at),
-                             grt_mul(grt_load(a.dlogp + at), a.inv_temperature)};
+        LogprobRow row = {grt_load(a.target + at), grt_load(a.lse + at),
+                          grt_mul(grt_load(a.dlogp + at), a.inv_temperature), 0.0f, 0.0f};
+        if (a.dentropy) {
+            row.bonus = grt_mul(grt_load(a.dentropy + at), a.inv_temperature);
+            row.entropy = grt_load(a.held_entropy + at);
+        }
+        s.rows[grt_tid()] = row;
     }
     const grt_term<S> term = {{(const S*)a.active, a.hidden, count}, {(const S*)a.w, a.hidden, a.vocab}, a.hidden};
     G g;
@@ -340,16 +354,16 @@ GRT_DEV void logprob_bwd_dz(const LogprobBwdArgs& a) {
     logprob_dz<G>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dz_bf16, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_bwd_dz<HeadTile<GRT_ALONG, GRT_ALONG>, 67072, 36352>(a);
+    logprob_bwd_dz<HeadTile<GRT_ALONG, GRT_ALONG>, 68096, 37376>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dz_odd_bf16, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_bwd_dz<HeadTileOdd<GRT_ALONG, GRT_ALONG>, 36352, 36352>(a);
+    logprob_bwd_dz<HeadTileOdd<GRT_ALONG, GRT_ALONG>, 37376, 37376>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dz_f32, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_bwd_dz<HeadSingle<GRT_ALONG, GRT_ALONG>, 36352, 36352>(a);
+    logprob_bwd_dz<HeadSingle<GRT_ALONG, GRT_ALONG>, 37376, 37376>(a);
 }
 GRT_KERNEL(linear_logprob_bwd_dz_odd_f32, LogprobBwdArgs, HEAD_THREADS) {
-    logprob_bwd_dz<HeadSingleOdd<GRT_ALONG, GRT_ALONG>, 36352, 36352>(a);
+    logprob_bwd_dz<HeadSingleOdd<GRT_ALONG, GRT_ALONG>, 37376, 37376>(a);
 }
 
 // Runs of columns on their way to a matrix of singles [rows,cols], from element (m0,n0) on.

@@ -2,7 +2,8 @@
 //! micro-batches, the reference, the optimizer and its schedule.
 
 pub mod advantage; // rewards of a group to advantages
-pub mod optim; // gradient norm, clipping, AdamW
+pub mod control; // coefficients that follow KL and entropy
+pub mod optim; // gradient norm, clipping, AdamW, a reference that follows
 pub mod pack; // groups to one decoder pass
 pub mod schedule; // learning rate over steps
 pub mod stats; // clip fractions, KL and entropy of a step

@@ -4,7 +4,9 @@
 use crate::base::{DType, Result};
 use crate::mem::Arena;
 use crate::model::params::{Param, ParamStore};
+use crate::model::spec::Part;
 use crate::ops::adamw::AdamW;
+use crate::ops::blend::Blend;
 use crate::ops::grad_norm::GradNorm;
 use crate::ops::zero::Zero;
 use crate::ops::{Emit, Slot};
@@ -24,6 +26,33 @@ pub struct OptimizerSettings {
     pub weight_decay: f64,
     /// Largest norm of all gradients together; 0 does not clip.
     pub max_grad_norm: f64,
+}
+
+/// Learning rates of one step, by part of the model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Of the language model and its head.
+    pub language: f64,
+    /// Of the vision tower.
+    pub vision: f64,
+    /// Of what lies between the two.
+    pub connector: f64,
+}
+
+impl Rates {
+    /// One rate for all parts.
+    pub fn all(rate: f64) -> Self {
+        Rates { language: rate, vision: rate, connector: rate }
+    }
+
+    /// The rate of a part.
+    pub fn of(&self, part: Part) -> f64 {
+        match part {
+            Part::Vision => self.vision,
+            Part::Connector => self.connector,
+            Part::Language | Part::Head => self.language,
+        }
+    }
 }
 
 fn slot(tape: &mut Tape, p: &Param, region: crate::mem::Region) -> Slot {
@@ -55,13 +84,35 @@ pub fn optimizer_step(
     params: &ParamStore,
     arena: &Arena,
     s: &OptimizerSettings,
-    learning_rate: f64,
+    rates: Rates,
     step: usize,
 ) -> Result<f64> {
-    let (tape, clip) = optimizer_tape(params, s, learning_rate, step)?;
+    let (tape, clip) = optimizer_tape(params, s, rates, step)?;
     let plan = tape.plan();
     let run = tape.run(&plan, arena, arena.shared_base())?;
     Ok(f64::from(run.f32(clip)?[0]))
+}
+
+/// Moves a reference, a frozen copy of `params`, towards them: `ref ← (1 − share)·ref + share·θ` (TR-DPO,
+/// arXiv 2404.09656, eq. 5; TRL 1.16 `sync_ref_model`). Parts that are not trained are shared and stay.
+///
+/// # Errors
+/// None that a correct program can meet.
+pub fn sync_reference(
+    reference: &ParamStore,
+    params: &ParamStore,
+    arena: &Arena,
+    share: f64,
+) -> Result<()> {
+    let mut tape = Tape::on(params.float_type(), arena.target());
+    for p in params.trained() {
+        let to = slot(&mut tape, p, reference.need(&p.name)?.place.value);
+        let from = slot(&mut tape, p, p.place.value);
+        tape.emit_into(Arc::new(Blend { share }), &[from], &[to])?;
+    }
+    let plan = tape.plan();
+    tape.run(&plan, arena, arena.shared_base())?;
+    Ok(())
 }
 
 /// Bytes above the shared base that [`optimizer_step`] takes.
@@ -69,14 +120,14 @@ pub fn optimizer_step(
 /// # Errors
 /// None that a correct program can meet.
 pub fn optimizer_bytes(params: &ParamStore, s: &OptimizerSettings) -> Result<usize> {
-    Ok(optimizer_tape(params, s, 0.0, 1)?.0.plan().peak)
+    Ok(optimizer_tape(params, s, Rates::all(0.0), 1)?.0.plan().peak)
 }
 
 /// The tape of a step, and the slot with the norm.
 fn optimizer_tape(
     params: &ParamStore,
     s: &OptimizerSettings,
-    learning_rate: f64,
+    rates: Rates,
     step: usize,
 ) -> Result<(Tape, Slot)> {
     let mut tape = Tape::on(DType::F32, params.target());
@@ -92,7 +143,7 @@ fn optimizer_tape(
         let value = slot(&mut tape, p, p.master.unwrap_or(p.place.value));
         let (m, v) = (slot(&mut tape, p, m), slot(&mut tape, p, v));
         let op = AdamW {
-            lr: learning_rate,
+            lr: rates.of(p.part),
             beta1: s.beta1,
             beta2: s.beta2,
             eps: s.epsilon,

@@ -7,7 +7,7 @@ use crate::ops::attention::{Segment, Span};
 use std::sync::Arc;
 
 /// A completion with what the loss needs of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct TrainCompletion {
     /// Its tokens.
     pub ids: Vec<u32>,
@@ -21,6 +21,10 @@ pub struct TrainCompletion {
     pub weight: f32,
     /// Number within the step: key of dropout masks.
     pub sample: u32,
+    /// Which tokens' policy terms count; empty if all do.
+    pub keep: Vec<bool>,
+    /// What the entropy of every token that is kept is rewarded with in the loss.
+    pub bonus: f32,
 }
 
 /// A prompt and those of its completions that are trained on.
@@ -64,6 +68,12 @@ pub struct Packed {
     pub advantage: Vec<f32>,
     /// Per wanted token: weight in the loss.
     pub weight: Vec<f32>,
+    /// Per wanted token: 1 if its policy term counts, else 0.
+    pub keep: Vec<f32>,
+    /// Per wanted token: what its entropy is rewarded with.
+    pub bonus: Vec<f32>,
+    /// First wanted token of each completion, and the number of wanted tokens.
+    pub starts: Vec<i32>,
     /// Per decoder row: (sample, token), the key of dropout masks.
     pub keys: Vec<i32>,
 }
@@ -88,6 +98,9 @@ pub fn pack(groups: &[TrainGroup]) -> Packed {
         entropy: Vec::new(),
         advantage: Vec::new(),
         weight: Vec::new(),
+        keep: Vec::new(),
+        bonus: Vec::new(),
+        starts: vec![0],
         keys: Vec::new(),
     };
     let mut segments = Vec::new();
@@ -140,7 +153,11 @@ impl Packed {
             self.entropy.extend(c.statistics.get(j).map(|s| s[1]));
             self.advantage.push(c.advantage);
             self.weight.push(c.weight);
+            let keep = c.keep.get(j).copied().unwrap_or(true);
+            self.keep.push(f32::from(u8::from(keep)));
+            self.bonus.push(if keep { c.bonus } else { 0.0 });
         }
+        self.starts.push(self.targets.len() as i32);
     }
 }
 

@@ -59,8 +59,13 @@ pub enum Reference<'a> {
     None,
     /// The same weights with adapters off.
     AdapterOff,
-    /// A frozen copy.
-    Frozen(&'a ParamStore),
+    /// A copy that does not move with the policy.
+    Frozen {
+        /// Its weights.
+        params: &'a ParamStore,
+        /// Their state, for features of images.
+        version: VisionWeights,
+    },
 }
 
 /// What a micro-batch is trained with.
@@ -82,13 +87,19 @@ pub struct UpdateSettings<'a> {
     /// The weights are those of the rollout: its log-probabilities and log-sum-exps are used, and
     /// checked in the backward pass.
     pub known: bool,
+    /// The entropy is rewarded, by the column `bonus` of the batch.
+    pub bonus: bool,
+    /// A pass before the update reads log-probabilities or entropies; only its memory matters here.
+    pub measured: bool,
 }
 
 /// What a micro-batch leaves behind, per wanted token, in the order of [`Packed`].
 #[derive(Debug, Clone, Default)]
 pub struct MicroResult {
-    /// Weighted sum of token losses.
+    /// Weighted sum of token losses, with the KL and without the entropy's reward.
     pub loss: f64,
+    /// The entropy's reward.
+    pub bonus: f64,
     /// Log-probabilities under the policy.
     pub logp: Vec<f32>,
     /// Log-probabilities that the ratio was taken against.
@@ -195,7 +206,7 @@ impl Pass<'_> {
         head_settings: &Arc<HeadSettings>,
         adapter: bool,
         dropout: Option<DropoutSettings>,
-        known: bool,
+        [known, bonus]: [bool; 2],
     ) -> Result<(Tape, Slot, Slot)> {
         let (config, packed) = (self.config, self.packed);
         let mut tape = self.params.tape();
@@ -237,7 +248,7 @@ impl Pass<'_> {
             let columns = [&packed.old, &packed.lse, &packed.entropy];
             inputs.extend(columns.map(|v| column(&mut tape, v)));
         }
-        let op = LinearLogprob { head: head_settings.clone(), known };
+        let op = LinearLogprob { head: head_settings.clone(), known, bonus };
         let out = tape.ops(op, &inputs)?;
         tape.keep(out[0]);
         tape.keep(out[2]);
@@ -247,18 +258,31 @@ impl Pass<'_> {
     /// Forward, loss and reverse walk of GRPO.
     fn grpo(&self, s: &UpdateSettings, reference: &[f32]) -> Result<Built> {
         let known = s.known && self.packed.lse.len() == self.packed.targets.len();
-        let (mut tape, logp, entropy) = self.forward(&s.head, true, s.dropout, known)?;
+        let (mut tape, logp, entropy) = self.forward(&s.head, true, s.dropout, [known, s.bonus])?;
         let old = if s.on_policy { logp } else { column(&mut tape, &self.packed.old) };
         let advantage = column(&mut tape, &self.packed.advantage);
         let weight = column(&mut tape, &self.packed.weight);
         let mut inputs = vec![logp, old, advantage, weight];
-        if !reference.is_empty() {
+        if s.loss.kl.is_some() {
             inputs.push(column(&mut tape, reference));
+        }
+        if s.loss.sampled {
+            inputs.push(column(&mut tape, &self.packed.old));
+        }
+        if s.loss.keep {
+            inputs.push(column(&mut tape, &self.packed.keep));
+        }
+        if s.loss.needs_starts() {
+            inputs.push(tape.indices(self.packed.starts.clone()));
         }
         let loss = tape.op(s.loss, &inputs)?;
         tape.keep(loss);
-        let one = column(&mut tape, &[1.0]);
-        tape.backward(&[(loss, one)])?;
+        let mut seeds = vec![(loss, column(&mut tape, &[1.0]))];
+        if s.bonus {
+            let slope: Vec<f32> = self.packed.bonus.iter().map(|b| -b).collect();
+            seeds.push((entropy, column(&mut tape, &slope)));
+        }
+        tape.backward(&seeds)?;
         Ok(Built { tape, logp, entropy, loss })
     }
 
@@ -268,7 +292,7 @@ impl Pass<'_> {
         head: &Arc<HeadSettings>,
         dropout: Option<DropoutSettings>,
     ) -> Result<Built> {
-        let (mut tape, logp, entropy) = self.forward(head, true, dropout, false)?;
+        let (mut tape, logp, entropy) = self.forward(head, true, dropout, [false; 2])?;
         let slope: Vec<f32> = self.packed.weight.iter().map(|w| -w).collect();
         let seed = column(&mut tape, &slope);
         tape.backward(&[(logp, seed)])?;
@@ -286,10 +310,30 @@ pub fn log_probs(
     head: &Arc<HeadSettings>,
     adapter: bool,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let (tape, logp, entropy) = pass(on, packed)?.forward(head, adapter, None, false)?;
+    let (tape, logp, entropy) = pass(on, packed)?.forward(head, adapter, None, [false; 2])?;
     let plan = tape.plan();
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
     Ok((run.f32(logp)?, run.f32(entropy)?))
+}
+
+/// Log-probabilities of the wanted tokens under the reference; nothing without one.
+///
+/// # Errors
+/// If the pass does not fit the arena.
+pub fn reference_log_probs(
+    on: &Learner,
+    packed: &Packed,
+    head: &Arc<HeadSettings>,
+    reference: Reference,
+) -> Result<Vec<f32>> {
+    Ok(match reference {
+        Reference::None => Vec::new(),
+        Reference::AdapterOff => log_probs(on, packed, head, false)?.0,
+        Reference::Frozen { params, version } => {
+            let frozen = Learner { params, vision_weights: version, ..*on };
+            log_probs(&frozen, packed, head, true)?.0
+        }
+    })
 }
 
 /// Images that passes have encoded since `before`, those of the training tape included.
@@ -305,26 +349,24 @@ fn images_since(on: &Learner, before: u64, packed: &Packed) -> u64 {
 pub fn grpo_micro_batch(on: &Learner, packed: &Packed, s: &UpdateSettings) -> Result<MicroResult> {
     let start = Instant::now();
     let encoded = on.vision.encoded();
-    let reference = match s.reference {
-        Reference::None => Vec::new(),
-        Reference::AdapterOff => log_probs(on, packed, &s.head, false)?.0,
-        Reference::Frozen(params) => {
-            let frozen = Learner { params, vision_weights: 0, ..*on };
-            log_probs(&frozen, packed, &s.head, true)?.0
-        }
+    let reference = match s.loss.kl {
+        Some(_) => reference_log_probs(on, packed, &s.head, s.reference)?,
+        None => Vec::new(),
     };
     let reference_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let Built { mut tape, logp, entropy, loss } = pass(on, packed)?.grpo(s, &reference)?;
     let plan = tape.plan_within(on.arena.shared_room(), s.recompute);
     let run = tape.run(&plan, on.arena, on.arena.shared_base())?;
-    let logps = run.f32(logp)?;
+    let (logps, entropies) = (run.f32(logp)?, run.f32(entropy)?);
+    let paid = packed.bonus.iter().zip(&entropies).filter(|_| s.bonus);
     Ok(MicroResult {
         loss: f64::from(run.f32(loss)?[0]),
+        bonus: paid.map(|(b, e)| f64::from(*b) * f64::from(*e)).sum(),
         old: if s.on_policy { logps.clone() } else { packed.old.clone() },
         logp: logps,
         reference,
-        entropy: run.f32(entropy)?,
+        entropy: entropies,
         vision_images: images_since(on, encoded, packed),
         prompt_forwards: packed.prompts as u64,
         recomputed: plan.recomputed,
@@ -336,7 +378,7 @@ pub fn grpo_micro_batch(on: &Learner, packed: &Packed, s: &UpdateSettings) -> Re
 /// Bytes above the shared base of a micro-batch, by pass; the passes use the same space in turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MicroPlan {
-    /// The pass of the reference; 0 without one.
+    /// The passes before the one that trains: of the reference, and to measure; 0 without any.
     pub reference: usize,
     /// Forward, loss and backward.
     pub train: Usage,
@@ -363,14 +405,17 @@ pub fn grpo_plan(
     room: usize,
 ) -> Result<MicroPlan> {
     let frozen = Pass { config, params, packed, features: Features::Planned };
-    let (reference, columns) = match s.reference {
-        Reference::None => (0, Vec::new()),
-        _ => {
-            let adapter = !matches!(s.reference, Reference::AdapterOff);
-            let peak = frozen.forward(&s.head, adapter, None, false)?.0.plan().peak;
-            (peak, vec![0.0; packed.targets.len()])
-        }
-    };
+    let mut reference = 0;
+    if !matches!(s.reference, Reference::None) {
+        let adapter = !matches!(s.reference, Reference::AdapterOff);
+        reference = frozen.forward(&s.head, adapter, None, [false; 2])?.0.plan().peak;
+    }
+    if s.measured {
+        let policy = planned(config, params, packed);
+        let peak = policy.forward(&s.head, true, None, [false; 2])?.0.plan().peak;
+        reference = reference.max(peak);
+    }
+    let columns = vec![0.0; packed.targets.len()];
     let mut built = planned(config, params, packed).grpo(s, &columns)?;
     let plan = built.tape.plan_within(room, s.recompute);
     Ok(MicroPlan { reference, train: built.tape.usage(&plan) })

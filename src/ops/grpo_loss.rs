@@ -1,144 +1,163 @@
-//! The clipped GRPO surrogate with its KL penalty, per token, summed with given weights. How tokens
+//! The policy loss of GRPO and its relatives, with a KL penalty, summed with given weights. How tokens
 //! are averaged (`grpo`, `dapo`, …) is data: it lies in the weights, which the trainer computes once
-//! for the whole batch, so that micro-batches cannot change the result.
+//! for the whole batch, so that micro-batches cannot change the result. What a token's term is, and over
+//! what its ratio is taken, are attributes; `formula` has them with their papers.
 //!
-//! `ρ = exp(logp − old)`, `l = −min(ρA, clip(ρ, 1−ε, 1+ε_high)A) + β·k3·(ρ or 1)`,
-//! `k3 = exp(ref − logp) − (ref − logp) − 1`; loss `= Σ w·l` (DeepSeekMath, arXiv 2402.03300, eq. 3
-//! and 4; DAPO, arXiv 2503.14476, eq. 8; the factor ρ on the KL as in TRL 1.16
-//! `use_bias_correction_kl`). T tokens.
+//! Loss `= Σ w·(mask·correction·policy + β·kl·(ρ or 1))`, in the order of TRL 1.16
+//! (`GRPOTrainer._compute_loss`). T tokens of S completions.
+
+pub mod cases; // test inputs
+pub mod formula; // what a token adds
 
 use crate::base::{DType, Error, Result, Tolerance};
 use crate::device::DevicePtr;
-use crate::ops::{Backward, Case, Fill, Io, Launcher, Op, OpSpec, Real, Slot, TensorType, gpu};
-use std::sync::Arc;
+use crate::ops::gpu::grpo_loss as gpu;
+use crate::ops::{Backward, Io, Launcher, Op, OpSpec, Real, Slot, TensorType};
+pub use formula::{
+    Columns, Correction, CorrectionLevel, KlEstimator, KlTerm, Level, Surrogate, TokenLoss, Whole,
+};
+use std::ops::Range;
 
-/// Inputs, all `[T,1]`: `logp`, `old`, `advantage`, `weight` and, if `beta` is not 0, `ref`.
-/// Output: `loss[1,1]`.
+/// Inputs `[T,1]`: `logp`, `old`, `advantage`, `weight`; then those that the attributes ask for, in this
+/// order: `ref` (with a KL term), `sampled`, `keep`, and `starts[S+1,1]`, the first token of each
+/// completion and the number of tokens. Output: `loss[1,1]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GrpoLoss {
-    /// Lower clip range ε.
-    pub epsilon: f64,
-    /// Upper clip range.
-    pub epsilon_high: f64,
-    /// Weight of the KL penalty.
-    pub beta: f64,
-    /// Whether the KL term carries the ratio, which makes its gradient unbiased off policy.
-    pub kl_ratio: bool,
-}
-
-/// One token's contribution and its derivative with respect to `logp`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLoss<T> {
-    /// The loss before weighting.
-    pub loss: T,
-    /// Its derivative.
-    pub slope: T,
-    /// k3 estimate, with the ratio if it is in the loss; 0 without a reference.
-    pub kl: T,
-    /// −1 if the lower clip took the gradient away, 1 if the upper one did, else 0.
-    pub clipped: i8,
+    /// The policy term.
+    pub surrogate: Surrogate,
+    /// Over what the ratio is taken.
+    pub level: Level,
+    /// The penalty for leaving the reference.
+    pub kl: Option<KlTerm>,
+    /// Completions with a negative advantage whose mean `sampled − logp` is larger count nothing
+    /// (DeepSeek-V3.2, arXiv 2512.02556, eq. 9).
+    pub off_policy: Option<f64>,
+    /// Weight of samples of another distribution.
+    pub correction: Option<Correction>,
+    /// Whether log-probabilities at sampling are given beside `old`.
+    pub sampled: bool,
+    /// Whether some tokens' policy terms count nothing (the KL term does).
+    pub keep: bool,
 }
 
 impl GrpoLoss {
-    /// The formula for one token.
-    pub fn token<T: Real>(
-        &self,
-        logp: T,
-        old: T,
-        advantage: T,
-        reference: Option<T>,
-    ) -> TokenLoss<T> {
-        let (one, zero) = (T::one(), T::zero());
-        let ratio = (logp - old).exp();
-        let (low, high) = (T::of(1.0 - self.epsilon), T::of(1.0 + self.epsilon_high));
-        let clipped = if ratio < low && advantage < zero {
-            -1
-        } else if ratio > high && advantage > zero {
-            1
-        } else {
-            0
-        };
-        let bounded = ratio.max(low).min(high);
-        let loss = -(ratio * advantage).min(bounded * advantage);
-        let slope = if clipped == 0 { -(ratio * advantage) } else { zero };
-        let Some(reference) = reference else {
-            return TokenLoss { loss, slope, kl: zero, clipped };
-        };
-        let gap = reference - logp;
-        let k3 = gap.exp() - gap - one;
-        let factor = if self.kl_ratio { ratio } else { one };
-        let kl = k3 * factor;
-        let through_ratio = if self.kl_ratio { kl } else { zero };
-        let dkl = through_ratio + factor * (one - gap.exp());
-        let beta = T::of(self.beta);
-        TokenLoss { loss: loss + beta * kl, slope: slope + beta * dkl, kl, clipped }
+    /// The clipped loss of GRPO, with a ratio per token and no penalty.
+    pub fn clipped(epsilon: f64, epsilon_high: f64) -> Self {
+        GrpoLoss::of(Surrogate::Clip {
+            low: 1.0 - epsilon,
+            high: 1.0 + epsilon_high,
+            cap_positive: f64::INFINITY,
+            cap_negative: f64::INFINITY,
+        })
     }
 
-    fn each<T: Real>(&self, io: &Io, mut f: impl FnMut(usize, T, TokenLoss<T>)) {
-        let (logp, old) = (io.input::<T>(0), io.input::<T>(1));
-        let (advantage, weight) = (io.input::<T>(2), io.input::<T>(3));
-        let reference = (self.beta != 0.0).then(|| io.input::<T>(4));
-        for t in 0..logp.len() {
-            f(t, weight[t], self.token(logp[t], old[t], advantage[t], reference.map(|r| r[t])));
+    /// A loss with a ratio per token and nothing else.
+    pub fn of(surrogate: Surrogate) -> Self {
+        GrpoLoss {
+            surrogate,
+            level: Level::Token,
+            kl: None,
+            off_policy: None,
+            correction: None,
+            sampled: false,
+            keep: false,
         }
     }
 
-    /// Arguments of both kernels.
-    fn args(&self, k: &Launcher, dloss: DevicePtr) -> GrpoLossArgs {
-        GrpoLossArgs {
-            logp: k.input(0),
-            old: k.input(1),
-            advantage: k.input(2),
-            weight: k.input(3),
-            reference: if self.beta == 0.0 { DevicePtr::NULL } else { k.input(4) },
-            dloss,
-            out: k.output(0),
-            tokens: gpu::int(k.in_type(0).len()),
-            kl_ratio: i32::from(self.kl_ratio),
-            low: (1.0 - self.epsilon) as f32,
-            high: (1.0 + self.epsilon_high) as f32,
-            beta: self.beta as f32,
-            unused: 0,
+    /// The same with the k3 estimate of the KL.
+    pub fn with_k3(self, beta: f64, ratio: bool) -> Self {
+        GrpoLoss { kl: Some(KlTerm { beta, estimator: KlEstimator::K3, ratio }), ..self }
+    }
+
+    /// Whether it must know where completions begin.
+    pub fn needs_starts(&self) -> bool {
+        let whole = matches!(self.surrogate, Surrogate::Vespo { .. } | Surrogate::Geometric { .. });
+        let corrects = self.correction.is_some_and(|c| c.level == CorrectionLevel::Sequence);
+        self.level != Level::Token || self.off_policy.is_some() || whole || corrects
+    }
+
+    /// Whether the gradient of a token's ratio goes to all tokens of its completion.
+    pub fn shares(&self) -> bool {
+        self.level == Level::Sequence || matches!(self.surrogate, Surrogate::Geometric { .. })
+    }
+
+    /// What a whole completion, the tokens `range`, says to each of its tokens.
+    pub fn whole<T: Real>(&self, columns: &Columns<T>, range: Range<usize>) -> Whole<T> {
+        match self.needs_starts() {
+            true => formula::Formula(self).whole(columns, range),
+            false => Whole::nothing(),
         }
+    }
+
+    /// The formula for one token of a completion.
+    pub fn token<T: Real>(&self, columns: &Columns<T>, t: usize, whole: &Whole<T>) -> TokenLoss<T> {
+        formula::Formula(self).token(columns, t, whole)
+    }
+
+    /// Places of the columns that are not always there: `ref`, `sampled`, `keep`, `starts`.
+    pub(crate) fn optional(&self) -> [Option<usize>; 4] {
+        let mut next = 4;
+        let wanted = [self.kl.is_some(), self.sampled, self.keep, self.needs_starts()];
+        wanted.map(|there| {
+            there.then(|| {
+                next += 1;
+                next - 1
+            })
+        })
+    }
+
+    /// Number of inputs.
+    fn inputs(&self) -> usize {
+        4 + self.optional().iter().flatten().count()
+    }
+
+    fn columns<'a, T: Real>(&self, io: &Io<'a>) -> Columns<'a, T> {
+        let [reference, sampled, keep, _] = self.optional();
+        let [reference, sampled, keep] =
+            [reference, sampled, keep].map(|i| i.map(|i| io.input::<T>(i)));
+        Columns {
+            logp: io.input(0),
+            old: io.input(1),
+            advantage: io.input(2),
+            reference,
+            sampled,
+            keep,
+        }
+    }
+
+    /// Tokens of each completion; all together where it does not matter.
+    fn completions(&self, io: &Io) -> Vec<Range<usize>> {
+        let Some(at) = self.optional()[3] else { return vec![0..io.in_type(0).len()] };
+        let starts = io.input::<i32>(at);
+        starts.windows(2).map(|w| w[0] as usize..w[1] as usize).collect()
     }
 
     fn fwd<T: Real>(&self, io: &Io) {
+        let (columns, weight) = (self.columns::<T>(io), io.input::<T>(3));
         // Summed in double: thousands of tokens, one number.
         let mut sum = 0.0;
-        self.each::<T>(io, |_, w, l| sum += w.wide() * l.loss.wide());
+        for range in self.completions(io) {
+            let whole = self.whole(&columns, range.clone());
+            for t in range {
+                sum += weight[t].wide() * self.token(&columns, t, &whole).loss.wide();
+            }
+        }
         io.output::<T>(0)[0] = T::of(sum);
     }
 }
-
-/// As in the kernels.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GrpoLossArgs {
-    logp: DevicePtr,
-    old: DevicePtr,
-    advantage: DevicePtr,
-    weight: DevicePtr,
-    reference: DevicePtr,
-    dloss: DevicePtr,
-    out: DevicePtr,
-    tokens: i32,
-    kl_ratio: i32,
-    low: f32,
-    high: f32,
-    beta: f32,
-    unused: i32,
-}
-const _: () = assert!(size_of::<GrpoLossArgs>() == 80);
 
 impl Op for GrpoLoss {
     fn name(&self) -> &'static str {
         "grpo_loss"
     }
     fn infer(&self, i: &[&TensorType]) -> Result<Vec<TensorType>> {
-        let want = if self.beta == 0.0 { 4 } else { 5 };
-        if i.len() != want || i.iter().any(|t| t.len() != i[0].len()) {
+        let columns = self.inputs() - usize::from(self.needs_starts());
+        let fits = i.len() == self.inputs()
+            && i[..columns].iter().all(|t| t.len() == i[0].len())
+            && i[columns..].iter().all(|t| t.dtype == DType::I32 && !t.is_empty());
+        if !fits || (self.correction.is_some() && !self.sampled) {
             return Err(Error::internal("grpo_loss: inputs do not fit")
-                .expected(format!("{want} columns of one length"))
+                .expected(format!("{columns} columns of one length, and starts if they are needed"))
                 .found(format!("{:?}", i.iter().map(|t| &t.shape).collect::<Vec<_>>())));
         }
         Ok(vec![TensorType::matrix(1, 1, i[0].dtype)])
@@ -150,9 +169,11 @@ impl Op for GrpoLoss {
         }
     }
     fn launch(&self, k: &mut Launcher) -> Result<()> {
-        let args = self.args(k, DevicePtr::NULL);
-        k.kernel("loss", "grpo_loss_fwd_f32", [1, 1, 1], 512, &args);
+        gpu::launch_forward(self, k);
         Ok(())
+    }
+    fn gpu_work(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        gpu::forward_work(self, inputs)
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let mut out = vec![None; b.inputs.len()];
@@ -171,8 +192,32 @@ struct GrpoLossBwd(GrpoLoss);
 impl GrpoLossBwd {
     fn go<T: Real>(&self, io: &Io) {
         let dloss = io.input::<T>(io.num_inputs() - 1)[0];
-        let out = io.output::<T>(0);
-        self.0.each::<T>(io, |t, w, l| out[t] = dloss * w * l.slope);
+        let (op, out) = (&self.0, io.output::<T>(0));
+        let (columns, weight) = (op.columns::<T>(io), io.input::<T>(3));
+        let beta = T::of(op.kl.map_or(0.0, |k| k.beta));
+        for range in op.completions(io) {
+            let whole = op.whole(&columns, range.clone());
+            let token = |t: usize| op.token(&columns, t, &whole);
+            if !op.shares() {
+                for t in range {
+                    let l = token(t);
+                    let slope = l.through_ratio + l.direct;
+                    let slope = slope + beta * (l.kl_through_ratio + l.kl_direct);
+                    out[t] = dloss * weight[t] * slope;
+                }
+                continue;
+            }
+            let through = |t: usize| {
+                let l = token(t);
+                (weight[t] * (l.through_ratio + beta * l.kl_through_ratio)).wide()
+            };
+            let shared = T::of(range.clone().map(through).sum::<f64>()) / whole.tokens;
+            for t in range {
+                let l = token(t);
+                let own = weight[t] * (l.direct + beta * l.kl_direct);
+                out[t] = dloss * (own + l.gate * shared);
+            }
+        }
     }
 }
 
@@ -190,58 +235,18 @@ impl Op for GrpoLossBwd {
         }
     }
     fn launch(&self, k: &mut Launcher) -> Result<()> {
-        let args = self.0.args(k, k.input(k.num_inputs() - 1));
-        let blocks = k.in_type(0).len().div_ceil(256);
-        k.kernel("loss", "grpo_loss_bwd_f32", [blocks, 1, 1], 256, &args);
+        let dloss: DevicePtr = k.input(k.num_inputs() - 1);
+        gpu::launch_backward(&self.0, k, dloss);
         Ok(())
     }
-}
-
-fn cases() -> Vec<Case> {
-    let case = |label, beta, kl_ratio| {
-        let t = 7;
-        let op = GrpoLoss { epsilon: 0.2, epsilon_high: 0.28, beta, kl_ratio };
-        // Ratios on both sides of both clip bounds, none on a kink.
-        let logp = vec![-1.0, -2.0, -0.5, -3.0, -1.5, -0.7, -2.2];
-        let old = vec![-1.1, -1.5, -0.9, -3.05, -1.2, -1.3, -2.2];
-        let advantage = vec![1.0, -1.0, 0.5, -0.7, 1.2, -0.3, 0.9];
-        let mut inputs = vec![
-            (vec![t, 1], Fill::Values(logp).beside(), true),
-            (vec![t, 1], Fill::Values(old).beside(), false),
-            (vec![t, 1], Fill::Values(advantage).beside(), false),
-            (vec![t, 1], Fill::Values(vec![0.1, 0.2, 0.0, 0.3, 0.1, 0.2, 0.1]).beside(), false),
-        ];
-        if beta != 0.0 {
-            let reference = vec![-1.3, -1.9, -0.5, -2.0, -1.6, -0.9, -2.5];
-            inputs.push((vec![t, 1], Fill::Values(reference).beside(), false));
-        }
-        Case { label, op: Arc::new(op), inputs }
-    };
-    vec![
-        case("no reference", 0.0, false),
-        case("KL", 0.04, false),
-        case("KL with ratio", 0.1, true),
-    ]
-}
-
-/// Sizes of real models.
-fn bench() -> Vec<Case> {
-    let column = || (vec![8192, 1], Fill::Normal(0.1).beside(), false);
-    let logp = (vec![8192, 1], Fill::Normal(0.1).beside(), true);
-    let op = GrpoLoss { epsilon: 0.2, epsilon_high: 0.2, beta: 0.04, kl_ratio: false };
-    vec![Case {
-        label: "8192 tokens",
-        op: Arc::new(op),
-        inputs: vec![logp, column(), column(), column(), column()],
-    }]
 }
 
 /// Row of the op table.
 pub static SPEC: OpSpec = OpSpec {
     name: "grpo_loss",
-    doc: "clipped surrogate with KL penalty, weighted sum over tokens",
-    cases,
+    doc: "policy loss with KL penalty, weighted sum over tokens",
+    cases: cases::cases,
     tolerance: Tolerance { abs: 1e-7, rel: 2e-6 },
     bf16_roundings: 1,
-    bench,
+    bench: cases::bench,
 };

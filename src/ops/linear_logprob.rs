@@ -35,7 +35,7 @@ impl HeadSettings {
 
 /// Inputs: `h[T,H]`, `w[V,H]`, `target[T,1]` and, if they are known, `logp[T,1]`, `lse[T,1]` and
 /// `entropy[T,1]`. Outputs: `logp[T,1]`, `lse[T,1]`, `entropy[T,1]` and work space. The gradient flows
-/// from `logp` only.
+/// from `logp` and, where that is said, from `entropy`.
 #[derive(Debug, Clone)]
 pub struct LinearLogprob {
     /// Temperature and forbidden tokens.
@@ -44,6 +44,8 @@ pub struct LinearLogprob {
     /// backward pass, which needs the logits anyway, computes them once more and overwrites the
     /// outputs `logp` and `entropy` with what it finds, so that a disagreement is seen.
     pub known: bool,
+    /// The entropy has a gradient, too: an entropy bonus is in the loss.
+    pub bonus: bool,
 }
 
 impl LinearLogprob {
@@ -197,17 +199,26 @@ impl Op for LinearLogprob {
     }
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         let Some(dlogp) = b.grads[0] else { return Ok(vec![None; b.inputs.len()]) };
-        let inputs = [b.inputs[0], b.inputs[1], b.inputs[2], b.outputs[1], dlogp];
+        let mut inputs = vec![b.inputs[0], b.inputs[1], b.inputs[2], b.outputs[1], dlogp];
+        let bonus = b.grads[2].filter(|_| self.bonus);
+        if let Some(dentropy) = bonus {
+            // The check overwrites the output: what was known is read.
+            inputs.extend([if self.known { b.inputs[5] } else { b.outputs[2] }, dentropy]);
+        }
         let mut updated: Vec<Slot> = b.param_grads[1].into_iter().collect();
         let weight = !updated.is_empty();
         if self.known {
             updated.extend([b.outputs[0], b.outputs[2]]);
         }
-        let op = LinearLogprobBwd { head: self.head.clone(), weight, check: self.known };
+        let (head, bonus) = (self.head.clone(), bonus.is_some());
+        let op = LinearLogprobBwd { head, weight, check: self.known, bonus };
         let made = b.tape.append(Arc::new(op), &inputs, &updated)?;
         let mut out = vec![None; b.inputs.len()];
         out[0] = Some(made[0]);
         Ok(out)
+    }
+    fn outputs_with_gradient(&self, _: usize) -> Vec<usize> {
+        if self.bonus { vec![0, 2] } else { vec![0] }
     }
     fn cost(&self, i: &[&TensorType], o: &[&TensorType]) -> Cost {
         head_cost(i, o, if self.known { 0.0 } else { 2.0 })
@@ -222,17 +233,19 @@ fn head_cost(i: &[&TensorType], o: &[&TensorType], flops_per_weight: f64) -> Cos
     }
 }
 
-/// Inputs `h, w, target, lse, dlogp`; outputs `dh[T,H]` and work space (rows of `h` that have a
+/// Inputs `h, w, target, lse, dlogp` and, with a bonus, `entropy, dentropy`; outputs `dh[T,H]` and work space (rows of `h` that have a
 /// gradient, a tile of logits, the same tile as gradients, `dh` before rounding), and updates
 /// `dw[V,H]` if the head is trained and, if asked to check, `logp[T,1]` and `entropy[T,1]`.
-/// `dlogits = dlogp · (onehot − softmax) / temperature`.
+/// `dlogits = dlogp · (onehot − p) / temperature`, and the entropy's part beside it, with `log p = z − lse`:
+/// `−dentropy · p · (log p + entropy) / temperature`.
 ///
-/// Rows whose `dlogp` is 0 (clipped, masked) take no part: not in the products, not in the check.
+/// Rows without any gradient (clipped, masked) take no part: not in the products, not in the check.
 #[derive(Debug, Clone)]
 struct LinearLogprobBwd {
     head: Arc<HeadSettings>,
     weight: bool,
     check: bool,
+    bonus: bool,
 }
 
 /// Fresh outputs of [`LinearLogprobBwd`]; those that it updates follow.
@@ -246,12 +259,16 @@ impl LinearLogprobBwd {
         let dh = io.output::<f64>(0);
         dh.fill(0.0);
         let mut dw = self.weight.then(|| io.output::<f64>(BWD_FRESH));
-        let fwd = LinearLogprob { head: self.head.clone(), known: false };
+        let fwd = LinearLogprob { head: self.head.clone(), known: false, bonus: false };
+        let bonus = self.bonus.then(|| (io.input::<f64>(5), io.input::<f64>(6)));
         for (t, row) in h.chunks_exact(hidden).enumerate() {
             let z = fwd.logits(row, w);
+            let (entropy, slope) = bonus.map_or((0.0, 0.0), |(h, g)| (h[t], g[t]));
             for (j, z) in z.iter().enumerate() {
                 let hit = f64::from(u8::from(target[t] as usize == j));
-                let dz = g[t] * (hit - (z - lse[t]).exp()) * self.head.inv_temperature();
+                let (log, p) = (z - lse[t], (z - lse[t]).exp());
+                let dz = g[t] * (hit - p) - slope * p * (log + entropy);
+                let dz = dz * self.head.inv_temperature();
                 for c in 0..hidden {
                     dh[t * hidden + c] += dz * w[j * hidden + c];
                     if let Some(dw) = &mut dw {
@@ -270,13 +287,18 @@ impl LinearLogprobBwd {
         let (tile, gradients) = (io.output::<f32>(2), io.output::<S>(3));
         let sums = io.output::<f32>(4);
         let mut dw = self.weight.then(|| io.output::<f32>(BWD_FRESH));
+        let bonus = self.bonus.then(|| (io.input::<f32>(5), io.input::<f32>(6)));
+        let of_entropy = |i: usize| bonus.map_or((0.0, 0.0), |(h, g)| (h[i], g[i]));
+        let inv = self.head.inv_temperature() as f32;
         let mut rows: Vec<Row> = (0..t)
-            .filter(|&i| g[i] != 0.0)
+            .filter(|&i| g[i] != 0.0 || of_entropy(i).1 != 0.0)
             .map(|i| Row {
                 index: i,
                 target: target[i] as usize,
                 lse: lse[i],
-                slope: g[i] * self.head.inv_temperature() as f32,
+                slope: g[i] * inv,
+                entropy: of_entropy(i).0,
+                bonus: of_entropy(i).1 * inv,
                 logit: 0.0,
                 state: LseState::default(),
             })
@@ -332,15 +354,24 @@ impl LinearLogprobBwd {
                 if self.check {
                     row.state.absorb(z);
                 }
-                for (d, z) in dz.iter_mut().zip(z.iter()) {
-                    *d = S::store(-slope * exp_weight(*z - lse));
+                if row.bonus == 0.0 {
+                    for (d, z) in dz.iter_mut().zip(z.iter()) {
+                        *d = S::store(-slope * exp_weight(*z - lse));
+                    }
+                } else {
+                    for (d, z) in dz.iter_mut().zip(z.iter()) {
+                        *d = S::store(row.falling(*z));
+                    }
                 }
             },
         );
         if let Some(i) = row.target.checked_sub(first).filter(|i| *i < z.len()) {
             row.logit = z[i];
             // From the sum in f32: the difference of two roundings would be half as exact.
-            dz[i] = S::store(slope - slope * exp_weight(z[i] - lse));
+            dz[i] = S::store(match row.bonus == 0.0 {
+                true => slope - slope * exp_weight(z[i] - lse),
+                false => slope + row.falling(z[i]),
+            });
         }
     }
 }
@@ -352,9 +383,22 @@ struct Row {
     lse: f32,
     /// Gradient of the raw logits: `dlogp / temperature`.
     slope: f32,
+    /// Entropy of the distribution, where it has a gradient.
+    entropy: f32,
+    /// Its gradient, divided by the temperature.
+    bonus: f32,
     /// The prepared logit of the target.
     logit: f32,
     state: LseState,
+}
+
+impl Row {
+    /// What the logit `z` gets beside the hit of the target.
+    #[inline(always)]
+    fn falling(&self, z: f32) -> f32 {
+        let log = z - self.lse;
+        -exp_weight(log) * self.bonus.mul_add(log + self.entropy, self.slope)
+    }
 }
 
 impl Op for LinearLogprobBwd {
@@ -381,7 +425,7 @@ impl Op for LinearLogprobBwd {
         }
     }
     fn launch(&self, k: &mut Launcher) -> Result<()> {
-        gpu::launch_backward(k, &self.head, self.weight, self.check)
+        gpu::launch_backward(k, &self.head, self.weight, self.check, self.bonus)
     }
     fn table_key(&self) -> Option<(usize, u32)> {
         Some(gpu::forbidden_key(&self.head))
@@ -398,11 +442,12 @@ impl Op for LinearLogprobBwd {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |label, t: usize, h: usize, v: usize, temperature, forbidden: Vec<u32>| Case {
+    let of = |label, bonus, t: usize, h: usize, v: usize, temperature, forbidden: Vec<u32>| Case {
         label,
         op: Arc::new(LinearLogprob {
             head: Arc::new(HeadSettings { temperature, forbidden }),
             known: false,
+            bonus,
         }),
         inputs: vec![
             (vec![t, h], Fill::Normal(1.0), true),
@@ -410,11 +455,16 @@ fn cases() -> Vec<Case> {
             (vec![t, 1], Fill::Ints((0..t).map(|i| ((i * 7) % v) as i32).collect()), false),
         ],
     };
+    let case =
+        |label, t, h, v, temperature, forbidden| of(label, false, t, h, v, temperature, forbidden);
     vec![
         case("small vocabulary", 5, 8, 11, 1.0, vec![]),
         case("temperature and forbidden tokens", 4, 12, 40, 0.7, vec![1, 2, 39]),
         case("several tiles of the vocabulary", 3, 16, 2500, 1.3, vec![1023, 1024, 2499]),
         case("several tasks", 41, 24, 1500, 1.0, vec![6]),
+        of("entropy, small vocabulary", true, 5, 8, 11, 1.0, vec![]),
+        of("entropy, forbidden tokens", true, 4, 12, 40, 0.7, vec![1, 2, 39]),
+        of("entropy, several tiles", true, 19, 16, 2500, 1.3, vec![1023, 1024, 2499]),
     ]
 }
 
@@ -423,7 +473,7 @@ fn bench() -> Vec<Case> {
     let head = HeadSettings { temperature: 1.0, forbidden: vec![] };
     vec![Case {
         label: "128 rows, 1024 to 32768",
-        op: Arc::new(LinearLogprob { head: Arc::new(head), known: false }),
+        op: Arc::new(LinearLogprob { head: Arc::new(head), known: false, bonus: false }),
         inputs: vec![
             (vec![128, 1024], Fill::Normal(1.0), true),
             (vec![32768, 1024], Fill::Normal(0.02), true),

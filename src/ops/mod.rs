@@ -17,13 +17,14 @@ pub mod adamw; // one optimizer step, in place
 pub mod add; // residual connections
 pub mod add_rows; // features of deeper vision layers
 pub mod attention; // softmax(q k^T) v over key spans
+pub mod blend; // one tensor towards another, in place
 pub mod dropout; // mask from (seed, step, sample, token)
 pub mod embed; // token embeddings and vision rows
 pub mod expert_matmul; // a linear layer per expert of a mixture
 pub mod gather_rows; // rows by index
 pub mod gelu; // exact, tanh, quick
 pub mod grad_norm; // norm of all gradients and clipping coefficient
-pub mod grpo_loss; // clipped surrogate with KL
+pub mod grpo_loss; // policy losses with KL
 pub mod kv_write; // new keys and values into the cache
 pub mod layer_norm; // vision towers
 pub mod linear_logprob; // head, log-sum-exp, gather and entropy without stored logits
@@ -151,6 +152,12 @@ pub trait Op: Send + Sync + Debug {
     /// parameter's own gradient. Ops without a derivative return nothing.
     fn backward(&self, b: &mut Backward) -> Result<Vec<Option<Slot>>> {
         Ok(vec![None; b.inputs.len()])
+    }
+
+    /// Of `outputs` fresh outputs, those that a gradient may come back from; the others are statistics
+    /// for the backward pass.
+    fn outputs_with_gradient(&self, outputs: usize) -> Vec<usize> {
+        (0..outputs.min(1)).collect()
     }
 
     /// What kind of work it is.
@@ -306,6 +313,7 @@ pub static OPS: &[&OpSpec] = &[
     &add::SPEC,
     &add_rows::SPEC,
     &attention::SPEC,
+    &blend::SPEC,
     &dropout::SPEC,
     &embed::SPEC,
     &expert_matmul::SPEC,

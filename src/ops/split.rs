@@ -98,6 +98,9 @@ impl Op for Split {
     fn name(&self) -> &'static str {
         "split"
     }
+    fn outputs_with_gradient(&self, outputs: usize) -> Vec<usize> {
+        (0..outputs).collect()
+    }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>> {
         let (groups, width) = (self.groups, self.width());
         let ok = groups > 0

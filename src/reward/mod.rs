@@ -167,6 +167,8 @@ pub static REWARDS: &[RewardEntry] = &[
         name: "mcq",
         doc: "1 if the answer is the reference's choice, by letter or text, else 0",
         build: |s| Ok(Box::new(builtin::Mcq::new(s)?)),
+    },
+    RewardEntry {
         name: "reasoning",
         doc: "0 to 1: Match-F1 of the reasoning steps with the row's reference_steps",
         build: |s| Ok(Box::new(builtin::Reasoning::new(s)?)),

@@ -44,15 +44,9 @@ pub struct Check {
     plan: TapePlan,
     params: Vec<Option<ParamRef>>,
     outputs: Vec<Slot>,
-    /// For the first outputs: the gradient that flows into each.
-    seeds: Vec<Vec<f64>>,
+    /// Outputs that a gradient flows into, with it.
+    seeds: Vec<(usize, Vec<f64>)>,
     with_backward: bool,
-}
-
-/// How many outputs the gradient flows from: of all ops in the table only `split` has more than
-/// one; the others' further outputs are statistics for their backward pass.
-pub fn outputs_with_gradient(op: &str, outputs: usize) -> usize {
-    if op == "split" { outputs } else { outputs.min(1) }
 }
 
 /// The numbers of input `i` of a case, rounded to singles so that they are the same in both
@@ -184,18 +178,18 @@ impl Check {
             tape.keep(s);
         });
         let made = case.op.infer(&stored[..read].iter().collect::<Vec<_>>())?;
-        let seeds: Vec<Vec<f64>> = made[..outputs_with_gradient(case.op.name(), made.len())]
-            .iter()
-            .enumerate()
-            .map(|(i, ty)| fill(&Fill::Normal(1.0), ty.len(), seed, 1000 + i))
-            .zip(&made)
-            .map(|(seed, ty)| rounded(seed, ty.dtype))
+        let seeds: Vec<(usize, Vec<f64>)> = case
+            .op
+            .outputs_with_gradient(made.len())
+            .into_iter()
+            .map(|i| (i, fill(&Fill::Normal(1.0), made[i].len(), seed, 1000 + i)))
+            .map(|(i, seed)| (i, rounded(seed, made[i].dtype)))
             .collect();
         if with_backward && params.iter().flatten().any(|p| p.grad.is_some()) {
             let mut pairs = Vec::new();
-            for (&s, seed) in outputs.iter().zip(&seeds) {
-                let ty = tape.ty(s).clone();
-                pairs.push((s, tape.input(host(&ty.shape, seed, ty.dtype))));
+            for (i, seed) in &seeds {
+                let ty = tape.ty(outputs[*i]).clone();
+                pairs.push((outputs[*i], tape.input(host(&ty.shape, seed, ty.dtype))));
             }
             tape.backward(&pairs)?;
         }
@@ -273,10 +267,10 @@ impl Check {
     /// If the plan does not fit the arena.
     pub fn loss(&mut self) -> Result<f64> {
         let outputs = self.run()?.outputs;
-        let dot = |(s, o): (&Vec<f64>, &Checked)| -> f64 {
-            s.iter().zip(&o.values).map(|(a, b)| a * b).sum()
+        let dot = |(i, s): &(usize, Vec<f64>)| -> f64 {
+            s.iter().zip(&outputs[*i].values).map(|(a, b)| a * b).sum()
         };
-        Ok(self.seeds.iter().zip(&outputs).map(dot).sum())
+        Ok(self.seeds.iter().map(dot).sum())
     }
 
     /// The derivative of [`Check::loss`] with respect to one element, by central differences over

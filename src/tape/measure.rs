@@ -6,7 +6,7 @@ use crate::base::{DType, HostTensor, Philox, Result, RngDomain, Target, TensorDa
 use crate::device::Device;
 use crate::mem::{Arena, Region};
 use crate::ops::{Case, Cost, Emit, Fill, ParamRef, Slot, Stored, TensorType};
-use crate::tape::check::{inputs_read, outputs_with_gradient};
+use crate::tape::check::inputs_read;
 use crate::tape::{Tape, TapePlan};
 use half::bf16;
 use std::collections::BTreeMap;
@@ -95,10 +95,11 @@ fn build(case: &Case, float: DType, target: Target) -> Result<Built> {
         tape.keep(s);
     });
     if case.inputs.iter().any(|i| i.2) {
-        let outputs = outputs_with_gradient(case.op.name(), made.len());
-        let seeds: Vec<(Slot, Slot)> = made[..outputs]
-            .iter()
-            .map(|&s| {
+        let outputs = case.op.outputs_with_gradient(made.len());
+        let seeds: Vec<(Slot, Slot)> = outputs
+            .into_iter()
+            .map(|i| made[i])
+            .map(|s| {
                 let ty = tape.ty(s).clone();
                 (s, tape.input(tensor(&ty, &Fill::Normal(1.0))))
             })

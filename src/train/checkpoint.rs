@@ -2,10 +2,11 @@
 //! what an exact continuation needs in files of our own. A checkpoint is there in full or not at all.
 
 use crate::base::{Error, Result};
+use crate::grpo::control::EntropyState;
 use crate::io::atomic;
 use crate::io::safetensors::{self, Checkpoint, TensorSpec};
 use crate::mem::{Arena, Region};
-use crate::model::params::streamed;
+use crate::model::params::{Param, ParamStore, streamed, write_values};
 use crate::model::vlm::Vlm;
 use crate::rollout::Completion;
 use crate::train::sinks::MetricRow;
@@ -17,6 +18,9 @@ use std::path::{Path, PathBuf};
 const STATE: &str = "grpo_rt_state.json";
 /// Moments of AdamW by canonical parameter name.
 const OPTIMIZER: &str = "grpo_rt_optimizer.safetensors";
+
+/// A reference that follows the policy, by canonical parameter name.
+const REFERENCE: &str = "grpo_rt_reference.safetensors";
 
 /// Where a run stands between two optimizer steps.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +35,12 @@ pub struct RunState {
     pub skipped_rows: u64,
     /// Rollouts done.
     pub generations: u32,
+    /// Weight of the KL, where it follows the KL.
+    #[serde(default)]
+    pub beta: Option<f64>,
+    /// Reward of entropy, where it follows the entropy.
+    #[serde(default)]
+    pub entropy: Option<EntropyState>,
     /// Completions that are still being trained on.
     pub window: Option<Window>,
 }
@@ -44,23 +54,38 @@ pub struct Window {
     pub completions: Vec<Vec<Completion>>,
     /// Advantage of each completion, group after group.
     pub advantages: Vec<f64>,
+    /// Whether the rewards of each group were all equal; empty in old checkpoints.
+    #[serde(default)]
+    pub dead: Vec<bool>,
     /// Optimizer steps already taken on them.
     pub used: usize,
 }
 
-/// Writes `checkpoint-<step>` into the run's folder and removes the oldest beyond `keep`.
+/// Where checkpoints go, and how many of them stay.
+#[derive(Debug, Clone, Copy)]
+pub struct Shelf<'a> {
+    /// The run's folder.
+    pub run_dir: &'a Path,
+    /// Steps of the whole run.
+    pub max_steps: usize,
+    /// The oldest beyond so many are removed.
+    pub keep: Option<usize>,
+    /// A reference that is saved, too: one that no longer is what the run began with.
+    pub reference: Option<&'a ParamStore>,
+}
+
+/// Writes `checkpoint-<step>` into the run's folder and removes the oldest beyond those that stay.
 ///
 /// # Errors
 /// If a file cannot be written; nothing is left of the attempt then.
 pub fn save(
-    run_dir: &Path,
+    shelf: &Shelf,
     model: &Vlm,
     arena: &Arena,
     state: &RunState,
     history: &[MetricRow],
-    max_steps: usize,
-    keep: Option<usize>,
 ) -> Result<PathBuf> {
+    let (run_dir, max_steps, keep) = (shelf.run_dir, shelf.max_steps, shelf.keep);
     let name = format!("checkpoint-{}", state.step);
     let part = run_dir.join(format!(".{name}.part"));
     let target = run_dir.join(&name);
@@ -73,6 +98,11 @@ pub fn save(
         let moments = moments(model);
         let (specs, fetch) = streamed(arena, &moments);
         safetensors::save_with(part.join(OPTIMIZER), &specs, &Default::default(), fetch)?;
+        if let Some(reference) = shelf.reference {
+            let kept = reference_tensors(model, reference)?;
+            let (specs, fetch) = streamed(arena, &kept);
+            safetensors::save_with(part.join(REFERENCE), &specs, &Default::default(), fetch)?;
+        }
         let text = serde_json::to_string(state).expect("a state prints");
         atomic::write_atomic(part.join(STATE), text.as_bytes())?;
         let text = serde_json::to_string_pretty(&trainer_state(state, history, max_steps))
@@ -122,6 +152,44 @@ fn moments(model: &Vlm) -> Vec<(TensorSpec, Region)> {
         }
     }
     out
+}
+
+/// The tensors of a reference that are its own.
+fn reference_tensors(model: &Vlm, reference: &ParamStore) -> Result<Vec<(TensorSpec, Region)>> {
+    let own = |p: &Param| -> Result<(TensorSpec, Region)> {
+        let region = reference.need(&p.name)?.place.value;
+        let (name, shape) = (p.name.clone(), p.shape.clone());
+        Ok((TensorSpec { name, dtype: region.dtype, shape }, region))
+    };
+    model.params.trained().map(own).collect()
+}
+
+/// Puts the saved reference of a checkpoint into its places.
+///
+/// # Errors
+/// If the checkpoint has none, or one of another run.
+pub fn load_reference(
+    dir: &Path,
+    model: &Vlm,
+    reference: &ParamStore,
+    arena: &mut Arena,
+) -> Result<()> {
+    let file = Checkpoint::open(dir.join(REFERENCE)).map_err(|e| {
+        e.hint("the run of this checkpoint had no sync_ref_model; use the same options")
+    })?;
+    for (spec, region) in reference_tensors(model, reference)? {
+        let (shape, values) = file.read_f32(&spec.name)?;
+        if shape != spec.shape {
+            return Err(Error::data("the checkpoint's reference has another shape")
+                .file(dir)
+                .tensor(&spec.name)
+                .expected(format!("{:?}", spec.shape))
+                .found(format!("{shape:?}"))
+                .hint("resume with the options of the run"));
+        }
+        write_values(arena, region, &values)?;
+    }
+    Ok(())
 }
 
 /// `trainer_state.json` with the keys of transformers' `TrainerState`.

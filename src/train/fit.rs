@@ -29,7 +29,8 @@ use crate::train::settings::{
     DataSettings, MachineSettings, ModelSettings, SftSettings, TrainSettings,
 };
 use crate::train::step::{
-    dropout, needs_frozen_copy, slices_per_generation, update_settings, updates_per_generation,
+    Moment, dropout, needs_frozen_copy, slices_per_generation, update_settings,
+    updates_per_generation,
 };
 use crate::train::stream::RowOrder;
 use crate::train::workspace::{Prepared, training_of, vision_cache};
@@ -367,7 +368,8 @@ impl Update<'_> {
         let mut most: Option<MicroPlan> = None;
         for first in [true, false] {
             let head = Arc::new(HeadSettings::default());
-            let mut update = update_settings(s, head, frozen, drop, first);
+            let now = Moment { frozen, dropout: drop, first, ..Moment::default() };
+            let mut update = update_settings(s, head, now);
             update.recompute = recompute;
             if !first && (updates_per_generation(s) == 1 || drop.is_some()) {
                 continue;
@@ -417,11 +419,11 @@ impl Mix {
     fn groups(self, prompt: &Arc<Prompt>, n: usize, alone: usize) -> Vec<TrainGroup> {
         let completion = |i: usize| TrainCompletion {
             ids: vec![0; self.length],
-            old_logps: Vec::new(),
             statistics: vec![[0.0; 2]; self.length],
             advantage: 1.0,
             weight: 1.0,
             sample: i as u32,
+            ..TrainCompletion::default()
         };
         let group = |i: usize| TrainGroup {
             prompt: Arc::new(with_other_images(prompt, i / alone)),

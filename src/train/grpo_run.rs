@@ -1,18 +1,17 @@
 //! `grpo-rt train`: rollout, rewards, advantages, updates, over and over. One call of [`train`] is
 //! one session of a run; the arithmetic lives in `grpo`, the files in `runlog` and `checkpoint`.
 
+mod resample; // groups that teach nothing, replaced
+mod slice; // what an optimizer step trains on
+mod update; // an optimizer step
+
 use crate::base::{Error, Result};
-use crate::grpo::advantage::{ScaleRewards, advantages, mean};
-use crate::grpo::optim::{OptimizerSettings, optimizer_step, zero_gradients};
-use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack, unshared};
+use crate::grpo::advantage::{advantages, decoupled_advantages, mean};
+use crate::grpo::optim::OptimizerSettings;
 use crate::grpo::schedule::Schedule;
-use crate::grpo::stats::token_stats;
-use crate::grpo::update::{MicroResult, grpo_micro_batch};
-use crate::grpo::weigh::{Counted, LossType, token_weights};
 use crate::io::dataset::Row;
 use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
-use crate::ops::grpo_loss::GrpoLoss;
 use crate::reward::set::mean_std;
 use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
@@ -26,15 +25,15 @@ use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::record;
 use crate::train::runlog::{RunLog, open_run_dir};
-use crate::train::settings::{self, TrainSettings, check_paths};
+use crate::train::settings::{TrainSettings, check_paths};
 use crate::train::sinks::MetricRow;
 use crate::train::step::{
-    dropout, grpo_loss, memory_metrics, needs_frozen_copy, optimizer_settings, schedule,
-    slices_per_generation, update_settings, updates_per_generation,
+    check_rates, needs_frozen_copy, optimizer_settings, schedule, updates_per_generation,
 };
 use crate::train::stream::{Batch, RowOrder, prefetch};
 use crate::train::trainable::trainable_table;
 use crate::train::workspace::{Prepared, Workspace};
+use resample::{Drawn, Pool, dead_groups};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -62,12 +61,18 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     if s.logging.print_trainable {
         eprint!("{}", trainable_table(&w.model.params));
     }
+    check_rates(&s.training, &w.model.params)?;
     let frozen = match needs_frozen_copy(&s, &training) {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
         false => None,
     };
     let state = match &resume {
-        Some(dir) => checkpoint::load(dir, &w.model, &mut w.arena)?,
+        Some(dir) => {
+            if let (Some(_), Some(reference)) = (s.grpo.sync, &frozen) {
+                checkpoint::load_reference(dir, &w.model, reference, &mut w.arena)?;
+            }
+            checkpoint::load(dir, &w.model, &mut w.arena)?
+        }
         None => RunState { skipped_rows: loaded.skipped.len() as u64, ..RunState::default() },
     };
     let updates = updates_per_generation(&s);
@@ -84,7 +89,6 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let mut run = GrpoRun {
         schedule: schedule(&s.training, total),
         optimizer: optimizer_settings(&s.training),
-        loss: grpo_loss(&s),
         rollout,
         settings: &s,
         training: &training,
@@ -122,6 +126,7 @@ fn check_window(w: &Window, s: &TrainSettings, rows: usize, vocabulary: usize) -
         && w.completions.len() == prompts
         && w.completions.iter().all(|group| group.len() == n && group.iter().all(whole))
         && w.advantages.len() == prompts * n
+        && (w.dead.is_empty() || w.dead.len() == prompts)
         && w.used < updates_per_generation(s);
     if fits {
         return Ok(());
@@ -155,7 +160,6 @@ struct GrpoRun<'a> {
     frozen: Option<&'a ParamStore>,
     rows: &'a [Row],
     rollout: RolloutSettings,
-    loss: GrpoLoss,
     schedule: Schedule,
     optimizer: OptimizerSettings,
     total: usize,
@@ -202,10 +206,47 @@ impl<'a> GrpoRun<'a> {
         log: &mut RunLog,
     ) -> Result<Rollout> {
         let start = Instant::now();
-        let batch = batches.recv().expect("the stream ends only with an error")?;
-        let waited = start.elapsed().as_secs_f64();
-        name_skipped(&batch.skipped);
         let g = &self.settings.grpo;
+        let mut pool = Pool::new(g.prompts_per_generation, g.num_generations);
+        let mut waited = 0.0;
+        for _ in 0..g.sampling_batches {
+            let begin = Instant::now();
+            let batch = batches.recv().expect("the stream ends only with an error")?;
+            waited += begin.elapsed().as_secs_f64();
+            pool.add(self.draw(batch, log)?);
+            if g.sampling_batches == 1 || !pool.lacks() {
+                break;
+            }
+        }
+        let (drawn, drawing) = pool.choose();
+        let Drawn { prompts, scored } = drawn;
+        let (numbers, prompts): (Vec<usize>, Vec<Arc<Prompt>>) = prompts.into_iter().unzip();
+        let rows: Vec<&Row> = numbers.iter().map(|r| &self.rows[*r]).collect();
+        let (total, penalty) = self.penalise(&prompts, &scored)?;
+        let adv = match g.decoupled {
+            true => {
+                let (weights, scores) = (&self.settings.rewards.weights, &scored.scores);
+                decoupled_advantages(&scores.per_reward, weights, &total, g.num_generations)
+            }
+            false => advantages(&total, g.num_generations, g.estimator),
+        };
+        let mut metrics = self.rollout_metrics(&scored, drawing.failures);
+        metrics.extend(penalty);
+        if g.sampling_batches > 1 {
+            metrics.extend(drawing.named());
+        }
+        metrics.push(("time/wait_for_data".into(), waited));
+        self.record(&rows, &scored, &adv.values, log)?;
+        let dead = dead_groups(&scored.scores.total, g.num_generations);
+        let completions = scored.completions;
+        let window = Window { rows: numbers, completions, advantages: adv.values, dead, used: 0 };
+        Ok(Rollout { window, prompts, metrics, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Generates and scores completions of a batch of prompts.
+    fn draw(&mut self, batch: Batch, log: &mut RunLog) -> Result<Drawn> {
+        name_skipped(&batch.skipped);
+        let n = self.settings.grpo.num_generations;
         let prompts: Vec<Arc<Prompt>> = batch.prompts.iter().map(|(_, p)| p.clone()).collect();
         let rows: Vec<&Row> = batch.prompts.iter().map(|(r, _)| &self.rows[*r]).collect();
         self.rewards.begin(Progress {
@@ -220,7 +261,7 @@ impl<'a> GrpoRun<'a> {
             &rows,
             &prompts,
             Draws {
-                per_prompt: g.num_generations,
+                per_prompt: n,
                 step: self.state.generations,
                 first_sample: 0,
                 vision_weights: self.workspace.learner(self.state.step).vision_weights,
@@ -232,45 +273,33 @@ impl<'a> GrpoRun<'a> {
         for line in self.rewards.notices() {
             log.say(&line)?;
         }
-        let scale = match g.scale_rewards {
-            settings::ScaleRewards::Group => ScaleRewards::Group,
-            settings::ScaleRewards::Batch => ScaleRewards::Batch,
-            settings::ScaleRewards::None => ScaleRewards::None,
-        };
-        let adv = advantages(&scored.scores.total, g.num_generations, scale);
         self.state.cursor = batch.cursor;
         self.state.skipped_rows += batch.skipped.len() as u64;
         self.state.generations += 1;
-        let tokens: usize = prompts.iter().map(|p| p.len() * g.num_generations).sum::<usize>()
+        let tokens: usize = prompts.iter().map(|p| p.len() * n).sum::<usize>()
             + scored.completions.iter().flatten().map(|c| c.ids.len()).sum::<usize>();
         self.state.num_tokens += tokens as u64;
-        let mut metrics = self.rollout_metrics(&scored, &adv.group_std);
-        metrics.push(("time/wait_for_data".into(), waited));
-        self.record(&rows, &scored, &adv.values, log)?;
-        let window = Window {
-            rows: batch.prompts.iter().map(|(r, _)| *r).collect(),
-            completions: scored.completions,
-            advantages: adv.values,
-            used: 0,
-        };
-        Ok(Rollout { window, prompts, metrics, seconds: start.elapsed().as_secs_f64() })
+        Ok(Drawn { prompts: batch.prompts, scored })
     }
 
     /// Figures of a rollout under TRL's names.
-    fn rollout_metrics(&self, scored: &Scored, group_std: &[f64]) -> Vec<(String, f64)> {
+    fn rollout_metrics(&self, scored: &Scored, failures: usize) -> Vec<(String, f64)> {
+        let dead = dead_groups(&scored.scores.total, self.settings.grpo.num_generations);
         let all: Vec<_> = scored.completions.iter().flatten().collect();
         let lengths: Vec<f64> = all.iter().map(|c| c.ids.len() as f64).collect();
         let ended: Vec<f64> =
             all.iter().filter(|c| !c.truncated()).map(|c| c.ids.len() as f64).collect();
         // NaN where nothing was judged: no verdict is no 0.
         let (reward, reward_std) = mean_std(&scored.scores.total);
-        let dead = group_std.iter().filter(|s| **s < 1e-8).count() as f64;
         let min = |v: &[f64]| v.iter().copied().reduce(f64::min).unwrap_or(f64::NAN);
         let max = |v: &[f64]| v.iter().copied().reduce(f64::max).unwrap_or(f64::NAN);
         let mut out: Vec<(String, f64)> = vec![
             ("reward".into(), reward),
             ("reward_std".into(), reward_std),
-            ("frac_reward_zero_std".into(), dead / group_std.len().max(1) as f64),
+            (
+                "frac_reward_zero_std".into(),
+                dead.iter().filter(|d| **d).count() as f64 / dead.len().max(1) as f64,
+            ),
         ];
         for (name, column) in self.rewards.names().iter().zip(&scored.scores.per_reward) {
             let (mean, std) = mean_std(column);
@@ -290,7 +319,7 @@ impl<'a> GrpoRun<'a> {
             ("completions/min_terminated_length", if ended.is_empty() { 0.0 } else { min(&ended) }),
             ("completions/max_terminated_length", if ended.is_empty() { 0.0 } else { max(&ended) }),
             ("completions/clipped_ratio", clipped),
-            ("rewards/failed", scored.scores.failures.len() as f64),
+            ("rewards/failed", (scored.scores.failures.len() + failures) as f64),
             ("rollout/vision_images", scored.vision_images as f64),
             ("rollout/prompt_prefills", scored.counts.prompts as f64),
             ("rollout/passes", scored.counts.passes as f64),
@@ -332,132 +361,6 @@ impl<'a> GrpoRun<'a> {
         Ok(())
     }
 
-    /// One optimizer step on the next slice of the rollout; true if the user asked to stop.
-    fn update(&mut self, rollout: &mut Rollout, log: &mut RunLog) -> Result<bool> {
-        let start = Instant::now();
-        let (s, w) = (self.settings, self.workspace);
-        let slices = slices_per_generation(s);
-        let slice = rollout.window.used % slices;
-        let first_pass = rollout.window.used == 0;
-        let (groups, counted) = self.slice_groups(rollout, slice, slices);
-        zero_gradients(&w.model.params, &w.arena)?;
-        let drop = dropout(self.training, s.training.seed, self.state.step);
-        let head = Arc::new(self.rollout.head());
-        let update = update_settings(s, head, self.frozen, drop, first_pass);
-        let mut sum = Sum::default();
-        let groups = if s.grpo.share_prompt { groups } else { unshared(groups) };
-        let learner = w.learner(self.state.step);
-        for micro in micro_batches(groups, s.training.micro_batch_tokens) {
-            let packed = pack(&micro);
-            let r = grpo_micro_batch(&learner, &packed, &update)?;
-            sum.add(r, &packed.old, &packed.advantage);
-            sum.completions.extend(micro.iter().flat_map(|g| &g.completions).map(|c| c.ids.len()));
-        }
-        let rate = self.schedule.rate(self.state.step);
-        let begin = Instant::now();
-        let norm =
-            optimizer_step(&w.model.params, &w.arena, &self.optimizer, rate, self.state.step + 1)?;
-        let optimizer_seconds = begin.elapsed().as_secs_f64();
-        self.state.step += 1;
-        rollout.window.used += 1;
-        let mut values: Vec<(String, f64)> = vec![
-            ("loss".into(), sum.micro.loss),
-            ("grad_norm".into(), norm),
-            ("learning_rate".into(), rate),
-        ];
-        let rolled = std::mem::take(&mut rollout.seconds);
-        values.append(&mut rollout.metrics);
-        values.extend(sum.token_metrics(&self.loss, &counted));
-        if first_pass {
-            values.push(("sampling/logp_diff_max".into(), sum.logp_diff_max()));
-        }
-        values.extend([
-            ("num_tokens".to_string(), self.state.num_tokens as f64),
-            ("step_time".to_string(), start.elapsed().as_secs_f64() + rolled),
-            ("train/vision_images".to_string(), sum.micro.vision_images as f64),
-            ("train/prompt_forwards".to_string(), sum.micro.prompt_forwards as f64),
-            ("time/reference".to_string(), sum.micro.reference_seconds),
-            ("time/forward_backward".to_string(), sum.micro.train_seconds),
-            ("time/optimizer".to_string(), optimizer_seconds),
-            ("perf/recomputed_gflop".to_string(), sum.micro.recomputed * 1e-9),
-            ("data/skipped_rows".to_string(), self.state.skipped_rows as f64),
-        ]);
-        values.extend(memory_metrics(w));
-        let last = self.state.step == self.total;
-        let epoch = self.state.cursor as f64 / self.rows.len() as f64;
-        log.step(self.state.step, epoch, values, last)?;
-        let due = s.output.save_steps.is_some_and(|n| self.state.step.is_multiple_of(n));
-        let stop = interrupt::asked() && !last;
-        if due || last || stop {
-            let unfinished = rollout.window.used < updates_per_generation(s);
-            self.state.window = unfinished.then(|| rollout.window.clone());
-            let (keep, dir) = (s.output.save_total_limit, &s.output.run_dir);
-            log.flush()?;
-            checkpoint::save(dir, &w.model, &w.arena, &self.state, &log.history, self.total, keep)?;
-            self.state.window = None;
-        }
-        Ok(stop)
-    }
-
-    /// The groups of a slice, with weights over the whole slice; completions that teach nothing are
-    /// left out of the pass, not out of the weights.
-    fn slice_groups(
-        &self,
-        r: &Rollout,
-        slice: usize,
-        slices: usize,
-    ) -> (Vec<TrainGroup>, Vec<bool>) {
-        let s = &self.settings.grpo;
-        let n = s.num_generations;
-        let total = r.prompts.len() * n;
-        let range = total * slice / slices..total * (slice + 1) / slices;
-        let all: Vec<Counted> = r
-            .window
-            .completions
-            .iter()
-            .flatten()
-            .map(|c| Counted {
-                tokens: c.ids.len(),
-                counted: !(s.mask_truncated_completions && c.truncated()),
-            })
-            .collect();
-        let weights = match s.loss_type {
-            settings::LossType::Grpo => token_weights(&all[range.clone()], LossType::Grpo),
-            settings::LossType::Dapo => {
-                // TRL divides by the tokens of the whole rollout, per slice of it.
-                let w = token_weights(&all, LossType::Dapo);
-                w[range.clone()].iter().map(|w| w * slices as f64).collect()
-            }
-        };
-        let mut groups: Vec<TrainGroup> = Vec::new();
-        let mut counted = Vec::new();
-        let mut owner = None;
-        for i in range.clone() {
-            let (group, c) = (i / n, &r.window.completions[i / n][i % n]);
-            let (advantage, weight) = (r.window.advantages[i], weights[i - range.start]);
-            if weight == 0.0 || (advantage == 0.0 && s.beta == 0.0) {
-                continue;
-            }
-            if owner != Some(group) {
-                let prompt = r.prompts[group].clone();
-                groups.push(TrainGroup { prompt, completions: Vec::new() });
-                owner = Some(group);
-            }
-            counted.push(all[i].counted);
-            if let Some(g) = groups.last_mut() {
-                g.completions.push(TrainCompletion {
-                    ids: c.ids.clone(),
-                    old_logps: c.logps.clone(),
-                    statistics: c.statistics.clone(),
-                    advantage: advantage as f32,
-                    weight: weight as f32,
-                    sample: i as u32,
-                });
-            }
-        }
-        (groups, counted)
-    }
-
     /// Greedy rewards on held-out rows, logged as `eval_*`.
     fn evaluate(&self, rows: &[Row], log: &mut RunLog) -> Result<()> {
         let evaluation = Evaluation {
@@ -481,53 +384,5 @@ impl<'a> GrpoRun<'a> {
         row.push("eval_completions/mean_length", report.mean_length);
         row.push("eval_runtime", report.seconds);
         log.log(row)
-    }
-}
-
-/// Results of all micro-batches of an update.
-#[derive(Default)]
-struct Sum {
-    micro: MicroResult,
-    sampled: Vec<f32>,
-    advantage: Vec<f32>,
-    completions: Vec<usize>,
-}
-
-impl Sum {
-    fn add(&mut self, r: MicroResult, sampled: &[f32], advantage: &[f32]) {
-        self.micro.loss += r.loss;
-        self.micro.logp.extend(r.logp);
-        self.micro.old.extend(r.old);
-        self.micro.reference.extend(r.reference);
-        self.micro.entropy.extend(r.entropy);
-        self.micro.vision_images += r.vision_images;
-        self.micro.prompt_forwards += r.prompt_forwards;
-        self.micro.recomputed += r.recomputed;
-        self.micro.reference_seconds += r.reference_seconds;
-        self.micro.train_seconds += r.train_seconds;
-        self.sampled.extend(sampled);
-        self.advantage.extend(advantage);
-    }
-
-    /// Largest difference between the log-probability at sampling and in the first pass over it.
-    fn logp_diff_max(&self) -> f64 {
-        let differences = self.micro.logp.iter().zip(&self.sampled).map(|(a, b)| (a - b).abs());
-        f64::from(differences.fold(0.0f32, f32::max))
-    }
-
-    fn token_metrics(&self, loss: &GrpoLoss, counted: &[bool]) -> Vec<(String, f64)> {
-        let m = &self.micro;
-        let reference = (!m.reference.is_empty()).then_some(m.reference.as_slice());
-        let stats = token_stats(
-            loss,
-            &m.logp,
-            &m.old,
-            reference,
-            &self.advantage,
-            &m.entropy,
-            &self.completions,
-            counted,
-        );
-        stats.named()
     }
 }

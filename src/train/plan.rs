@@ -443,7 +443,7 @@ impl Drawing<'_> {
         };
         let per_group = rows(&micro_batch.grids) / micro_batch.groups.max(1);
         let kept = per_group * self.settings.grpo.prompts_per_generation <= store;
-        let from_store = !update.trains_vision() || self.settings.grpo.beta != 0.0;
+        let from_store = !update.trains_vision() || self.settings.grpo.kl.is_some();
         if micro_batch.grids.is_empty() || !from_store || (kept && !update.trains_vision()) {
             return Ok(None);
         }

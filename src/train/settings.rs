@@ -13,7 +13,7 @@ mod video; // how frames are taken
 use std::path::PathBuf;
 
 pub use data::DataSettings;
-pub use grpo::{GrpoSettings, LossType, ScaleRewards};
+pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
 pub use inspect::{ConvertSettings, InspectSettings};
 pub use paths::check_paths;
 pub use rewards::RewardSettings;
@@ -376,6 +376,10 @@ impl Warmup {
 pub struct OptimizerSettings {
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// That of the vision tower, if it is another one.
+    pub vision_learning_rate: Option<f64>,
+    /// That of the connector, if it is another one.
+    pub connector_learning_rate: Option<f64>,
     /// Its course.
     pub scheduler: Scheduler,
     /// Its rise from 0.

@@ -6,14 +6,16 @@ use crate::grpo::optim::{optimizer_step, zero_gradients};
 use crate::grpo::pack::{TrainCompletion, TrainGroup, micro_batches, pack};
 use crate::grpo::update::{MicroResult, supervised_micro_batch};
 use crate::ops::linear_logprob::HeadSettings;
-use crate::train::checkpoint::{self, RunState};
+use crate::train::checkpoint::{self, RunState, Shelf};
 use crate::train::evaluate::{load_rows, name_skipped};
 use crate::train::fit;
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{SftSettings, check_paths};
-use crate::train::step::{dropout, memory_metrics, optimizer_settings, schedule};
+use crate::train::step::{
+    check_rates, dropout, memory_metrics, optimizer_settings, rate_metrics, schedule,
+};
 use crate::train::stream::{RowOrder, prefetch};
 use crate::train::trainable::trainable_table;
 use crate::train::workspace::Prepared;
@@ -41,6 +43,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     if s.logging.print_trainable {
         eprint!("{}", trainable_table(&w.model.params));
     }
+    check_rates(t, &w.model.params)?;
     let per_step = t.batch_size * t.gradient_accumulation_steps;
     let total = t.length.steps(rows.len().div_ceil(per_step));
     let mut state = match &resume {
@@ -67,11 +70,9 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 let ids = w.encoder.chat.encode_answer(&rows[*row].answer)?;
                 let completion = TrainCompletion {
                     ids,
-                    old_logps: Vec::new(),
-                    statistics: Vec::new(),
                     advantage: 1.0,
-                    weight: 0.0,
                     sample: i as u32,
+                    ..TrainCompletion::default()
                 };
                 groups.push(TrainGroup { prompt: prompt.clone(), completions: vec![completion] });
             }
@@ -96,9 +97,10 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 sum.recomputed += r.recomputed;
                 sum.train_seconds += r.train_seconds;
             }
-            let rate = schedule.rate(state.step);
+            let rates = schedule.rates(state.step);
             let begin = Instant::now();
-            let norm = optimizer_step(&w.model.params, &w.arena, &optimizer, rate, state.step + 1)?;
+            let norm =
+                optimizer_step(&w.model.params, &w.arena, &optimizer, rates, state.step + 1)?;
             let updated = begin.elapsed().as_secs_f64();
             state.step += 1;
             state.cursor = batch.cursor;
@@ -108,7 +110,6 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             let mut values: Vec<(String, f64)> = vec![
                 ("loss".into(), sum.loss),
                 ("grad_norm".into(), norm),
-                ("learning_rate".into(), rate),
                 ("entropy".into(), entropy),
                 ("num_tokens".into(), state.num_tokens as f64),
                 ("step_time".into(), start.elapsed().as_secs_f64()),
@@ -118,6 +119,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
                 ("perf/recomputed_gflop".into(), sum.recomputed * 1e-9),
                 ("data/skipped_rows".into(), state.skipped_rows as f64),
             ];
+            values.splice(2..2, rate_metrics(t, rates));
             values.extend(memory_metrics(w));
             let last = state.step == total;
             let epoch = state.cursor as f64 / rows.len() as f64;
@@ -127,7 +129,8 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             if due || last || stop {
                 let keep = s.output.save_total_limit;
                 log.flush()?;
-                checkpoint::save(dir, &w.model, &w.arena, &state, &log.history, total, keep)?;
+                let shelf = Shelf { run_dir: dir, max_steps: total, keep, reference: None };
+                checkpoint::save(&shelf, &w.model, &w.arena, &state, &log.history)?;
             }
             if stop {
                 return Ok(true);

@@ -2,12 +2,14 @@
 //! constants, the learning rate's course, dropout, loss and reference, and the memory figures that go
 //! into the metrics. Runs and plans ask the same functions.
 
+use crate::base::{Error, Result};
 use crate::device::MatmulImpl;
-use crate::grpo::optim::OptimizerSettings;
+use crate::grpo::optim::{OptimizerSettings, Rates};
 use crate::grpo::schedule::{Schedule, ScheduleKind};
 use crate::grpo::update::{DropoutSettings, Reference, UpdateSettings};
 use crate::model::params::{ParamStore, Training};
-use crate::ops::grpo_loss::GrpoLoss;
+use crate::model::spec::Part;
+use crate::model::vision_store::VisionWeights;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::train::settings::{Scheduler, TrainSettings, TrainingSettings};
 use crate::train::workspace::Workspace;
@@ -34,6 +36,8 @@ pub fn schedule(t: &TrainingSettings, total_steps: usize) -> Schedule {
             Scheduler::Cosine => ScheduleKind::Cosine,
         },
         peak: t.optimizer.learning_rate,
+        vision_peak: t.optimizer.vision_learning_rate,
+        connector_peak: t.optimizer.connector_learning_rate,
         warmup_steps: t.optimizer.warmup.steps(total_steps),
         total_steps,
     }
@@ -55,45 +59,96 @@ pub fn slices_per_generation(s: &TrainSettings) -> usize {
     (s.grpo.steps_per_generation / s.training.gradient_accumulation_steps).max(1)
 }
 
-/// The loss from the settings.
-pub fn grpo_loss(s: &TrainSettings) -> GrpoLoss {
-    GrpoLoss {
-        epsilon: s.grpo.epsilon_low,
-        epsilon_high: s.grpo.epsilon_high,
-        beta: s.grpo.beta,
-        kl_ratio: s.grpo.use_bias_correction_kl,
+/// Refuses a learning rate for a part that is not trained.
+///
+/// # Errors
+/// Kind usage, with the option.
+pub fn check_rates(t: &TrainingSettings, params: &ParamStore) -> Result<()> {
+    let o = &t.optimizer;
+    let rates = [
+        ("vision_learning_rate", o.vision_learning_rate, Part::Vision),
+        ("connector_learning_rate", o.connector_learning_rate, Part::Connector),
+    ];
+    for (name, rate, part) in rates {
+        if rate.is_some() && !params.trained().any(|p| p.part == part) {
+            return Err(Error::usage(format!(
+                "`{name}` would do nothing: that part is not trained"
+            ))
+            .key(name)
+            .hint("add --tune_mm_vision or --tune_mm_mlp, or choose adapters that cover it"));
+        }
     }
+    Ok(())
 }
 
-/// What the micro-batches of an update are trained with; `first` says that it is the first one after
-/// a rollout, `frozen` is a copy of what is trained, if the reference needs one.
+/// The learning rates of a step for the metrics: one, and those of parts that have their own.
+pub fn rate_metrics(t: &TrainingSettings, rates: Rates) -> Vec<(String, f64)> {
+    let o = &t.optimizer;
+    let own = [
+        ("learning_rate/vision", o.vision_learning_rate.map(|_| rates.vision)),
+        ("learning_rate/connector", o.connector_learning_rate.map(|_| rates.connector)),
+    ];
+    let mut all = vec![("learning_rate".to_string(), rates.language)];
+    all.extend(own.into_iter().filter_map(|(name, rate)| Some((name.to_string(), rate?))));
+    all
+}
+
+/// What decides how a micro-batch is trained, beside the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moment<'a> {
+    /// A copy of what is trained, if the reference needs one.
+    pub frozen: Option<&'a ParamStore>,
+    /// State of its weights, for features of images.
+    pub frozen_version: VisionWeights,
+    /// Dropout of the step.
+    pub dropout: Option<DropoutSettings>,
+    /// The first update after a rollout.
+    pub first: bool,
+    /// The weight of the KL now, if it is not the one of the settings.
+    pub beta: Option<f64>,
+}
+
+/// What the micro-batches of an update are trained with.
 pub fn update_settings<'a>(
     s: &TrainSettings,
     head: Arc<HeadSettings>,
-    frozen: Option<&'a ParamStore>,
-    dropout: Option<DropoutSettings>,
-    first: bool,
+    now: Moment<'a>,
 ) -> UpdateSettings<'a> {
+    let mut loss = s.grpo.loss;
+    if let (Some(term), Some(beta)) = (&mut loss.kl, now.beta) {
+        term.beta = beta;
+    }
+    let (drops, updates) = (now.dropout.is_some(), updates_per_generation(s));
     UpdateSettings {
-        loss: grpo_loss(s),
+        loss,
         head,
-        reference: match (frozen, s.grpo.beta != 0.0) {
+        reference: match (now.frozen, s.grpo.kl.is_some()) {
             (_, false) => Reference::None,
-            (Some(params), true) => Reference::Frozen(params),
+            (Some(params), true) => Reference::Frozen { params, version: now.frozen_version },
             (None, true) => Reference::AdapterOff,
         },
-        dropout,
+        dropout: now.dropout,
         recompute: s.training.recompute,
-        on_policy: dropout.is_some() && updates_per_generation(s) == 1,
-        known: dropout.is_none() && first,
+        on_policy: drops && updates == 1,
+        known: !drops && now.first,
+        bonus: s.grpo.entropy.rewarded(),
+        // With dropout all updates are planned as one.
+        measured: s.grpo.entropy.top_quantile < 1.0 && updates > 1 && (!now.first || drops),
     }
 }
 
 /// Whether the reference of the KL penalty is a copy of what is trained: the weights without a fresh
-/// adapter need none.
+/// adapter need none, unless they are to follow it.
 pub fn needs_frozen_copy(s: &TrainSettings, training: &Training) -> bool {
     let fresh_adapter = training.lora().is_some() && s.model.adapter.is_none();
-    s.grpo.beta != 0.0 && !fresh_adapter
+    s.grpo.kl.is_some() && (!fresh_adapter || s.grpo.sync.is_some())
+}
+
+/// State of a reference that follows the policy after `step` steps, for features of images: 0 is that of
+/// the first weights, and none is that of a policy.
+pub fn reference_version(s: &TrainSettings, step: usize) -> VisionWeights {
+    let moved = s.grpo.sync.map_or(0, |sync| step - step % sync.steps);
+    if moved == 0 { 0 } else { (1 << 40) + moved as VisionWeights }
 }
 
 /// Bytes by region, and what the device says about itself if there is one, for the metrics.

@@ -101,6 +101,7 @@ pub fn trace(settings: &TraceSettings) -> Result<Vec<(String, HostTensor)>> {
         let op = LinearLogprob {
             head: Arc::new(HeadSettings { temperature: 1.0, forbidden: vec![] }),
             known: false,
+            bonus: false,
         };
         let logp = tape.ops(op, &[hidden, weights, targets])?[0];
         tape.keep(logp);

@@ -66,6 +66,8 @@ struct LogprobBwdArgs {
     target: DevicePtr,
     lse: DevicePtr,
     dlogp: DevicePtr,
+    held_entropy: DevicePtr,
+    dentropy: DevicePtr,
     table: DevicePtr,
     dh: DevicePtr,
     active: DevicePtr,
@@ -90,7 +92,7 @@ struct LogprobBwdArgs {
     inv_temperature: f32,
     unused: i32,
 }
-const _: () = assert!(size_of::<LogprobBwdArgs>() == 184);
+const _: () = assert!(size_of::<LogprobBwdArgs>() == 200);
 
 /// A kernel for rows of whole vectors and one for odd rows, each for singles and for bf16; and bytes of
 /// dynamic shared memory of each, with waves of 32 and of 64.
@@ -115,7 +117,7 @@ const BWD_DZ: Product = Product {
         ["linear_logprob_bwd_dz_f32", "linear_logprob_bwd_dz_bf16"],
         ["linear_logprob_bwd_dz_odd_f32", "linear_logprob_bwd_dz_odd_bf16"],
     ],
-    shared: [[[36352, 36352], [67072, 36352]], [[36352, 36352], [36352, 36352]]],
+    shared: [[[37376, 37376], [68096, 37376]], [[37376, 37376], [37376, 37376]]],
 };
 const BWD_SUMS: Product = Product {
     names: [
@@ -217,6 +219,7 @@ pub fn launch_backward(
     head: &HeadSettings,
     weight: bool,
     check: bool,
+    bonus: bool,
 ) -> Result<()> {
     let (h, vocab) = (k.in_type(0), k.in_type(1).rows());
     let (rows, hidden) = (h.rows(), h.cols());
@@ -231,6 +234,8 @@ pub fn launch_backward(
         target: k.input(2),
         lse: k.input(3),
         dlogp: k.input(4),
+        held_entropy: if bonus { k.input(5) } else { DevicePtr::NULL },
+        dentropy: if bonus { k.input(6) } else { DevicePtr::NULL },
         table: k.table(),
         dh: k.output(0),
         active: k.output(1),

@@ -4,6 +4,7 @@
 pub mod attention; // softmax over key spans
 pub mod experts; // mixtures of experts
 pub mod fold; // sums over rows
+pub mod grpo_loss; // the policy loss
 pub mod linear_logprob; // the language-model head
 pub mod matmul; // products of the linear layers
 pub mod rows; // rows by index, and back

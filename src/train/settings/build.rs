@@ -376,6 +376,8 @@ fn optimizer(o: &Options) -> Result<OptimizerSettings> {
     let norm = float(o, "max_grad_norm");
     Ok(OptimizerSettings {
         learning_rate: float(o, "learning_rate"),
+        vision_learning_rate: o.float("vision_learning_rate"),
+        connector_learning_rate: o.float("connector_learning_rate"),
         scheduler,
         warmup: if ratio > 0.0 { Warmup::Ratio(ratio) } else { Warmup::Steps(steps) },
         weight_decay: float(o, "weight_decay"),

@@ -1,6 +1,11 @@
 //! Options of the algorithm, and the arithmetic of groups and batches.
 
 use super::*;
+use crate::grpo::advantage::Estimator;
+use crate::grpo::weigh::Average;
+use algorithm::{check_loss_options, entropy, estimator, kl, loss, loss_type, sync};
+
+mod algorithm; // loss, penalty, advantages
 
 pub(super) fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
     let group = count(o, "num_generations");
@@ -28,26 +33,48 @@ pub(super) fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSetti
             ))
             .hint(fitting(training.batch_size, steps, group)));
     }
-    let epsilon_low = float(o, "epsilon");
+    let loss_type = loss_type(o);
+    check_loss_options(o, loss_type)?;
+    let kl = kl(o)?;
+    let (estimator, decoupled) = estimator(o, loss_type, kl.as_ref())?;
+    let entropy = entropy(o)?;
+    let sampling = o.flag("dynamic_sampling");
+    if !sampling {
+        let why = "groups are not replaced";
+        useless(o, &["dynamic_sampling_max_batches"], why, "add --dynamic_sampling")?;
+    }
+    let drop_dead_groups = o.flag("drop_dead_groups");
+    if drop_dead_groups && estimator == Estimator::ReinforcePlusPlus {
+        return Err(o
+            .wrong("drop_dead_groups", "REINFORCE++ compares with the batch: no group is dead")
+            .hint("take --advantage_estimator reinforce_plus_plus_baseline, or leave it out"));
+    }
     Ok(GrpoSettings {
         num_generations: group,
         steps_per_generation: steps,
         generation_batch_size: batch,
         prompts_per_generation: batch / group,
         num_iterations: count(o, "num_iterations"),
-        beta: float(o, "beta"),
-        epsilon_low,
-        epsilon_high: o.float("epsilon_high").unwrap_or(epsilon_low),
-        use_bias_correction_kl: o.flag("use_bias_correction_kl"),
-        loss_type: match o.text("loss_type") {
-            Some("grpo") => LossType::Grpo,
-            _ => LossType::Dapo,
+        loss_type,
+        loss: loss(o, loss_type, kl.as_ref(), entropy.top_quantile < 1.0)?,
+        average: match loss_type {
+            LossType::Grpo | LossType::Sapo | LossType::Gmpo => Average::Completions,
+            LossType::Bnpo => Average::Batches(training.batch_size),
+            LossType::DrGrpo => Average::Longest(count(o, "max_completion_length")),
+            LossType::Luspo | LossType::RewardWeighted => Average::Sums,
+            LossType::Dapo | LossType::Cispo | LossType::Vespo => Average::Tokens,
         },
-        scale_rewards: match o.text("scale_rewards") {
-            Some("batch") => ScaleRewards::Batch,
-            Some("none") => ScaleRewards::None,
-            _ => ScaleRewards::Group,
+        alpha: match loss_type {
+            LossType::RewardWeighted => above_zero(o, "grpo_alpha")?,
+            _ => 1.0,
         },
+        sync: sync(o, kl.is_some())?,
+        kl,
+        estimator,
+        decoupled,
+        entropy,
+        sampling_batches: if sampling { count(o, "dynamic_sampling_max_batches") } else { 1 },
+        drop_dead_groups,
         mask_truncated_completions: o.flag("mask_truncated_completions"),
         share_prompt: o.flag("share_prompt"),
     })
