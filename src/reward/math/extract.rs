@@ -67,8 +67,7 @@ pub fn last_box(text: &str) -> Option<String> {
 pub fn boxes(text: &str) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     let mut end = text.len();
-    loop {
-        let Some(at) = text[..end].rfind("\\boxed{") else { break };
+    while let Some(at) = text[..end].rfind("\\boxed{") {
         let inner = &text[at + "\\boxed{".len()..];
         let Some(close) = closing(inner) else {
             if !found.is_empty() {

@@ -94,8 +94,8 @@ impl Poly {
     fn decides(&self) -> bool {
         let has = |wanted: &dyn Fn(&Atom) -> bool| self.0.keys().any(|m| m.keys().any(wanted));
         let constant = |c: Constant| has(&|a| *a == Atom::Constant(c));
-        !has(&|a| matches!(a, Atom::Opaque(_)))
-            && !(constant(Constant::E) && constant(Constant::Pi))
+        let both = constant(Constant::E) && constant(Constant::Pi);
+        !both && !has(&|a| matches!(a, Atom::Opaque(_)))
     }
 
     fn add(&self, other: &Poly) -> Canonical<Poly> {

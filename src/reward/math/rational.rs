@@ -10,6 +10,10 @@ pub struct Rational {
     denominator: i128,
 }
 
+#[expect(
+    clippy::should_implement_trait,
+    reason = "operators cannot say that a result does not fit"
+)]
 impl Rational {
     /// 0.
     pub const ZERO: Rational = Rational { numerator: 0, denominator: 1 };
