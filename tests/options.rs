@@ -322,6 +322,10 @@ fn every_config_of_the_repository_is_right() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        // `tasks` holds prompts.
+        if path.is_dir() {
+            continue;
+        }
         parse(Command::Train, &format!("--config {}", path.display()))
             .and_then(|o| TrainSettings::from_options(&o))
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));

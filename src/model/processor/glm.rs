@@ -164,6 +164,14 @@ impl VisualProcessor for GlmProcessor {
         Ok(visual)
     }
 
+    fn image_within(&self, image: &Image, min: Option<u64>, max: Option<u64>) -> Result<Visual> {
+        // Limits are of one frame, settings of all.
+        let frames = self.images.settings().temporal_patch_size as u64;
+        let counted = |limit: Option<u64>| limit.map(|n| n.saturating_mul(frames));
+        let images = self.images.within(counted(min), counted(max))?;
+        GlmProcessor { images, ..self.clone() }.image(image)
+    }
+
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
         let s = self.images.settings();
         let frames = [s.temporal_patch_size, height, width];
