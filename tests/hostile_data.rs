@@ -77,7 +77,7 @@ fn mutated(name: &str, ending: &str) {
         }
     };
     let (cuts, flips) = without_messages(|| {
-        let step = (whole.len() / 1500).max(1);
+        let step = (whole.len() / 500).max(1);
         let cuts = (0..whole.len())
             .step_by(step)
             .filter(|n| check(&whole[..*n], &format!("cut at {n}")))

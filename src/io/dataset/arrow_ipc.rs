@@ -97,7 +97,13 @@ impl<'a> Walk<'a> {
         let read = file.read(&mut first).map_err(io)?;
         // The file format is a stream between its magic words, with a table of places behind it.
         let at = if first[..read] == *FILE_MAGIC { 8 } else { 0 };
-        Ok(Walk { path, file, len, at })
+        let mut walk = Walk { path, file, len, at };
+        // It ends with the word that it begins with, so one that was cut off is known at once.
+        let last = FILE_MAGIC.len() as u64;
+        if at > 0 && walk.bytes(len.saturating_sub(last), last)? != FILE_MAGIC {
+            return Err(damaged(path, format!("{len} bytes without the mark of the end")));
+        }
+        Ok(walk)
     }
 
     /// Bytes of the file; their number is checked before they are asked for.
@@ -233,6 +239,10 @@ impl Parts<'_, '_> {
         };
         let len = usize::try_from(length).map_err(|_| wrong(self, "a negative number of rows"))?;
         if field.data_type() == &DataType::Null {
+            // Nulls have no bytes, so nothing else bounds their number.
+            if len as u64 > self.body.1 {
+                return Err(wrong(self, "more nulls than bytes"));
+            }
             return Ok(Cells { len, valid: None, body: Body::Null });
         }
         let bits = self.buffer()?;
@@ -333,12 +343,21 @@ impl Parts<'_, '_> {
 
     fn ends(&mut self, len: usize, wide: bool) -> Result<Ends> {
         let bytes = self.buffer()?;
+        let width = if wide { 8 } else { 4 };
         // An empty column may have no offsets at all.
         if len > 0 {
-            let width = if wide { 8 } else { 4 };
             self.holds(&bytes, len.saturating_add(1).saturating_mul(width))?;
         }
-        Ok(Ends::Offsets { bytes, wide })
+        let offset = |raw: &[u8]| match *raw {
+            [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
+            _ => raw.try_into().map_or(-1, i64::from_le_bytes),
+        };
+        let used = bytes.chunks_exact(width).take(if len > 0 { len + 1 } else { 0 }).map(offset);
+        // Values that overlap would let a small file stand for a large one.
+        match used.is_sorted() {
+            true => Ok(Ends::Offsets { bytes, wide }),
+            false => Err(damaged(self.walk.path, "values that overlap")),
+        }
     }
 
     fn holds(&self, buffer: &Buffer, bytes: usize) -> Result<()> {

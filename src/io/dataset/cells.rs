@@ -109,20 +109,32 @@ impl Ends {
 
 /// More nesting than this is a trick, not data.
 const MAX_DEPTH: usize = 64;
+/// Most bytes of a value, as it is in memory.
+const MAX_CELL: usize = 256 << 20;
 
 impl Cells {
-    /// Row `i` as JSON.
+    /// Row `i` as JSON, and about how many bytes it takes.
     ///
     /// # Errors
     /// What the file promises and does not hold, in words.
-    pub(super) fn value(&self, i: usize, take: TakeBytes) -> CellResult<Value> {
-        self.at(i, take, 0)
+    pub(super) fn value(&self, i: usize, take: TakeBytes) -> CellResult<(Value, usize)> {
+        let mut left = MAX_CELL;
+        let value = self.at(i, take, 0, &mut left)?;
+        Ok((value, MAX_CELL - left))
     }
 
-    fn at(&self, i: usize, take: TakeBytes, depth: usize) -> CellResult<Value> {
+    fn at(&self, i: usize, take: TakeBytes, depth: usize, left: &mut usize) -> CellResult<Value> {
         if depth > MAX_DEPTH {
             return Err("values nested too deeply".into());
         }
+        let mut spend = |bytes: usize| match left.checked_sub(bytes) {
+            Some(rest) => {
+                *left = rest;
+                Ok(())
+            }
+            None => Err(format!("more than {} MiB", MAX_CELL >> 20)),
+        };
+        spend(size_of::<Value>())?;
         let outside = || "a value that lies outside of its column".to_string();
         if i >= self.len {
             return Err(outside());
@@ -143,6 +155,7 @@ impl Cells {
             Body::Text { ends, bytes } => {
                 let (start, end) = ends.of(i).ok_or_else(outside)?;
                 let raw = bytes.get(start..end).ok_or_else(outside)?;
+                spend(raw.len())?;
                 match std::str::from_utf8(raw) {
                     Ok(text) => Ok(Value::String(text.to_owned())),
                     Err(e) => Err(format!("a text that is not UTF-8, at byte {}", e.valid_up_to())),
@@ -168,20 +181,20 @@ impl Cells {
                     return Err(outside());
                 }
                 let all = start..end;
-                all.map(|j| values.at(j, take, depth + 1))
+                all.map(|j| values.at(j, take, depth + 1, left))
                     .collect::<CellResult<_>>()
                     .map(Value::Array)
             }
             Body::Struct(fields) => {
                 let mut object = Map::new();
                 for (name, cells) in fields {
-                    object.insert(name.clone(), cells.at(i, take, depth + 1)?);
+                    object.insert(name.clone(), cells.at(i, take, depth + 1, left)?);
                 }
                 Ok(Value::Object(object))
             }
             Body::Dictionary { keys, values } => {
-                let key = keys.at(i, take, depth + 1)?.as_u64().ok_or_else(outside)?;
-                values.at(usize::try_from(key).map_err(|_| outside())?, take, depth + 1)
+                let key = keys.at(i, take, depth + 1, left)?.as_u64().ok_or_else(outside)?;
+                values.at(usize::try_from(key).map_err(|_| outside())?, take, depth + 1, left)
             }
             Body::Unsupported(name) => Err(format!("a value of type {name}, which is not read")),
         }

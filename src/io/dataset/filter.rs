@@ -107,10 +107,11 @@ impl Comparison {
         match value {
             Value::String(text) => *text == self.value,
             Value::Array(list) => list.iter().any(|v| self.equals(v)),
-            Value::Number(n) => {
-                n.to_string() == self.value
-                    || self.value.parse::<f64>().is_ok_and(|v| n.as_f64() == Some(v))
+            // Whole numbers digit by digit: as floats, large ones that differ would be equal.
+            Value::Number(n) if !n.is_f64() && self.value.parse::<i128>().is_ok() => {
+                n.to_string().parse::<i128>().ok() == self.value.parse().ok()
             }
+            Value::Number(n) => self.value.parse::<f64>().is_ok_and(|v| n.as_f64() == Some(v)),
             other => other.to_string() == self.value,
         }
     }
@@ -155,6 +156,7 @@ mod tests {
             ("n>=7 and n<8", true),
             ("n>=7 and n<7", false),
             ("big=18446744073709551615", true),
+            ("big=18446744073709551614", false),
             ("x<=2.5", true),
             ("ok=true", true),
             ("gone=null", true),

@@ -15,12 +15,13 @@ const MAX_PAGE: u64 = 512 << 20;
 /// Columns nested deeper than this, or headers, are none.
 const MAX_DEPTH: usize = 16;
 
-/// Sees that every page of a file lies inside of it and unpacks to at most [`MAX_PAGE`] bytes.
+/// Sees that every page of a file lies inside of it and unpacks to at most [`MAX_PAGE`] bytes; returns what the
+/// largest unpacks to.
 ///
 /// # Errors
 /// Of kind data: the first page that does not.
-pub(super) fn check_pages(file: &File, len: u64, metadata: &ParquetMetaData) -> Result<()> {
-    let mut reader = Headers { from: BufReader::new(file), at: 0, len };
+pub(super) fn check_pages(file: &File, len: u64, metadata: &ParquetMetaData) -> Result<u64> {
+    let mut reader = Headers { from: BufReader::new(file), at: 0, len, largest: 0 };
     for group in metadata.row_groups() {
         for column in group.columns() {
             let data = column.data_page_offset();
@@ -38,7 +39,7 @@ pub(super) fn check_pages(file: &File, len: u64, metadata: &ParquetMetaData) -> 
             reader.pages(first, first + size)?;
         }
     }
-    Ok(())
+    Ok(reader.largest)
 }
 
 fn wrong(found: impl Into<String>) -> Error {
@@ -53,6 +54,8 @@ struct Headers<'a> {
     from: BufReader<&'a File>,
     at: u64,
     len: u64,
+    /// Bytes of the largest page.
+    largest: u64,
 }
 
 impl Headers<'_> {
@@ -64,6 +67,7 @@ impl Headers<'_> {
             if unpacked > MAX_PAGE {
                 return Err(wrong(format!("a page of {unpacked} bytes")));
             }
+            self.largest = self.largest.max(unpacked);
             self.skip(packed)?;
         }
         Ok(())

@@ -26,11 +26,15 @@ pub(super) const MAGIC: &[u8] = b"PAR1";
 const BATCH: usize = 1024;
 /// Bytes that rows which are read together may have, by what the file says.
 const BATCH_BYTES: i64 = 32 << 20;
+/// Bytes that they may have if every row has the largest page.
+const PAGE_BYTES: u64 = 512 << 20;
 
 /// An open Parquet file: its footer.
 pub(super) struct ParquetTable {
     path: PathBuf,
     metadata: ArrowReaderMetadata,
+    /// Bytes of the largest page. If it is a dictionary, every row may have that many.
+    largest: u64,
 }
 
 /// Bytes number `nth` in a column of a row.
@@ -94,8 +98,8 @@ impl ParquetTable {
             ArrowReaderMetadata::load(&file, options).map_err(|e| damaged(path, e))
         })
         .map_err(|e| e.hint("write it again, or copy it again if it ended early"))?;
-        check_pages(&file, len, metadata.metadata()).map_err(|e| e.file(path))?;
-        Ok(ParquetTable { path: path.to_owned(), metadata })
+        let largest = check_pages(&file, len, metadata.metadata()).map_err(|e| e.file(path))?;
+        Ok(ParquetTable { path: path.to_owned(), metadata, largest })
     }
 
     fn reader(
@@ -144,7 +148,8 @@ impl ParquetTable {
         let read: Vec<usize> = (0..leaves.len()).filter(wanted).collect();
         let bytes: i64 = read.iter().map(|i| group.column(*i).uncompressed_size().max(0)).sum();
         let per_row = bytes / group.num_rows().max(1) + 1;
-        let batch = (BATCH_BYTES / per_row).clamp(1, BATCH as i64) as usize;
+        let honest = (BATCH_BYTES / per_row).clamp(1, BATCH as i64) as usize;
+        let batch = honest.min((PAGE_BYTES / self.largest.max(1)).max(1) as usize);
         (ProjectionMask::leaves(schema, read), batch)
     }
 

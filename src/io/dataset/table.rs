@@ -20,6 +20,10 @@ use crate::base::{Error, Result};
 /// Most bytes that data URLs of one table, or JSON list, may have in memory together.
 pub(super) const MAX_INLINE: usize = 256 << 20;
 
+/// What the rows of a small table may take in memory, and how many times the size of its file the rest.
+const MAX_UNPACKED: u64 = 1 << 30;
+const MAX_GROWTH: u64 = 64;
+
 /// Rows that were read together.
 pub(super) struct Batch {
     /// In the order of the schema.
@@ -50,6 +54,8 @@ pub(super) struct TableRows<'a, 'b> {
     /// Features of `dataset_info.json`, for tables that do not bring their own.
     features: Option<Value>,
     inline: usize,
+    /// Bytes of the rows so far, as they are in memory.
+    unpacked: u64,
 }
 
 impl<'a, 'b> TableRows<'a, 'b> {
@@ -60,7 +66,7 @@ impl<'a, 'b> TableRows<'a, 'b> {
         sink: Sink<'b>,
     ) -> Self {
         let (names, labels, pictures) = (Vec::new(), Vec::new(), Arc::new([]));
-        TableRows { file, options, sink, names, labels, pictures, features, inline: 0 }
+        TableRows { file, options, sink, names, labels, pictures, features, inline: 0, unpacked: 0 }
     }
 
     /// Takes the table's columns.
@@ -92,7 +98,16 @@ impl<'a, 'b> TableRows<'a, 'b> {
     /// # Errors
     /// Those of whoever takes them.
     pub(super) fn batch(&mut self, batch: &Batch) -> Result<ControlFlow<()>> {
+        let len = std::fs::metadata(&self.file).map_or(0, |m| m.len());
+        let most = len.saturating_mul(MAX_GROWTH).saturating_add(MAX_UNPACKED);
         for i in 0..batch.len {
+            if self.unpacked > most {
+                return Err(Error::data("the rows of the table are far larger than its file")
+                    .file(&self.file)
+                    .expected(format!("at most {most} bytes from a file of {len}"))
+                    .found("more")
+                    .hint("leave out the columns that a run does not need"));
+            }
             let number = 1
                 + i
                 + match &batch.at {
@@ -123,7 +138,9 @@ impl<'a, 'b> TableRows<'a, 'b> {
                 nth += 1;
                 Record::stand_in(&mut blobs, blob)
             };
-            let value = cells.value(i, &mut take).map_err(|found| bad_cell(found, name))?;
+            let cell = cells.value(i, &mut take).map_err(|found| bad_cell(found, name))?;
+            let (value, size) = cell;
+            self.unpacked = self.unpacked.saturating_add(size as u64);
             let value = match &self.labels[c] {
                 Some(names) => label(value, names),
                 None => value,

@@ -9,13 +9,15 @@ use crate::train::options::{Kind, OPTIONS, Options};
 /// The option, where its value came from, and what to do.
 pub fn check_paths(o: &Options) -> Result<()> {
     const WRITTEN: [&str; 4] = ["output_dir", "logging_dir", "out", "config"];
+    // A bare name is looked for on the PATH by whoever runs it.
+    const PROGRAMS: [&str; 1] = ["python"];
     for opt in OPTIONS.iter().filter(|opt| opt.accepted_by(o.command())) {
         let paths = match opt.kind {
             Kind::Path | Kind::BoolOrPath => o.path(opt.name).into_iter().collect(),
             Kind::List(Kind::Path) => o.paths(opt.name),
             _ => Vec::new(),
         };
-        if WRITTEN.contains(&opt.name) {
+        if WRITTEN.contains(&opt.name) || PROGRAMS.contains(&opt.name) {
             continue;
         }
         let Some(missing) = paths.iter().find(|p| !p.exists()) else { continue };
