@@ -87,7 +87,7 @@ fn mutated(name: &str, ending: &str) {
             let mut bytes = whole.clone();
             let at = random.below(bytes.len());
             // Half of them in the descriptions, which are at the ends of the files.
-            let at = if i % 2 == 0 { at } else { at % 2500.min(bytes.len()) };
+            let at = if i.is_multiple_of(2) { at } else { at % 2500.min(bytes.len()) };
             let at = if i % 4 == 3 { bytes.len() - 1 - at } else { at };
             bytes[at] ^= 1 << random.below(8);
             check(&bytes, &format!("byte {at}"))

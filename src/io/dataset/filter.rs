@@ -112,7 +112,9 @@ impl Comparison {
                 n.to_string().parse::<i128>().ok() == self.value.parse().ok()
             }
             Value::Number(n) => self.value.parse::<f64>().is_ok_and(|v| n.as_f64() == Some(v)),
-            other => other.to_string() == self.value,
+            Value::Null => self.value == "null",
+            Value::Bool(b) => self.value == if *b { "true" } else { "false" },
+            Value::Object(_) => false,
         }
     }
 }

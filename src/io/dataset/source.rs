@@ -211,8 +211,8 @@ fn split_of(path: &Path) -> String {
         })
     };
     let folders = path.parent().into_iter().flat_map(Path::components);
-    let folders = folders.filter_map(|c| known(&c.as_os_str().to_string_lossy())).last();
-    known(&stem).or(folders).unwrap_or_default()
+    let mut folders = folders.rev().map(|c| known(&c.as_os_str().to_string_lossy()));
+    known(&stem).or_else(|| folders.find_map(|split| split)).unwrap_or_default()
 }
 
 /// Which of the splits is meant.
