@@ -223,8 +223,10 @@ fn data_files_without_a_usable_row() {
     ] {
         p.fails(&train("model", file, ""), DATA, &[&[file][..], parts].concat());
     }
+    p.write("d.csv", "question,answer");
+    p.fails(&train("model", "d.csv", ""), USAGE, &["d.csv", "JSON Lines"]);
     p.write("d.parquet", "PAR1");
-    p.fails(&train("model", "d.parquet", ""), USAGE, &["d.parquet", "JSON Lines"]);
+    p.fails(&train("model", "d.parquet", ""), DATA, &["d.parquet", "Parquet file is damaged"]);
     let short = train("model", "d.jsonl", "--max_prompt_length 10");
     p.fails(&short, DATA, &["d.jsonl, row", "27 tokens, 8 of images", "--max_prompt_length to 27"]);
     // What leaves no room in the context is named with the number that does.

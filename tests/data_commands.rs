@@ -137,7 +137,7 @@ fn vivqa_x_becomes_rows() {
     assert_eq!(rows.len(), 20);
     // This one is written in decomposed letters, and the next but two names its image by an id.
     assert_eq!(rows[7].columns["question"], "Hình tròn bên phải màu gì?");
-    assert!(rows[10].images[0].ends_with("COCO_train2014_000000000034.jpg"));
+    assert!(rows[10].images[0].name().ends_with("COCO_train2014_000000000034.jpg"));
     assert_eq!(
         rows[17].answer,
         "<answer>1</answer><explain>chỉ thấy một hình vuông màu đỏ</explain>"

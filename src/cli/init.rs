@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Outcome;
 use super::output::{check_output_dir, counted, print, print_warning};
 use crate::base::{Error, Result};
+use crate::io::dataset::{DatasetOptions, each_row};
 use crate::io::text::SpecialTokens;
 use crate::io::text::bpe::{TrainedTokenizer, train_bpe_for};
 use crate::model::config::VlmConfig;
@@ -18,8 +19,8 @@ use crate::train::options::Options;
 use crate::train::settings::InitSettings;
 
 /// Columns of a data file whose texts a model reads or writes: those of the data loader.
-const TEXT_COLUMNS: [&str; 7] =
-    ["question", "problem", "prompt", "answer", "solution", "conversations", "messages"];
+const TEXT_COLUMNS: [&str; 8] =
+    ["question", "problem", "prompt", "query", "answer", "solution", "conversations", "messages"];
 /// Keys of a turn and of a part that hold its text.
 const TEXT_KEYS: [&str; 3] = ["value", "content", "text"];
 
@@ -88,9 +89,11 @@ fn texts(s: &InitSettings) -> Result<Vec<String>> {
     for file in &s.text_files {
         texts.push(read(file)?);
     }
+    let (split, columns) = (s.split.clone(), s.columns.clone());
+    let options = DatasetOptions { split, columns, ..DatasetOptions::default() };
     for file in &s.data_files {
         let before = texts.len();
-        let bad = data_texts(file, &mut texts)?;
+        let bad = data_texts(file, &options, &mut texts)?;
         if bad > 0 {
             print_warning(&format!(
                 "{}: {} without a text that was understood",
@@ -101,7 +104,7 @@ fn texts(s: &InitSettings) -> Result<Vec<String>> {
         if texts.len() == before {
             return Err(Error::data("the data file has no texts")
                 .file(file)
-                .expected(format!("JSONL rows with one of: {}", TEXT_COLUMNS.join(", "))));
+                .expected(format!("rows with one of: {}", TEXT_COLUMNS.join(", "))));
         }
     }
     if texts.iter().all(|t| t.trim().is_empty()) {
@@ -123,28 +126,22 @@ fn read(file: &Path) -> Result<String> {
     })
 }
 
-/// Adds the texts of every row of a JSONL file; returns how many rows had none.
-fn data_texts(file: &Path, texts: &mut Vec<String>) -> Result<usize> {
-    let mut bad = 0;
-    for line in read(file)?.trim_start_matches('\u{feff}').lines() {
-        if line.trim().is_empty() {
-            continue;
-        }
+/// Adds the texts of every row of a data file or folder; returns how many rows had none.
+fn data_texts(file: &Path, options: &DatasetOptions, texts: &mut Vec<String>) -> Result<usize> {
+    let mut silent = 0;
+    let bad = each_row(&file.display().to_string(), options, &mut |row| {
         let before = texts.len();
-        if let Ok(Value::Object(row)) = serde_json::from_str(line) {
-            for column in TEXT_COLUMNS {
-                if let Some(value) = row.get(column) {
-                    add_texts(value, texts);
-                }
+        for column in TEXT_COLUMNS {
+            if let Some(value) = row.get(column) {
+                add_texts(value, texts);
             }
         }
-        if texts.len() == before {
-            bad += 1;
-        } else {
-            texts.push(AROUND_A_ROW.into());
+        match texts.len() == before {
+            true => silent += 1,
+            false => texts.push(AROUND_A_ROW.into()),
         }
-    }
-    Ok(bad)
+    })?;
+    Ok(bad + silent)
 }
 
 /// The texts of a column: itself, or those of its turns and their parts. Numbers and boxes as
@@ -177,7 +174,7 @@ mod tests {
         );
         std::fs::write(&file, rows).unwrap();
         let mut texts = Vec::new();
-        assert_eq!(data_texts(&file, &mut texts).unwrap(), 2);
+        assert_eq!(data_texts(&file, &DatasetOptions::default(), &mut texts).unwrap(), 2);
         texts.retain(|t| t != AROUND_A_ROW);
         assert_eq!(texts, ["Q1", "3", "Q2", "A2", "Q3"]);
     }

@@ -1,7 +1,7 @@
 //! Evaluation: answers to all rows of a split, what they earn, and every answer in a file. Trains
 //! nothing.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Philox, Result, RngDomain};
 use crate::io::dataset::{self, DatasetOptions, Loaded, Row};
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
@@ -12,8 +12,10 @@ use crate::train::generation::{
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::settings::{DataSettings, EvalSettings, check_paths};
+use crate::train::tasks::{Task, text_or_file, without_last_line_end};
 use crate::train::workspace::{Prepared, Workspace};
 use serde_json::json;
+use std::collections::HashSet;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,16 +57,47 @@ pub fn load_rows(s: &DataSettings) -> Result<Loaded> {
 /// As [`load_rows`].
 pub fn read_rows(s: &DataSettings) -> Result<Loaded> {
     let files: Vec<String> = s.files.iter().map(|f| f.display().to_string()).collect();
+    let prompt = |key: &str, given: &Option<String>, of_task: fn(&Task) -> &'static str| {
+        let of_task = || s.task.map(|t| without_last_line_end(of_task(t)).to_owned());
+        given.as_ref().map(|text| text_or_file(key, text)).transpose().map(|g| g.or_else(of_task))
+    };
     dataset::load(
         &files.join(":"),
         &DatasetOptions {
             image_folders: s.image_folders.clone(),
-            question_template: s.question_template.clone(),
-            system_prompt: s.system_prompt.clone(),
+            question_template: prompt("question_template", &s.question_template, |t| t.question)?,
+            system_prompt: prompt("system_prompt", &s.system_prompt, |t| t.system)?,
             strict: s.strict,
             max_rows: s.max_rows,
+            split: s.split.clone(),
+            measures: s.measures,
+            saved_by_datasets: s.saved_by_datasets,
+            columns: s.columns.clone(),
+            filter: s.filter.clone(),
         },
     )
+}
+
+/// Rows to train on and rows to measure: a share `ratio` of all, drawn by `seed`; both stay in file order.
+///
+/// # Errors
+/// If one of the two would be empty.
+pub fn split_rows(rows: Vec<Row>, ratio: f64, seed: u64) -> Result<(Vec<Row>, Vec<Row>)> {
+    let count = ((rows.len() as f64 * ratio).round() as usize).max(1);
+    if count >= rows.len() {
+        return Err(Error::usage("too few rows are left to train on")
+            .key("val_split_ratio")
+            .expected("a smaller share, or more rows")
+            .found(format!("{count} of {} rows", rows.len())));
+    }
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    // The orders of epochs are streams (epoch, 0).
+    Philox::new(seed, RngDomain::Shuffle).stream(0, 1).shuffle(&mut order);
+    let measured: HashSet<usize> = order.into_iter().take(count).collect();
+    let (eval, train): (Vec<_>, Vec<_>) =
+        rows.into_iter().enumerate().partition(|(i, _)| measured.contains(i));
+    let plain = |v: Vec<(usize, Row)>| v.into_iter().map(|(_, row)| row).collect();
+    Ok((plain(train), plain(eval)))
 }
 
 /// Names the first bad rows and counts the rest.
@@ -127,8 +160,9 @@ impl Evaluation<'_> {
             }
             let mut kept: Vec<&Row> = Vec::new();
             let mut prompts: Vec<Arc<Prompt>> = Vec::new();
-            for row in chunk {
-                match self.workspace.encoder.encode_row(row) {
+            let all: Vec<&Row> = chunk.iter().collect();
+            for (row, prompt) in chunk.iter().zip(self.workspace.encoder.encode_rows(&all)) {
+                match prompt {
                     Ok(p) => {
                         kept.push(row);
                         prompts.push(Arc::new(p));
@@ -227,7 +261,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
                 .collect();
             let mut line = json!({
                 "id": row.id,
-                "images": row.images,
+                "images": row.images.iter().map(|i| i.name()).collect::<Vec<_>>(),
                 "videos": row.videos.iter().map(|v| v.source.path()).collect::<Vec<_>>(),
                 "question": question(row),
                 "answer": row.answer,
@@ -244,7 +278,7 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
         }
         out.flush().map_err(|e| Error::io("cannot write the answers", *path, &e))
     })?;
-    report.skipped += loaded.skipped.len();
+    report.skipped += loaded.skipped_rows;
     if report.samples == 0 && report.skipped > 0 {
         return Err(Error::data("no row of the data set could be read")
             .found(format!("{} bad rows", report.skipped))

@@ -16,7 +16,7 @@ use crate::reward::set::mean_std;
 use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
 use crate::train::checkpoint::{self, RunState, Window};
-use crate::train::evaluate::{Evaluation, load_rows, name_skipped};
+use crate::train::evaluate::{Evaluation, load_rows, name_skipped, split_rows};
 use crate::train::fit;
 use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
@@ -50,9 +50,15 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
     let resume = open_run_dir(&s.output)?;
     let loaded = load_rows(&s.data)?;
-    let rows = loaded.rows;
-    let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?;
     let seed = s.training.seed;
+    let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?.map(|l| l.rows);
+    let (rows, eval_rows) = match s.data.val_split_ratio {
+        0.0 => (loaded.rows, eval_rows),
+        ratio => {
+            let (train, eval) = split_rows(loaded.rows, ratio, seed)?;
+            (train, Some(eval))
+        }
+    };
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
     fit::check_grpo(options, &prepared, &rows)?;
@@ -73,7 +79,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
             }
             checkpoint::load(dir, &w.model, &mut w.arena)?
         }
-        None => RunState { skipped_rows: loaded.skipped.len() as u64, ..RunState::default() },
+        None => RunState { skipped_rows: loaded.skipped_rows as u64, ..RunState::default() },
     };
     let updates = updates_per_generation(&s);
     if let (Some(dir), Some(window)) = (&resume, &state.window) {
@@ -103,8 +109,8 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     if !stopped {
         checkpoint::save_model(&dir, &w.model, &w.arena)?;
     }
-    if let (Some(loaded), false) = (&eval_rows, stopped) {
-        run.evaluate(&loaded.rows, &mut log)?;
+    if let (Some(rows), false) = (&eval_rows, stopped) {
+        run.evaluate(rows, &mut log)?;
     }
     log.finish()?;
     if stopped {

@@ -9,6 +9,7 @@ use crate::rollout::{Completion, Finish};
 use crate::train::generation::{Draws, generate, rollout_settings};
 use crate::train::prompts::{Media, read_messages};
 use crate::train::settings::{ChatSettings, InferSettings};
+use crate::train::tasks::text_or_file;
 use crate::train::workspace::Prepared;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -39,9 +40,13 @@ fn read_chat(chat: &ChatSettings) -> Result<(Vec<Message>, Media)> {
     let mut content: Vec<Part> = (0..images.len()).map(Part::Image).collect();
     content.extend((0..videos.len()).map(Part::Video));
     content.push(Part::Text(text.clone()));
-    let system = system.iter().map(|s| Message::text("system", s.as_str()));
+    let system = system.as_ref().map(|s| text_or_file("system_prompt", s)).transpose()?;
+    let system = system.map(|s| Message::text("system", s));
     let question = Message { role: "user".into(), content };
-    Ok((system.chain([question]).collect(), Media { images, videos }))
+    Ok((
+        system.into_iter().chain([question]).collect(),
+        Media { images, videos, ..Media::default() },
+    ))
 }
 
 /// Answers a chat; with `out`, writes one JSON object per answer to it.

@@ -73,7 +73,7 @@ pub fn inspect(s: &InspectSettings) -> Result<Inspection> {
     interrupt::watch();
     let reader = open(s)?;
     let loaded = read_rows(&s.data)?;
-    let mut broken = broken::Collector::of(&loaded.skipped);
+    let mut broken = broken::Collector::of(&loaded.skipped, loaded.skipped_rows);
     let mut rows: Vec<&Row> = loaded.rows.iter().collect();
     let shown = pictures::look(&rows)?;
     rows = broken.sift(rows, s.data.strict, |row| shown.error_of(row))?;
@@ -98,7 +98,7 @@ pub fn inspect(s: &InspectSettings) -> Result<Inspection> {
     let tokens = reader.as_ref().map(|r| tokens::summary(s, r.context, &lengths));
     let inspection = Inspection {
         files: s.data.files.clone(),
-        rows: loaded.rows.len() + loaded.skipped.len(),
+        rows: loaded.rows.len() + loaded.skipped_rows,
         good: rows.len(),
         broken: broken.done(),
         schema: schema::of(&rows),

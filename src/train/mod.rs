@@ -19,6 +19,7 @@ pub mod sft_run; // supervised warm start
 pub mod sinks; // console, metrics.jsonl, TensorBoard
 pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead
+pub mod tasks; // prompts, answers and rewards of a task
 pub mod trace; // one chat with every activation and gradient
 pub mod trainable; // what a run trains, as a table
 pub mod workspace; // memory, weights, tokenizer, image processor

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use command::Command;
 pub use help::{docs_markdown, help, overview};
 pub use kind::{Kind, Value};
-pub use table::{FAMILY_NAMES, GROUPS, OPTIONS, Opt};
+pub use table::{FAMILY_NAMES, GROUPS, OPTIONS, Opt, TASK_NAMES};
 
 use crate::base::{Error, Result};
 use crate::device::images::BUILD_VARIABLES;

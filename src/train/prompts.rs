@@ -1,9 +1,10 @@
 //! Rows and chats to prompts: images and frames of videos are read and processed, the chat rendered and
 //! tokenised, positions assigned, lengths checked. A row that cannot be read is an error that names it;
-//! nothing here knows weights.
+//! nothing here knows weights. Rows are encoded by several threads, and those that decode at a time share a
+//! bound on the pixels that are in memory.
 
 use crate::base::{Error, Result};
-use crate::io::dataset::{Message, Part, Row, VideoRef, video_of_part};
+use crate::io::dataset::{ImageRef, Message, Part, PixelLimits, Row, VideoRef, video_of_part};
 use crate::io::image::{self, Alpha, Image};
 use crate::io::text::tokenizer::Tokenizer;
 use crate::io::video::Video;
@@ -14,7 +15,9 @@ use crate::model::processor::{Clip, Visual, VisualProcessor, VisualText};
 use crate::model::prompt::Prompt;
 use crate::train::settings::{ModelSettings, VideoSettings};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
 /// What the parts of a chat show, by their numbers.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +26,8 @@ pub struct Media {
     pub images: Vec<Image>,
     /// Videos; their frames are decoded when the prompt is made.
     pub videos: Vec<VideoRef>,
+    /// Limits of the images that go before those of the processor.
+    pub pixels: PixelLimits,
 }
 
 /// Turns rows into prompts.
@@ -39,6 +44,7 @@ pub struct PromptEncoder {
     pub(super) max_positions: Option<(usize, usize)>,
     positions: PositionRule,
     video: VideoSettings,
+    decoding: Gate,
 }
 
 impl PromptEncoder {
@@ -62,6 +68,7 @@ impl PromptEncoder {
             max_positions: None,
             positions: config.positions,
             video: settings.video.clone(),
+            decoding: Gate::new(DECODED_BYTES),
         })
     }
 
@@ -79,7 +86,10 @@ impl PromptEncoder {
     pub fn encode(&self, messages: &[Message], media: &Media, open_turn: bool) -> Result<Prompt> {
         let visual = |part: &Part| match part {
             Part::Text(_) => None,
-            Part::Image(i) => Some(self.visuals.image(&media.images[*i])),
+            Part::Image(i) => {
+                let PixelLimits { min, max } = media.pixels;
+                Some(self.visuals.image_within(&media.images[*i], min, max))
+            }
             Part::Video(i) => Some(self.video(&media.videos[*i])),
         };
         let parts = messages.iter().flat_map(|m| &m.content);
@@ -142,7 +152,10 @@ impl PromptEncoder {
     pub fn measure_row(&self, row: &Row, sizes: &[(usize, usize)]) -> Result<Prompt> {
         let visual = |part: &Part| match part {
             Part::Text(_) => None,
-            Part::Image(i) => Some(self.visuals.image_shape(sizes[*i].0, sizes[*i].1)),
+            Part::Image(i) => {
+                let PixelLimits { min, max } = row.pixels;
+                Some(self.visuals.image_shape_within(sizes[*i], min, max))
+            }
             Part::Video(i) => Some(self.video(&row.videos[*i])),
         };
         let parts = row.messages.iter().flat_map(|m| &m.content);
@@ -174,12 +187,94 @@ impl PromptEncoder {
     /// As [`PromptEncoder::encode`], with the row's file and number.
     pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
         let go = || {
-            let open = |p| image::open_with(p, Alpha::OverWhite);
-            let images = row.images.iter().map(open).collect::<Result<Vec<_>>>()?;
-            let media = Media { images, videos: row.videos.clone() };
+            let files = row.images.iter().map(|i| i.bytes()).collect::<Result<Vec<_>>>()?;
+            let mut need = row.videos.len() as u64 * VIDEO_BYTES;
+            for (bytes, image) in files.iter().zip(&row.images) {
+                let (w, h) = image::dimensions(bytes).map_err(|e| e.at(image.name()))?;
+                need = need.saturating_add(u64::from(w) * u64::from(h) * PIXEL_BYTES);
+            }
+            let _pass = self.decoding.pass(need);
+            let decoded = row.images.iter().zip(&files);
+            let decode = |(i, bytes): (&ImageRef, &Vec<u8>)| i.decode(bytes, Alpha::OverWhite);
+            let images = decoded.map(decode).collect::<Result<Vec<_>>>()?;
+            let media = Media { images, videos: row.videos.clone(), pixels: row.pixels };
             self.encode(&row.messages, &media, true)
         };
         go().map_err(|e| e.file(&row.file).row(row.row))
+    }
+
+    /// Encodes the prompts of rows, several at a time; the result is that of one after another.
+    pub fn encode_rows(&self, rows: &[&Row]) -> Vec<Result<Prompt>> {
+        let threads = rayon::current_num_threads().min(rows.len()).min(MAX_DECODERS);
+        if threads <= 1 {
+            return rows.iter().map(|r| self.encode_row(r)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        // Threads of their own: one that waits at the gate must not hold work of the pool, which the one
+        // behind the gate may need.
+        let mut done: Vec<(usize, Result<Prompt>)> = std::thread::scope(|scope| {
+            let work = || {
+                let mut mine = Vec::new();
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(row) = rows.get(i) else { return mine };
+                    mine.push((i, self.encode_row(row)));
+                }
+            };
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let join = |w: ScopedJoinHandle<Vec<_>>| match w.join() {
+                Ok(mine) => mine,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            workers.into_iter().flat_map(join).collect()
+        });
+        done.sort_by_key(|(i, _)| *i);
+        done.into_iter().map(|(_, prompt)| prompt).collect()
+    }
+}
+
+/// Threads that decode at a time.
+const MAX_DECODERS: usize = 8;
+/// Bytes that decoded images of all threads may have together; a row that needs more is decoded alone.
+const DECODED_BYTES: u64 = 1 << 30;
+/// Bytes of a pixel while it is decoded and resized: RGBA of 16 bits, and RGB.
+const PIXEL_BYTES: u64 = 12;
+/// What the frames of a video are taken for.
+const VIDEO_BYTES: u64 = 128 << 20;
+
+/// Lets threads pass as long as what they need together stays within a bound.
+#[derive(Debug)]
+struct Gate {
+    room: u64,
+    free: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// What a thread has taken; given back when it is dropped.
+struct Pass<'a> {
+    gate: &'a Gate,
+    taken: u64,
+}
+
+impl Gate {
+    fn new(room: u64) -> Self {
+        Gate { room, free: Mutex::new(room), freed: Condvar::new() }
+    }
+
+    /// Waits until there is room.
+    fn pass(&self, need: u64) -> Pass<'_> {
+        let taken = need.min(self.room);
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = self.freed.wait_while(free, |free| *free < taken);
+        *wait.unwrap_or_else(PoisonError::into_inner) -= taken;
+        Pass { gate: self, taken }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        *self.gate.free.lock().unwrap_or_else(PoisonError::into_inner) += self.taken;
+        self.gate.freed.notify_all();
     }
 }
 

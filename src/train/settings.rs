@@ -177,6 +177,10 @@ pub struct InitSettings {
     pub text_files: Vec<PathBuf>,
     /// Data files whose texts the tokenizer is trained on.
     pub data_files: Vec<PathBuf>,
+    /// Split of folders that have several.
+    pub split: Option<String>,
+    /// Other names of columns: (ours, the file's).
+    pub columns: Vec<(String, String)>,
     /// Folder of the new model.
     pub output_dir: PathBuf,
     /// Write into a folder that is not empty.

@@ -48,7 +48,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let total = t.length.steps(rows.len().div_ceil(per_step));
     let mut state = match &resume {
         Some(dir) => checkpoint::load(dir, &w.model, &mut w.arena)?,
-        None => RunState { skipped_rows: loaded.skipped.len() as u64, ..RunState::default() },
+        None => RunState { skipped_rows: loaded.skipped_rows as u64, ..RunState::default() },
     };
     let dir = &s.output.run_dir;
     let resumed = resume.is_some().then_some(state.step);

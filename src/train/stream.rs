@@ -1,5 +1,5 @@
-//! Rows of a data set in the order of a run, encoded ahead of time on a thread of their own. The
-//! order is a function of the seed and the number of rows consumed; a row that cannot be encoded is
+//! Rows of a data set in the order of a run, encoded ahead of time on a thread of their own, which has others
+//! to help. The order is a function of the seed and the number of rows consumed; a row that cannot be encoded is
 //! passed over, counted and named.
 
 use crate::base::{Error, Philox, Result, RngDomain};
@@ -67,22 +67,29 @@ pub fn next_batch(
     let (mut prompts, mut skipped) = (Vec::with_capacity(n), Vec::new());
     let mut bad_in_a_row = 0;
     while prompts.len() < n {
-        let row = order.row(cursor);
-        cursor += 1;
-        match encoder.encode_row(&rows[row]) {
-            Ok(p) => {
-                prompts.push((row, Arc::new(p)));
-                bad_in_a_row = 0;
-            }
-            Err(e) if strict => return Err(e),
-            Err(e) => {
-                bad_in_a_row += 1;
-                if bad_in_a_row > rows.len() {
-                    return Err(Error::data("no row of the data set can be used")
-                        .found(e.one_line())
-                        .hint("the last of the errors is shown; mend the rows or the options"));
+        // As many as are missing, so that no row is consumed that one thread would not have.
+        let wanted: Vec<usize> =
+            (cursor..cursor + n - prompts.len()).map(|c| order.row(c)).collect();
+        cursor += wanted.len();
+        let chosen: Vec<&Row> = wanted.iter().map(|i| &rows[*i]).collect();
+        for (row, prompt) in wanted.into_iter().zip(encoder.encode_rows(&chosen)) {
+            match prompt {
+                Ok(p) => {
+                    prompts.push((row, Arc::new(p)));
+                    bad_in_a_row = 0;
                 }
-                skipped.push(e);
+                Err(e) if strict => return Err(e),
+                Err(e) => {
+                    bad_in_a_row += 1;
+                    if bad_in_a_row > rows.len() {
+                        return Err(Error::data("no row of the data set can be used")
+                            .found(e.one_line())
+                            .hint(
+                                "the last of the errors is shown; mend the rows or the options",
+                            ));
+                    }
+                    skipped.push(e);
+                }
             }
         }
     }

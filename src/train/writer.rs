@@ -4,7 +4,8 @@
 
 use crate::base::{Error, Result};
 use crate::io::completions::{self, CompletionRecord};
-use crate::io::image;
+use crate::io::dataset::ImageRef;
+use crate::io::image::{self, Alpha};
 use crate::train::report::{SampleGroup, SampleLog};
 use crate::train::sinks::{ConsoleSink, MetricRow, Sink, Sinks};
 use std::path::PathBuf;
@@ -22,8 +23,8 @@ pub enum Entry {
     Line(String),
     /// A row of metrics.
     Row(MetricRow),
-    /// A group for the report; its images are read from these files.
-    Sample(SampleGroup, Vec<PathBuf>),
+    /// A group for the report, and its images.
+    Sample(SampleGroup, Vec<ImageRef>),
     /// A parquet file of completions.
     Completions {
         /// The file.
@@ -54,7 +55,7 @@ impl Targets {
                 self.console.log(&row)
             }
             Entry::Sample(mut group, images) => {
-                let png = |path: &PathBuf| image::encode_png(&image::open(path)?);
+                let png = |i: &ImageRef| image::encode_png(&i.open(Alpha::Drop)?);
                 group.images_png = images.iter().map(png).collect::<Result<_>>()?;
                 self.samples.append(&group)
             }

@@ -1,32 +1,38 @@
 //! One JSON object to one row: VLM-R1's `conversations`, `messages` with roles, and plain `question`
 //! and `answer` columns. Nothing is guessed: markers must agree in number with images and videos.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::images::{self, Blob, MediaFolder, image_column, resolve};
+use super::record::{Record, without_bytes};
 use super::row_error::{RowResult, bad, kind_of};
 use super::videos::{Named, named_part, resolve_video, video_column};
-use super::{DatasetOptions, Message, Part, Row};
+use super::{DatasetOptions, Message, Part, PixelLimits, Row, template};
 
 /// The marker of an image in a text (LLaVA's and VLM-R1's habit).
 const IMAGE: &str = "<image>";
 /// The marker of a video in a text.
 const VIDEO: &str = "<video>";
 /// Columns that may hold the question of a plain row, in order of preference.
-const QUESTION: [&str; 3] = ["question", "problem", "prompt"];
+const QUESTION: [&str; 4] = ["question", "problem", "prompt", "query"];
 /// Columns that may hold the reference answer, in order of preference.
 const ANSWER: [&str; 2] = ["answer", "solution"];
 /// Columns that may hold chat turns, in order of preference.
 const TURNS: [&str; 3] = ["conversations", "messages", "prompt"];
+
+/// Most bytes of the texts of a prompt, and of an answer. A book has a few hundred thousand.
+const MAX_TEXT: usize = 1 << 20;
 
 /// A piece of a turn before images and videos have numbers.
 enum Piece {
     Text(String),
     /// Takes the next image of the image column.
     ImageMarker,
-    /// Brings its own path.
-    Image(String),
+    /// Brings its own.
+    Image(images::Named),
     /// Takes the next video of the video column.
     VideoMarker,
     /// Brings its own video.
@@ -43,32 +49,36 @@ struct Turn {
 
 /// Makes a row, or says what is wrong with it.
 pub(super) fn row_of(
-    file: &Path,
+    file: &Arc<Path>,
     number: usize,
-    folder: &Path,
-    columns: Map<String, Value>,
+    folder: &MediaFolder,
+    record: Record,
     options: &DatasetOptions,
 ) -> RowResult<Row> {
-    let (image_key, paths) = image_column(&columns)?;
+    let (image_key, named_images) = image_column(&record)?;
+    let Record { mut columns, blobs, .. } = record;
     let (video_key, named) = video_column(&columns)?;
-    let mut turns = turns_of(&columns)?;
+    let mut turns = turns_of(&columns, &blobs)?;
     let answer = take_answer(&columns, &mut turns)?;
     if turns.last().is_none_or(|t| t.role != "user") {
         let key = turns.last().map_or("messages".to_owned(), |t| t.key.clone());
         return Err(bad("the row has no question before the answer", key)
             .expected("a turn of the user (\"human\" or \"user\") before the answer"));
     }
+    check_length(&turns, &answer)?;
     // Images stand before videos where neither has a marker.
     let marks_video = |p: &Piece| matches!(p, Piece::VideoMarker);
     balance(&mut turns, VIDEO, marks_video, || Piece::VideoMarker, video_key, named.len())?;
     let marks_image = |p: &Piece| matches!(p, Piece::ImageMarker);
-    balance(&mut turns, IMAGE, marks_image, || Piece::ImageMarker, image_key, paths.len())?;
+    let count = named_images.len();
+    balance(&mut turns, IMAGE, marks_image, || Piece::ImageMarker, &image_key, count)?;
     if let (Some(template), Some(last)) = (options.question_template.as_deref(), turns.last_mut()) {
-        apply_template(template, &mut last.pieces);
+        apply_template(template, &columns, &mut last.pieces)?;
     }
-    let (images, videos) = take_media(&mut turns, (image_key, paths), (video_key, named));
-    let images =
-        images.into_iter().map(|(key, p)| resolve(folder, &key, p)).collect::<RowResult<_>>()?;
+    let (images, videos) = take_media(&mut turns, (&image_key, named_images), (video_key, named));
+    let at = (file, number);
+    let image = |(key, image): (String, images::Named)| resolve(folder, &key, image, at);
+    let images = images.into_iter().map(image).collect::<RowResult<_>>()?;
     let videos = videos
         .into_iter()
         .map(|(key, v)| resolve_video(folder, &key, v))
@@ -79,48 +89,75 @@ pub(super) fn row_of(
     {
         messages.insert(0, Message::text("system", system.as_str()));
     }
-    let id = match columns.get("id") {
+    let pixels = pixel_limits(&columns)?;
+    columns.values_mut().for_each(without_bytes);
+    let id = id_of(file, number, &columns);
+    let file = file.to_path_buf();
+    Ok(Row { file, row: number, id, images, videos, pixels, messages, answer, columns })
+}
+
+/// Column `id`, or the name of the file with the row's number.
+fn id_of(file: &Path, number: usize, columns: &Map<String, Value>) -> String {
+    match columns.get("id") {
         Some(Value::String(id)) => id.clone(),
         Some(id) if !id.is_null() => id.to_string(),
         _ => {
             let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned());
             format!("{}-{number}", stem.unwrap_or_default())
         }
-    };
-    Ok(Row { file: file.to_owned(), row: number, id, images, videos, messages, answer, columns })
+    }
 }
 
-/// Paths of column `image` or `images` and the column's name.
-fn image_column(columns: &Map<String, Value>) -> RowResult<(&'static str, Vec<String>)> {
-    let given = |key: &&str| columns.get(*key).is_some_and(|v| !v.is_null());
-    let Some(key) = ["image", "images"].into_iter().find(given) else {
-        return Ok(("image", Vec::new()));
+/// Columns `min_pixels` and `max_pixels`, which go before the options of a run.
+fn pixel_limits(columns: &Map<String, Value>) -> RowResult<PixelLimits> {
+    let limit = |key: &str| match columns.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        // JSON written by Python may have 8.0 for 8.
+        Some(v) => match v.as_f64().filter(|n| *n >= 1.0 && *n < 1e15 && n.fract() == 0.0) {
+            Some(n) => Ok(Some(n as u64)),
+            None => Err(bad("a limit of an image's size is wrong", key)
+                .expected("a whole number from 1")
+                .found(v.to_string().chars().take(80).collect::<String>())),
+        },
     };
-    let one = |v: &Value, key: String| match v {
-        Value::String(path) if !path.is_empty() => Ok(path.clone()),
-        other => Err(bad("an image is not a path", key)
-            .expected("the path of an image file")
-            .found(if other == "" { "an empty string" } else { kind_of(other) })
-            .hint("write the images to files and name them in the row")),
-    };
-    let paths = match &columns[key] {
-        Value::Array(list) => list
-            .iter()
-            .enumerate()
-            .map(|(i, v)| one(v, format!("{key}[{i}]")))
-            .collect::<RowResult<_>>()?,
-        single => vec![one(single, key.to_owned())?],
-    };
-    Ok((key, paths))
+    let limits = PixelLimits { min: limit("min_pixels")?, max: limit("max_pixels")? };
+    match limits.min.zip(limits.max) {
+        Some((min, max)) if min > max => {
+            Err(bad("`min_pixels` is above `max_pixels`", "min_pixels")
+                .expected(format!("at most {max}"))
+                .found(min.to_string()))
+        }
+        _ => Ok(limits),
+    }
 }
 
-fn turns_of(columns: &Map<String, Value>) -> RowResult<Vec<Turn>> {
+/// A text of many megabytes is a mistake, and takes minutes to tokenise.
+fn check_length(turns: &[Turn], answer: &str) -> RowResult<()> {
+    let text = |p: &Piece| if let Piece::Text(t) = p { t.len() } else { 0 };
+    let mut whole = 0;
+    for turn in turns {
+        whole += turn.pieces.iter().map(text).sum::<usize>();
+        if whole > MAX_TEXT {
+            return Err(bad("the question is too long", turn.key.as_str())
+                .expected(format!("at most {MAX_TEXT} bytes of text"))
+                .found(format!("{whole} bytes")));
+        }
+    }
+    match answer.len() > MAX_TEXT {
+        true => Err(bad("the answer is too long", "answer")
+            .expected(format!("at most {MAX_TEXT} bytes"))
+            .found(format!("{} bytes", answer.len()))),
+        false => Ok(()),
+    }
+}
+
+fn turns_of(columns: &Map<String, Value>, blobs: &[Blob]) -> RowResult<Vec<Turn>> {
     for key in TURNS {
         if let Some(Value::Array(list)) = columns.get(key) {
             return list
                 .iter()
                 .enumerate()
-                .map(|(i, v)| turn_of(v, format!("{key}[{i}]")))
+                .map(|(i, v)| turn_of(v, blobs, format!("{key}[{i}]")))
                 .collect();
         }
     }
@@ -147,7 +184,7 @@ fn turns_of(columns: &Map<String, Value>) -> RowResult<Vec<Turn>> {
         .found(format!("keys {}", columns.keys().cloned().collect::<Vec<_>>().join(", "))))
 }
 
-fn turn_of(value: &Value, key: String) -> RowResult<Turn> {
+fn turn_of(value: &Value, blobs: &[Blob], key: String) -> RowResult<Turn> {
     let text_of = |names: [&str; 2]| names.iter().find_map(|n| value.get(*n));
     let role = match text_of(["from", "role"]).and_then(Value::as_str) {
         Some("human" | "user") => "user",
@@ -162,7 +199,7 @@ fn turn_of(value: &Value, key: String) -> RowResult<Turn> {
     let content = text_of(["value", "content"]);
     let (pieces, text) = match content {
         Some(Value::String(text)) => (pieces_of(text), Some(text.clone())),
-        Some(Value::Array(parts)) => (parts_of(parts, &key)?, None),
+        Some(Value::Array(parts)) => (parts_of(parts, blobs, &key)?, None),
         // Boxes and numbers as answers (VLM-R1's detection sets) are kept as their JSON text.
         Some(other) if role == "assistant" && !other.is_null() => {
             (vec![Piece::Text(other.to_string())], Some(other.to_string()))
@@ -214,7 +251,7 @@ fn pieces_of(text: &str) -> Vec<Piece> {
 
 /// Content lists of the `{"type": "image"}`, `{"type": "text", "text": ...}` form; a video part may
 /// bring its own path (`{"type": "video", "video": path}`), as an image part may.
-fn parts_of(parts: &[Value], key: &str) -> RowResult<Vec<Piece>> {
+fn parts_of(parts: &[Value], blobs: &[Blob], key: &str) -> RowResult<Vec<Piece>> {
     let mut pieces = Vec::new();
     for (i, part) in parts.iter().enumerate() {
         let kind = part.get("type").and_then(Value::as_str);
@@ -222,10 +259,8 @@ fn parts_of(parts: &[Value], key: &str) -> RowResult<Vec<Piece>> {
             pieces.push(Piece::Video(video));
         } else if kind == Some("video") {
             pieces.push(Piece::VideoMarker);
-        } else if let Some(path) =
-            ["image", "path", "url"].iter().find_map(|k| part.get(*k)?.as_str())
-        {
-            pieces.push(Piece::Image(path.to_owned()));
+        } else if let Some(image) = image_of_part(part, blobs, &format!("{key}[{i}]"))? {
+            pieces.push(Piece::Image(image));
         } else if kind == Some("image") {
             pieces.push(Piece::ImageMarker);
         } else if let Some(text) = part.get("text").and_then(Value::as_str) {
@@ -239,6 +274,18 @@ fn parts_of(parts: &[Value], key: &str) -> RowResult<Vec<Piece>> {
         }
     }
     Ok(pieces)
+}
+
+/// The image that a part brings: `image`, `path` or `url`, or the `image_url` of OpenAI's chats.
+fn image_of_part(part: &Value, blobs: &[Blob], key: &str) -> RowResult<Option<images::Named>> {
+    let address = part.get("image_url").map(|v| v.get("url").unwrap_or(v));
+    let places = ["image", "path", "url"].into_iter().map(|k| part.get(k)).chain([address]);
+    // Tables write a null, or an empty text, for every key that some part has.
+    let given = |v: &&Value| !v.is_null() && *v != "";
+    match places.flatten().find(given) {
+        Some(v @ (Value::String(_) | Value::Object(_))) => images::named(v, blobs, key).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// The last assistant turn if it is the last of all (removed from `turns`), else a column.
@@ -270,7 +317,7 @@ fn balance(
     marker: &str,
     is_marker: fn(&Piece) -> bool,
     make: fn() -> Piece,
-    key: &'static str,
+    key: &str,
     count: usize,
 ) -> RowResult<()> {
     let markers = turns.iter().flat_map(|t| &t.pieces).filter(|p| is_marker(p)).count();
@@ -296,9 +343,9 @@ type Keyed<T> = Vec<(String, T)>;
 /// Images and videos in the order in which the turns use them.
 fn take_media(
     turns: &mut [Turn],
-    (image_key, paths): (&str, Vec<String>),
+    (image_key, paths): (&str, Vec<images::Named>),
     (video_key, named): (&str, Vec<Named>),
-) -> (Keyed<String>, Keyed<Named>) {
+) -> (Keyed<images::Named>, Keyed<Named>) {
     let (mut paths, mut named) = (paths.into_iter(), named.into_iter());
     let (mut images, mut videos) = (Vec::new(), Vec::new());
     for turn in turns {
@@ -311,7 +358,12 @@ fn take_media(
                 Piece::VideoMarker => {
                     videos.extend(named.next().map(|v| (video_key.to_owned(), v)));
                 }
-                Piece::Image(path) => images.push((turn.key.clone(), std::mem::take(path))),
+                Piece::Image(_) => {
+                    // What is left behind says where the image was.
+                    if let Piece::Image(i) = std::mem::replace(piece, Piece::ImageMarker) {
+                        images.push((turn.key.clone(), i));
+                    }
+                }
                 Piece::Video(_) => {
                     // What is left behind says where the video was.
                     if let Piece::Video(v) = std::mem::replace(piece, Piece::VideoMarker) {
@@ -326,12 +378,16 @@ fn take_media(
 
 /// Wraps a question in the template. Images and videos that lead the question stay in front of
 /// everything, as VLM-R1 has them; those inside of it stay where they are.
-fn apply_template(template: &str, pieces: &mut Vec<Piece>) {
-    let place = if template.contains("{question}") { "{question}" } else { "{Question}" };
-    let Some((before, after)) = template.split_once(place) else { return };
+fn apply_template(
+    template: &str,
+    columns: &Map<String, Value>,
+    pieces: &mut Vec<Piece>,
+) -> RowResult<()> {
+    let (before, after) = template::around(template, columns)?;
     let leading = pieces.iter().take_while(|p| !matches!(p, Piece::Text(_))).count();
-    pieces.insert(leading, Piece::Text(before.to_owned()));
-    pieces.push(Piece::Text(after.to_owned()));
+    pieces.insert(leading, Piece::Text(before));
+    pieces.push(Piece::Text(after));
+    Ok(())
 }
 
 /// Numbers images and videos and joins neighbouring texts.
@@ -356,26 +412,4 @@ fn messages_of(turns: Vec<Turn>) -> Vec<Message> {
         messages.push(Message { role: turn.role.to_owned(), content });
     }
     messages
-}
-
-/// The file of an image; only its metadata is looked at, decoding comes later.
-fn resolve(folder: &Path, key: &str, path: String) -> RowResult<PathBuf> {
-    if path.starts_with("http://") || path.starts_with("https://") {
-        return Err(bad("an image is on the network", key)
-            .found(path)
-            .hint("download the images first and name the files in the row"));
-    }
-    let full = folder.join(path.strip_prefix("file://").unwrap_or(&path));
-    match std::fs::metadata(&full) {
-        Ok(m) if m.is_file() && m.len() > 0 => Ok(full),
-        Ok(m) => Err(bad("an image cannot be read", key).expected("an image file").found(format!(
-            "{} is {}",
-            full.display(),
-            if m.is_file() { "an empty file" } else { "not a file" }
-        ))),
-        Err(e) => Err(bad("an image cannot be read", key)
-            .expected("an image file")
-            .found(format!("{}: {e}", full.display()))
-            .hint("set --image_folders to the folder that image paths are relative to")),
-    }
 }

@@ -34,6 +34,10 @@ impl RowError {
             None => e,
         }
     }
+    /// The key, if the error has none of its own.
+    pub(super) fn or_key(self, key: &str) -> Self {
+        RowError { key: self.key.or_else(|| Some(key.to_owned())), ..self }
+    }
     pub(super) fn expected(self, text: impl Into<String>) -> Self {
         RowError { error: self.error.expected(text), ..self }
     }

@@ -50,7 +50,7 @@ fn vlm_r1_rows() {
     assert_eq!(row.columns["accu_reward_method"], "default");
     let content = vec![Part::Image(0), text("First "), Part::Image(1), text(" and?")];
     assert_eq!(row.messages, [Message { role: "user".into(), content }]);
-    assert!(row.images.len() == 2 && row.images[1].ends_with("b.png"));
+    assert!(row.images.len() == 2 && row.images[1].name().ends_with("b.png"));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn messages_of_several_turns_with_part_lists() {
     assert_eq!(row.messages[3].content, [text("two"), Part::Image(1)]);
     assert_eq!(row.answer, "2");
     assert_eq!(row.id, "data-1");
-    assert!(row.images[0].ends_with("a.png") && row.images[1].ends_with("b.png"));
+    assert!(row.images[0].name().ends_with("a.png") && row.images[1].name().ends_with("b.png"));
 }
 
 #[test]
@@ -108,6 +108,15 @@ fn refusals_name_key_and_counts() {
         (r#"{"image": "c.png", "question": "?", "answer": "x"}"#, "c.png"),
         (r#"{"image": "empty.png", "question": "?", "answer": "x"}"#, "an empty file"),
         (r#"{"image": {"bytes": ""}, "question": "?", "answer": "x"}"#, "found:    an object"),
+        (r#"{"image": {"\u0000bytes": 0}, "question": "?", "answer": "x"}"#, "found:    an object"),
+        (r#"{"image": "../a.png", "question": "?", "answer": "x"}"#, "outside of the image folder"),
+        (r#"{"image": "a\u0000.png", "question": "?", "answer": "x"}"#, "key `image`"),
+        (r#"{"image": "data:image/png;base64,!", "question": "?", "answer": "x"}"#, "not base64"),
+        (
+            r#"{"image": "a.png", "question": "?", "answer": "x", "max_pixels": 0}"#,
+            "key `max_pixels`",
+        ),
+        (r#"{"question": "?", "answer": "x", "min_pixels": 9, "max_pixels": 8}"#, "at most 8"),
         (r#"{"image": "https://x/y.png", "question": "?", "answer": "x"}"#, "network"),
         (r#"{"conversations": [{"from": "bot", "value": "?"}]}"#, "conversations[0].from"),
         (r#"{"conversations": [{"from": "gpt", "value": "?"}]}"#, "no question before"),
@@ -165,4 +174,131 @@ fn files_folders_and_options_must_agree() {
     assert!(load(&spec, &options(&here)).is_err());
     assert_eq!(load("", &options("")).unwrap_err().exit_code(), 2);
     assert!(Path::new(&spec).is_file());
+}
+
+#[test]
+fn columns_are_renamed_and_rows_filtered() {
+    let lines = [
+        r#"{"picture": "a.png", "q": "one?", "answer": "1", "source": "x"}"#,
+        r#"{"picture": "b.png", "q": "two?", "answer": "2", "source": "y"}"#,
+    ];
+    let (_dir, spec) = folder(&lines);
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    let options = DatasetOptions {
+        columns: vec![pair("image", "picture"), pair("question", "q")],
+        filter: Filter::parse(&["source!=x".to_owned()]).unwrap(),
+        ..Default::default()
+    };
+    let loaded = load(&spec, &options).unwrap();
+    assert_eq!((loaded.rows.len(), loaded.filtered_rows, loaded.skipped_rows), (1, 1, 0));
+    assert_eq!(loaded.rows[0].messages[0].content, [Part::Image(0), text("two?")]);
+    // Rewards see both names.
+    assert_eq!(loaded.rows[0].columns["q"], loaded.rows[0].columns["question"]);
+    let none = Filter::parse(&["source=z".to_owned()]).unwrap();
+    let e = load(&spec, &DatasetOptions { filter: none, ..options.clone() }).unwrap_err();
+    assert!(e.to_string().contains("2 rows, none of which"), "{e}");
+    let missing = DatasetOptions { columns: vec![pair("image", "photo")], ..Default::default() };
+    let wrong = Filter::parse(&["sauce=x".to_owned()]).unwrap();
+    for (options, word) in [
+        (missing, "`photo`"),
+        (
+            DatasetOptions {
+                filter: wrong,
+                columns: options.columns.clone(),
+                ..Default::default()
+            },
+            "`sauce`",
+        ),
+    ] {
+        let e = load(&spec, &options).unwrap_err();
+        assert!(e.exit_code() == 2 && e.to_string().contains(word), "{e}");
+        assert!(e.to_string().contains("picture, q, answer, source"), "{e}");
+    }
+}
+
+#[test]
+fn pictures_in_a_line_stay_in_the_file() {
+    let lines = [
+        r#"{"image": ["a.png", "data:image/png;base64,YWJj"], "question": "?", "answer": "x", "max_pixels": 784.0}"#,
+        r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,Zm9v"}}, {"type": "text", "text": "?"}]}], "answer": "x"}"#,
+    ];
+    let (dir, spec) = folder(&lines);
+    let rows = load(&spec, &DatasetOptions::default()).unwrap().rows;
+    assert_eq!(rows[0].images[1].bytes().unwrap(), b"abc");
+    assert_eq!(rows[1].images[0].bytes().unwrap(), b"foo");
+    assert!(rows[1].images[0].name().ends_with("data.jsonl#2"));
+    assert_eq!(rows[0].columns["image"][1], "(bytes left out)");
+    assert_eq!(rows[0].pixels, PixelLimits { min: None, max: Some(784) });
+    let e = rows[0].images[1].open(Default::default()).unwrap_err().to_string();
+    assert!(e.contains("data.jsonl#1"), "{e}");
+    std::fs::write(dir.path().join("data.jsonl"), "{}").unwrap();
+    assert!(rows[0].images[1].bytes().is_err());
+}
+
+#[test]
+fn a_list_of_objects_is_read_one_by_one() {
+    let (dir, _) = folder(&[]);
+    let file = dir.path().join("rows.json");
+    let spec = file.display().to_string();
+    std::fs::write(
+        &file,
+        r#" [{"question": "1?", "answer": "x"}, 3, {"question": "2?", "answer": "x",
+        "image": "data:image/png;base64,YWJj"}]"#,
+    )
+    .unwrap();
+    let loaded = load(&spec, &DatasetOptions::default()).unwrap();
+    assert_eq!((loaded.rows.len(), loaded.skipped_rows), (2, 1));
+    assert!(loaded.skipped[0].to_string().contains("row 2"));
+    assert_eq!(loaded.rows[1].images[0].bytes().unwrap(), b"abc");
+    let one = DatasetOptions { max_rows: Some(1), ..Default::default() };
+    assert_eq!(load(&spec, &one).unwrap().rows.len(), 1);
+    std::fs::write(&file, r#"[{"question": "1?", "answer": "x"}, {"#).unwrap();
+    let e = load(&spec, &DatasetOptions::default()).unwrap_err().to_string();
+    assert!(e.contains("not a JSON list") && e.contains("line 1"), "{e}");
+}
+
+#[test]
+fn folders_of_json_lines_have_splits() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, rows) in [("train.jsonl", 3), ("val.jsonl", 2), ("test.jsonl", 1)] {
+        let line = "{\"question\": \"?\", \"answer\": \"x\"}\n";
+        std::fs::write(dir.path().join(name), line.repeat(rows)).unwrap();
+    }
+    let spec = dir.path().display().to_string();
+    let count = |split: Option<&str>, measures: bool| {
+        let split = split.map(str::to_owned);
+        let options = DatasetOptions { split, measures, ..Default::default() };
+        load(&spec, &options).map(|l| l.rows.len())
+    };
+    assert_eq!(count(None, false).unwrap(), 3);
+    assert_eq!(count(None, true).unwrap(), 2);
+    assert_eq!(count(Some("dev"), false).unwrap(), 2);
+    assert_eq!(count(Some("test"), false).unwrap(), 1);
+    let e = count(Some("testmini"), false).unwrap_err();
+    assert!(e.exit_code() == 2 && e.to_string().contains("test, train, validation"), "{e}");
+    let file = dir.path().join("val.jsonl").display().to_string();
+    let asked = DatasetOptions { split: Some("val".into()), ..Default::default() };
+    assert!(load(&file, &asked).unwrap_err().to_string().contains("no splits"));
+    let saved = DatasetOptions { saved_by_datasets: true, ..Default::default() };
+    let e = load(&spec, &saved).unwrap_err();
+    assert!(e.exit_code() == 2 && e.to_string().contains("dataset_dict.json"), "{e}");
+}
+
+#[test]
+fn texts_of_megabytes_are_bad_rows() {
+    let long = "x".repeat(10 << 20);
+    let line = format!(r#"{{"question": "{long}", "answer": "x"}}"#);
+    let good = r#"{"question": "?", "answer": "x"}"#;
+    let (dir, spec) = folder(&[&line, good]);
+    let loaded = load(&spec, &DatasetOptions::default()).unwrap();
+    assert_eq!((loaded.rows.len(), loaded.skipped_rows), (1, 1));
+    let e = loaded.skipped[0].to_string();
+    assert!(e.len() < 1000 && e.contains("key `question`") && e.contains("10485760"), "{e}");
+    // A line is not even kept.
+    let mut bytes = vec![b' '; 65 << 20];
+    bytes.extend_from_slice(format!("\n{good}\n").as_bytes());
+    std::fs::write(dir.path().join("data.jsonl"), bytes).unwrap();
+    let loaded = load(&spec, &DatasetOptions::default()).unwrap();
+    assert_eq!((loaded.rows[0].row, loaded.skipped_rows), (2, 1));
+    assert!(loaded.skipped[0].to_string().contains("at most 64 MiB"));
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::images::MediaFolder;
 use super::row_error::{RowError, RowResult, bad, kind_of};
 use crate::base::Error;
 use crate::io::video::VideoSource;
@@ -132,8 +133,9 @@ pub(super) fn named_part(part: &Value, key: &str) -> RowResult<Option<Named>> {
 /// Of kind data, with the key: a value that is wrong, or files that are not there.
 pub fn video_of_part(part: &Value, folder: &Path) -> crate::base::Result<Option<VideoRef>> {
     let named = named_part(part, "part").map_err(RowError::without_row)?;
+    let folder = MediaFolder::open(folder);
     named
-        .map(|named| resolve_video(folder, "part.video", named).map_err(RowError::without_row))
+        .map(|named| resolve_video(&folder, "part.video", named).map_err(RowError::without_row))
         .transpose()
 }
 
@@ -146,6 +148,13 @@ fn is_still(value: &Value) -> bool {
 fn source_of(value: &Value, key: &str) -> RowResult<VideoSource> {
     let path = |v: &Value, key: &str| match v {
         Value::String(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        // What `datasets` makes of a file that it did not take in.
+        Value::Object(object) if object.get("bytes").is_some_and(Value::is_null) => {
+            match object.get("path").and_then(Value::as_str).filter(|p| !p.is_empty()) {
+                Some(path) => Ok(PathBuf::from(path)),
+                None => Err(bad("a video has neither bytes nor a path", key)),
+            }
+        }
         other => Err(bad("a video is not a path", key)
             .expected("the path of a video or of a folder of frames, or a list of paths of frames")
             .found(if other == "" { "an empty string" } else { kind_of(other) })
@@ -241,19 +250,8 @@ fn wrong(value: &Value, key: String, expected: &str) -> RowError {
 }
 
 /// The video with its paths resolved and seen to exist; nothing is decoded.
-pub(super) fn resolve_video(folder: &Path, key: &str, named: Named) -> RowResult<VideoRef> {
-    let whole = |path: &PathBuf| {
-        let text = path.to_string_lossy();
-        if ["http://", "https://"].iter().any(|p| text.starts_with(p)) {
-            return Err(bad("a video is on the network", key)
-                .found(text)
-                .hint("download the videos first and name the files in the row"));
-        }
-        Ok(match text.strip_prefix("file://") {
-            Some(rest) => folder.join(rest),
-            None => folder.join(path),
-        })
-    };
+pub(super) fn resolve_video(folder: &MediaFolder, key: &str, named: Named) -> RowResult<VideoRef> {
+    let whole = |path: &PathBuf| folder.find("a video", key, &path.to_string_lossy());
     let source = match &named.source {
         VideoSource::Path(path) => VideoSource::Path(whole(path)?),
         VideoSource::Frames(list) => {

@@ -14,11 +14,15 @@ pub use header::{Header, header};
 
 use crate::base::{Error, Result};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 /// Above this many pixels Pillow raises `DecompressionBombError` (2 * `Image.MAX_IMAGE_PIXELS`).
 pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Longest image file that is read: a 16-bit RGBA image of [`MAX_PIXELS`] without compression is longer, but
+/// nobody keeps such files.
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// An RGB image, 8 bits per channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +77,15 @@ pub fn open(path: impl AsRef<Path>) -> Result<Image> {
 /// As [`open`].
 pub fn open_with(path: impl AsRef<Path>, alpha: Alpha) -> Result<Image> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|e| {
+    decode_with(&read_file(path)?, alpha).map_err(|e| e.file(path))
+}
+
+/// The bytes of an image file.
+///
+/// # Errors
+/// If it cannot be read, or is longer than [`MAX_FILE_BYTES`].
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let io = |e: std::io::Error| {
         let error = Error::io("cannot read the image", path, &e);
         match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -81,8 +93,32 @@ pub fn open_with(path: impl AsRef<Path>, alpha: Alpha) -> Result<Image> {
             }
             _ => error,
         }
-    })?;
-    decode_with(&bytes, alpha).map_err(|e| e.file(path))
+    };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut bytes = Vec::new();
+    // What is no file (a pipe, a device) may have no end.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    match bytes.len() as u64 > MAX_FILE_BYTES {
+        true => Err(too_long(bytes.len() as u64).file(path)),
+        false => Ok(bytes),
+    }
+}
+
+/// The error of an image of too many bytes.
+pub(in crate::io) fn too_long(len: u64) -> Error {
+    Error::data("the image file is too long")
+        .expected(format!("at most {MAX_FILE_BYTES} bytes"))
+        .found(format!("{len} bytes"))
+        .hint("scale the image down before training")
+}
+
+/// Width and height, by the file's own word; nothing is decoded.
+///
+/// # Errors
+/// If the bytes are no image that can be read.
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
+    let format = image::guess_format(bytes).map_err(|_| not_an_image(bytes))?;
+    ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().map_err(broken)
 }
 
 /// Decodes a PNG, JPEG, WebP, GIF (first frame) or BMP file; transparency is dropped.

@@ -155,6 +155,17 @@ fn shape(
     })
 }
 
+impl GlmProcessor {
+    /// The same with other limits on the pixels of an image.
+    fn within(&self, min: Option<u64>, max: Option<u64>) -> Result<Self> {
+        // Limits are of one frame, settings of all.
+        let frames = self.images.settings().temporal_patch_size as u64;
+        let counted = |limit: Option<u64>| limit.map(|n| n.saturating_mul(frames));
+        let images = self.images.within(counted(min), counted(max))?;
+        Ok(GlmProcessor { images, ..self.clone() })
+    }
+}
+
 impl VisualProcessor for GlmProcessor {
     fn image(&self, image: &Image) -> Result<Visual> {
         let mut visual = self.image_shape(image.width, image.height)?;
@@ -162,6 +173,19 @@ impl VisualProcessor for GlmProcessor {
         self.images.cut(&[&resized], &mut visual.patches);
         visual.content = fingerprint([&*resized]);
         Ok(visual)
+    }
+
+    fn image_within(&self, image: &Image, min: Option<u64>, max: Option<u64>) -> Result<Visual> {
+        self.within(min, max)?.image(image)
+    }
+
+    fn image_shape_within(
+        &self,
+        (width, height): (usize, usize),
+        min: Option<u64>,
+        max: Option<u64>,
+    ) -> Result<Visual> {
+        self.within(min, max)?.image_shape(width, height)
     }
 
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {

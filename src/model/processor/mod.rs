@@ -135,11 +135,41 @@ pub trait VisualProcessor: Debug + Send + Sync {
     /// If its size cannot be processed.
     fn image(&self, image: &Image) -> Result<Visual>;
 
+    /// [`VisualProcessor::image`] with limits of its pixels that go before those of the settings, where a
+    /// row has its own.
+    ///
+    /// # Errors
+    /// As [`VisualProcessor::image`], and if the family knows no such limits.
+    fn image_within(&self, image: &Image, min: Option<u64>, max: Option<u64>) -> Result<Visual> {
+        match (min, max) {
+            (None, None) => self.image(image),
+            (Some(limit), _) => Err(no_pixel_limits("min_pixels", limit)),
+            (None, Some(limit)) => Err(no_pixel_limits("max_pixels", limit)),
+        }
+    }
+
     /// The visual of an image of this width and height, without its pixels: to plan with.
     ///
     /// # Errors
     /// As [`VisualProcessor::image`].
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual>;
+
+    /// The visual of [`VisualProcessor::image_within`], without its pixels.
+    ///
+    /// # Errors
+    /// As [`VisualProcessor::image_within`].
+    fn image_shape_within(
+        &self,
+        (width, height): (usize, usize),
+        min: Option<u64>,
+        max: Option<u64>,
+    ) -> Result<Visual> {
+        match (min, max) {
+            (None, None) => self.image_shape(width, height),
+            (Some(limit), _) => Err(no_pixel_limits("min_pixels", limit)),
+            (None, Some(limit)) => Err(no_pixel_limits("max_pixels", limit)),
+        }
+    }
 
     /// Which frames of a video are taken, where nobody wishes otherwise.
     ///
@@ -159,6 +189,14 @@ pub trait VisualProcessor: Debug + Send + Sync {
 
     /// How a visual of this processor stands in a chat.
     fn text(&self, visual: &Visual) -> VisualText;
+}
+
+/// The error of a row's own limits where a family has none.
+fn no_pixel_limits(key: &str, limit: u64) -> Error {
+    Error::data("the images of this family have no limit of pixels")
+        .key(key)
+        .expected("no such limit: images become tiles or squares of one size")
+        .found(limit.to_string())
 }
 
 /// 128 bits of the pixels of some images: two SipHash values, from different beginnings.

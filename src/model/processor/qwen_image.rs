@@ -137,6 +137,16 @@ impl QwenImageProcessor {
         Ok(self.with_backend(backend))
     }
 
+    /// The same processor with other limits of an image's pixels, where they are given.
+    ///
+    /// # Errors
+    /// If a limit is 0, or they contradict each other.
+    pub(super) fn within(&self, min: Option<u64>, max: Option<u64>) -> Result<Self> {
+        let options =
+            ProcessorOptions { min_pixels: min, max_pixels: max, ..ProcessorOptions::default() };
+        self.clone().with_options(&options)
+    }
+
     /// The settings in force.
     pub fn settings(&self) -> &ImageProcessorSettings {
         &self.settings
@@ -420,8 +430,19 @@ impl VisualProcessor for QwenImageProcessor {
     fn image(&self, image: &Image) -> Result<Visual> {
         self.process(image)
     }
+    fn image_within(&self, image: &Image, min: Option<u64>, max: Option<u64>) -> Result<Visual> {
+        self.within(min, max)?.process(image)
+    }
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
         self.shape_of(width, height)
+    }
+    fn image_shape_within(
+        &self,
+        (width, height): (usize, usize),
+        min: Option<u64>,
+        max: Option<u64>,
+    ) -> Result<Visual> {
+        self.within(min, max)?.shape_of(width, height)
     }
     fn text(&self, visual: &Visual) -> VisualText {
         VisualText::placeholder("<|image_pad|>", visual)

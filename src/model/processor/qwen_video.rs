@@ -464,8 +464,19 @@ impl VisualProcessor for QwenProcessor {
     fn image(&self, image: &Image) -> Result<Visual> {
         self.images.process(image)
     }
+    fn image_within(&self, image: &Image, min: Option<u64>, max: Option<u64>) -> Result<Visual> {
+        self.images.image_within(image, min, max)
+    }
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
         self.images.image_shape(width, height)
+    }
+    fn image_shape_within(
+        &self,
+        size: (usize, usize),
+        min: Option<u64>,
+        max: Option<u64>,
+    ) -> Result<Visual> {
+        self.images.image_shape_within(size, min, max)
     }
     fn sampling(&self) -> Result<FrameSampling> {
         Ok(self.videos.settings.sampling())

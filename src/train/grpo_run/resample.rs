@@ -119,6 +119,9 @@ fn keep(drawn: Drawn, chosen: &[bool], n: usize) -> Drawn {
     let mut scores = scored.scores;
     scores.total = marked(scores.total, chosen, n);
     scores.per_reward = scores.per_reward.into_iter().map(|c| marked(c, chosen, n)).collect();
+    for (_, column) in &mut scores.aside.columns {
+        *column = marked(std::mem::take(column), chosen, n);
+    }
     scores.failures.retain(|f| chosen[f.sample / n]);
     for f in &mut scores.failures {
         let before = chosen[..f.sample / n].iter().filter(|c| !**c).count();
@@ -162,7 +165,7 @@ mod tests {
     use super::*;
     use crate::base::Error;
     use crate::model::positions::PositionRule;
-    use crate::reward::RewardFailure;
+    use crate::reward::{Aside, RewardFailure};
     use crate::rollout::{Completion, Finish};
 
     /// Groups of two completions with these rewards; rows count from `first`.
@@ -178,6 +181,7 @@ mod tests {
         let flat: Vec<Option<f64>> = rewards.concat().into_iter().map(Some).collect();
         let failure = |sample| RewardFailure { reward: 0, sample, error: Error::data("no judge") };
         let rows = first..first + rewards.len();
+        let beside = rows.clone().flat_map(|r| [r.into(), r.into()]).collect();
         Drawn {
             prompts: rows.clone().map(|r| (r, Arc::new(prompt()))).collect(),
             scored: Scored {
@@ -187,6 +191,7 @@ mod tests {
                     per_reward: vec![flat.clone()],
                     total: flat,
                     failures: failing.into_iter().map(failure).collect(),
+                    aside: Aside { columns: vec![("of".into(), beside)], figures: Vec::new() },
                 },
                 counts: Counts { passes: 3, ..Counts::default() },
                 vision_images: 1,

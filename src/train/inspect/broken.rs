@@ -68,10 +68,11 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Those that could not be read.
-    pub(super) fn of(skipped: &[Error]) -> Self {
+    /// Those that could not be read: the errors of some, the number of all.
+    pub(super) fn of(skipped: &[Error], all_skipped: usize) -> Self {
         let mut all = Collector { broken: Broken::default(), first: None };
         skipped.iter().for_each(|e| all.add(e));
+        all.broken.count = all_skipped;
         all
     }
 
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn kinds_are_counted_and_the_first_are_kept() {
         let errors: Vec<Error> = (1..=30).map(|i| Error::data("bad").file("d").row(i)).collect();
-        let mut all = Collector::of(&errors);
+        let mut all = Collector::of(&errors, errors.len());
         all.add(&Error::data("worse"));
         let done = all.done();
         assert_eq!((done.count, done.first.len(), done.first[19].row), (31, NAMED, Some(20)));

@@ -1,17 +1,16 @@
 //! Images of the rows: sizes, formats, and which of them are the same picture. Every distinct image is
 //! read once, decoded, hashed and dropped, so memory holds one picture per thread (of the large ones, one
-//! at all). [`name_of`] and [`bytes_of`] are all that knows how a row holds an image.
+//! at all).
 
 use super::broken::in_row;
 use super::counts::{Histogram, Spread};
 use super::in_parallel;
 use crate::base::{Error, Result};
-use crate::io::dataset::Row;
-use crate::io::image::{self, Alpha, Image};
+use crate::io::dataset::{ImageRef, Row};
+use crate::io::image::{self, Alpha};
 use crate::model::processor::fingerprint;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Pictures that are named in a list.
@@ -24,21 +23,6 @@ const LARGE: u64 = 16_000_000;
 /// Whose turn it is to decode one of them. Decoding hands no work to other threads, so nobody waits for
 /// what waits here.
 static TURN: Mutex<()> = Mutex::new(());
-
-/// What an image is called; images of one name are one.
-pub(super) fn name_of(image: &Path) -> String {
-    image.display().to_string()
-}
-
-/// The bytes of an image's file.
-pub(super) fn bytes_of(image: &Path) -> Result<Vec<u8>> {
-    std::fs::read(image).map_err(|e| Error::io("cannot read the image", image, &e))
-}
-
-/// The pixels of an image, as prompts are made of them.
-pub(super) fn pixels_of(image: &Path) -> Result<Image> {
-    image::decode_with(&bytes_of(image)?, Alpha::OverWhite).map_err(|e| e.file(image))
-}
 
 /// What is kept of an image.
 #[derive(Debug, Clone)]
@@ -63,7 +47,7 @@ pub(super) fn look(rows: &[&Row]) -> Result<Shown> {
     let mut places = HashMap::new();
     let mut distinct = Vec::new();
     for image in rows.iter().flat_map(|row| &row.images) {
-        places.entry(name_of(image)).or_insert_with(|| {
+        places.entry(image.name()).or_insert_with(|| {
             distinct.push(image);
             distinct.len() - 1
         });
@@ -71,8 +55,8 @@ pub(super) fn look(rows: &[&Row]) -> Result<Shown> {
     Ok(Shown { places, pictures: in_parallel(&distinct, |image| look_at(image))? })
 }
 
-fn look_at(path: &Path) -> Result<Picture> {
-    let bytes = bytes_of(path)?;
+fn look_at(image: &ImageRef) -> Result<Picture> {
+    let bytes = image.bytes()?;
     let read = || {
         let header = image::header(&bytes)?;
         let large = u64::from(header.width) * u64::from(header.height) > LARGE;
@@ -81,12 +65,12 @@ fn look_at(path: &Path) -> Result<Picture> {
         let content = fingerprint([&pixels]);
         Ok(Picture { content, width: pixels.width, height: pixels.height, header })
     };
-    read().map_err(|e: Error| e.file(path))
+    read().map_err(|e: Error| e.at(image.name()))
 }
 
 impl Shown {
     fn of(&self, row: &Row) -> impl Iterator<Item = &Result<Picture>> {
-        row.images.iter().map(|image| &self.pictures[self.places[&name_of(image)]])
+        row.images.iter().map(|image| &self.pictures[self.places[&image.name()]])
     }
     fn good(&self, row: &Row) -> impl Iterator<Item = &Picture> {
         self.of(row).filter_map(|p| p.as_ref().ok())
@@ -172,7 +156,7 @@ pub(super) fn summary(rows: &[&Row], shown: &Shown) -> Pictures {
                 of_row.push(kind);
                 kinds[kind].rows += 1;
             }
-            let name = name_of(image);
+            let name = image.name();
             if named.insert(name.clone(), ()).is_none() {
                 files.push(picture);
                 kinds[kind].count += 1;
@@ -218,6 +202,7 @@ pub(super) fn summary(rows: &[&Row], shown: &Shown) -> Pictures {
 mod tests {
     use super::super::texts::tests::row;
     use super::*;
+    use crate::io::image::Image;
     use serde_json::json;
 
     #[test]
@@ -227,7 +212,7 @@ mod tests {
             let pixels = Image::new(width, 2, vec![level; width * 6]).unwrap();
             let path = dir.path().join(name);
             std::fs::write(&path, image::encode_png(&pixels).unwrap()).unwrap();
-            path
+            ImageRef::File(path)
         };
         let (a, b, c) = (save("a.png", 3, 9), save("b.png", 3, 9), save("c.png", 50, 1));
         let broken = dir.path().join("d.png");
@@ -236,7 +221,7 @@ mod tests {
         rows[0].images = vec![a.clone(), c.clone()];
         rows[1].images = vec![b.clone()];
         rows[2].images = vec![a.clone(), a.clone()];
-        rows[4].images = vec![broken];
+        rows[4].images = vec![ImageRef::File(broken)];
         let rows: Vec<&Row> = rows.iter().collect();
         let shown = look(&rows).unwrap();
         let error = shown.error_of(rows[4]).unwrap();
@@ -246,7 +231,7 @@ mod tests {
         assert_eq!((found.references, found.names, found.pictures), (5, 3, 2));
         assert_eq!(found.per_row, BTreeMap::from([(0, 1), (1, 1), (2, 2)]));
         assert_eq!((found.rows_sharing, found.copied), (3, 1));
-        let names = vec![a.display().to_string(), b.display().to_string()];
+        let names = vec![a.name(), b.name()];
         let expected = Copies { names, count: 2, rows: 3 };
         assert_eq!((&found.copies, &found.most_shared), (&vec![expected.clone()], &vec![expected]));
         assert_eq!(found.width.unwrap().max, 50.0);

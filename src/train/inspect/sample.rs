@@ -3,11 +3,10 @@
 //! cannot be shown says why.
 
 use super::Reader;
-use super::pictures::{name_of, pixels_of};
 use super::texts::{cut, question_of};
 use crate::base::Result;
 use crate::io::dataset::{Part, Row, VideoRef};
-use crate::io::image::{Filter, Image, encode_jpeg, encode_png, pillow_resize};
+use crate::io::image::{Alpha, Filter, Image, encode_jpeg, encode_png, pillow_resize};
 use crate::io::video::Video;
 use crate::model::processor::Visual;
 use crate::model::prompt::Prompt;
@@ -105,12 +104,12 @@ fn turns(row: &Row) -> Result<Vec<Piece>> {
             pieces.push(match part {
                 Part::Text(text) => Piece::Text(cut(text, LONG)),
                 Part::Image(i) => {
-                    let image = pixels_of(&row.images[*i])?;
+                    let image = row.images[*i].open(Alpha::OverWhite)?;
                     let longest = image.width.max(image.height).max(SIDE);
                     let scaled = |side: usize| (side * SIDE / longest).max(1);
                     let size = (scaled(image.width), scaled(image.height));
                     let original = format!("{} x {}", image.width, image.height);
-                    let caption = format!("{}, {original}", name_of(&row.images[*i]));
+                    let caption = format!("{}, {original}", row.images[*i].name());
                     Piece::Picture(picture(&image, size, caption)?)
                 }
                 Part::Video(i) => Piece::Picture(video(&row.videos[*i], None)?),
@@ -122,7 +121,7 @@ fn turns(row: &Row) -> Result<Vec<Piece>> {
 
 /// The tokens of a row's prompt, taken apart.
 fn prompt(row: &Row, reader: &Reader) -> Result<(Vec<Piece>, (usize, usize))> {
-    let images = row.images.iter().map(|i| pixels_of(i)).collect::<Result<Vec<_>>>()?;
+    let images = row.images.iter().map(|i| i.open(Alpha::OverWhite)).collect::<Result<Vec<_>>>()?;
     let sizes: Vec<(usize, usize)> = images.iter().map(|i| (i.width, i.height)).collect();
     let prompt = reader.encoder.measure_row(row, &sizes)?;
     let parts = row.messages.iter().flat_map(|m| &m.content);
@@ -133,7 +132,7 @@ fn prompt(row: &Row, reader: &Reader) -> Result<(Vec<Piece>, (usize, usize))> {
             Part::Image(i) => {
                 let caption = format!(
                     "{}: {} x {}, seen as {}",
-                    name_of(&row.images[*i]),
+                    row.images[*i].name(),
                     visual.original.0,
                     visual.original.1,
                     seen(visual)

@@ -146,7 +146,7 @@ fn top<'a>(counts: impl Iterator<Item = (&'a str, usize)>, most: usize) -> Vec<V
 pub(super) mod tests {
     use super::super::pictures;
     use super::*;
-    use crate::io::dataset::Message;
+    use crate::io::dataset::{Message, PixelLimits};
     use serde_json::{Value, json};
 
     /// Row 1 of d.jsonl with a question, an answer and these columns.
@@ -158,6 +158,7 @@ pub(super) mod tests {
             id: "1".into(),
             images: Vec::new(),
             videos: Vec::new(),
+            pixels: PixelLimits::default(),
             messages: vec![Message::text("system", "S"), Message::text("user", question)],
             answer: answer.into(),
             columns,

@@ -88,6 +88,9 @@ const LOSS_TYPES: &[&str] = &[
     "reward_weighted",
 ];
 
+/// Names of the tasks, in the order of `train::tasks::TASKS`.
+pub const TASK_NAMES: [&str; 5] = ["vqa", "rec", "vqa_nle", "video_actions", "math"];
+
 const MODEL: &str = "Model";
 const DATA: &str = "Data";
 const GENERATION: &str = "Generation";
@@ -181,19 +184,37 @@ pub static OPTIONS: &[Opt] = &[
 
     // --- data ------------------------------------------------------------------------------
     Opt { name: "dataset_name", aliases: &["data_file_paths", "dataset"], kind: List(&Path), first: true, required: READS,
-        help: "Data files (JSON Lines); several are joined. `a.jsonl:b.jsonl` is accepted too.",
+        help: "Data files (JSON Lines, JSON, Parquet, Arrow) or folders; several are joined. `a.jsonl:b.jsonl` is accepted too.",
         ..of(DATA, &[Train, Sft, Eval, Init, Inspect]) },
+    Opt { name: "dataset_split", aliases: &["dataset_train_split", "split"], kind: Word,
+        help: "Split of a folder that has several (default: train; in eval: validation, then test).",
+        ..of(DATA, &[Train, Sft, Eval, Init, Inspect]) },
+    Opt { name: "use_huggingface_dataset", kind: Bool, default: "false",
+        help: "Insist that dataset_name is a folder of `save_to_disk` (the format is seen from the files anyway).",
+        ..of(DATA, READS) },
+    Opt { name: "column", aliases: &["columns"], kind: List(&Text),
+        help: "Names of columns where they are others than ours: `image=decoded_image`.", ..of(DATA, &[Train, Sft, Eval, Init, Inspect]) },
+    Opt { name: "filter", kind: List(&Text),
+        help: "Rows that are taken: `source=chartqa`, `year>=2001`; several conditions must all hold.", ..of(DATA, READS) },
+    Opt { name: "task_type", kind: Choice(&TASK_NAMES), first: true,
+        help: "Prompts, form of answers and rewards of a task, where question_template, system_prompt, answer_format and reward_funcs do not say.",
+        ..of(DATA, READS) },
     Opt { name: "image_folders", aliases: &["image_folder", "image_root"], kind: List(&Path), first: true,
         help: "Folders that paths of images and videos start from: one for all, or one per data file (default: beside the file).",
         ..of(DATA, FOLDERS) },
     Opt { name: "eval_dataset", kind: List(&Path),
-        help: "Data files on which rewards are measured greedily after the last step.",
+        help: "Data files or folders on which rewards are measured greedily after the last step.",
+        ..of(DATA, &[Train]) },
+    Opt { name: "eval_split", aliases: &["dataset_test_split"], kind: Word,
+        help: "Split of eval_dataset (default: validation, then test).", ..of(DATA, &[Train]) },
+    Opt { name: "val_split_ratio", kind: RATIO, default: "0.0",
+        help: "Share of the rows, drawn by the seed, that is measured after the last step and not trained on.",
         ..of(DATA, &[Train]) },
     Opt { name: "question_template", kind: Text,
-        help: "Text around every question; `{Question}` is where it goes (default: the question alone).",
+        help: "Text (or its file) around every question, with `{question}` and, if wanted, `{choices}` in it (default: that of task_type, else the question alone).",
         ..of(DATA, READS) },
     Opt { name: "system_prompt", kind: Text,
-        help: "System message put before every prompt (default: what the chat template does).", ..of(DATA, SYSTEMS) },
+        help: "System message (or its file) put before every prompt (default: that of task_type, else what the chat template does).", ..of(DATA, SYSTEMS) },
     Opt { name: "strict_data", kind: Bool, default: "false",
         help: "Stop at the first bad row; otherwise bad rows are skipped, counted and named.", ..of(DATA, FOLDERS) },
     Opt { name: "max_rows", kind: COUNT,
@@ -345,7 +366,7 @@ pub static OPTIONS: &[Opt] = &[
 
     // --- rewards ---------------------------------------------------------------------------
     Opt { name: "reward_funcs", kind: List(&Word), default: "accuracy,format", first: true,
-        help: "Rewards of a completion: names (default of VLM-R1), file.py:function, module:function, program:path.", ..of(REWARDS, SCORES) },
+        help: "Rewards of a completion: names, file.py:function, module:function, program:path (default: those of task_type, else of VLM-R1).", ..of(REWARDS, SCORES) },
     Opt { name: "reward_weights", kind: List(&Float { min: f64::MIN, max: f64::MAX }),
         help: "One weight per reward function (default: all 1).", ..of(REWARDS, SCORES) },
 

@@ -101,6 +101,8 @@ impl InitSettings {
             vocab_size: count(o, "vocab_size"),
             text_files: o.paths("text_files"),
             data_files: o.paths("dataset_name"),
+            split: o.text("dataset_split").map(str::to_string),
+            columns: data::columns(o)?,
             output_dir: path(o, "output_dir"),
             overwrite: o.flag("overwrite_output_dir"),
             seed: seed(o),
@@ -279,15 +281,13 @@ fn trained_parts(o: &Options) -> Result<TrainedParts> {
 
 /// Tables are refused by name: read as text, every row of them would be a bad one.
 fn check_format(o: &Options, name: &str) -> Result<()> {
-    const TABLES: [&str; 5] = ["parquet", "arrow", "csv", "tsv", "gz"];
+    const TABLES: [&str; 3] = ["csv", "tsv", "gz"];
     let is_table = |p: &PathBuf| p.extension().is_some_and(|e| TABLES.iter().any(|t| e == *t));
     match o.paths(name).iter().find(|p| is_table(p)) {
         None => Ok(()),
         Some(path) => Err(o
             .wrong(name, "data files of this format are not read")
-            .expected(
-                "JSON Lines: one {\"image\": ..., \"question\": ..., \"answer\": ...} per line",
-            )
+            .expected("JSON Lines, JSON, Parquet, Arrow, or a folder of `save_to_disk`")
             .found(path.display().to_string())
             .hint("convert it; docs/data.md has the few lines of Python")),
     }

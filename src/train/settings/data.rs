@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::io::dataset::Filter;
+use crate::train::tasks::Task;
+
 /// Rows of data files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataSettings {
@@ -9,9 +12,23 @@ pub struct DataSettings {
     pub files: Vec<PathBuf>,
     /// Folders that paths of images and videos start from: none (beside the file), one for all, or one per file.
     pub image_folders: Vec<PathBuf>,
-    /// Text around every question, with `{Question}` in it.
+    /// Split of folders that have several.
+    pub split: Option<String>,
+    /// The rows are measured, not trained on: another split is taken without `split`.
+    pub measures: bool,
+    /// Every data file must be a folder of `save_to_disk`.
+    pub saved_by_datasets: bool,
+    /// Other names of columns: (ours, the file's).
+    pub columns: Vec<(String, String)>,
+    /// Which rows are taken.
+    pub filter: Filter,
+    /// Whose prompts are used where the two below are unset.
+    pub task: Option<&'static Task>,
+    /// Share of the rows that is measured and not trained on, below 1.
+    pub val_split_ratio: f64,
+    /// Text around every question, with `{Question}` in it, or its file.
     pub question_template: Option<String>,
-    /// System message before every prompt.
+    /// System message before every prompt, or its file.
     pub system_prompt: Option<String>,
     /// Whether the first bad row ends the run.
     pub strict: bool,

@@ -8,9 +8,15 @@ use crate::reward::boxes::BOX_SPACES;
 use crate::reward::settings::{
     ANSWER_FORMATS, COMPATS, JudgeSettings, LengthSettings, ProcessSettings, StepSettings,
 };
+use crate::train::options::Source;
+use crate::train::tasks::task_named;
 
 pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
-    let names = o.texts("reward_funcs");
+    let task = o.text("task_type").and_then(task_named);
+    let names = match (task, o.source("reward_funcs")) {
+        (Some(task), Source::Default) => task.rewards.iter().map(|n| n.to_string()).collect(),
+        _ => o.texts("reward_funcs"),
+    };
     if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
         let what = format!("the reward `{}` stands twice", twice.1);
         return Err(o.wrong("reward_funcs", what).hint("use reward_weights to weigh it"));
@@ -54,7 +60,10 @@ fn told(o: &Options) -> Result<Told> {
     let log = std::env::var_os("LOG_PATH").map_or_else(|| "debug_log.txt".into(), PathBuf::from);
     Ok(Told {
         max_completion_length: count(o, "max_completion_length"),
-        answer_format: named(o, "answer_format", &ANSWER_FORMATS),
+        answer_format: match (o.text("task_type").and_then(task_named), o.text("answer_format")) {
+            (Some(task), None) => task.answer_format,
+            _ => named(o, "answer_format", &ANSWER_FORMATS),
+        },
         answer_tag: true,
         compat: named(o, "reward_compat", &COMPATS),
         accuracy_method: text(o, "accu_reward_method"),
