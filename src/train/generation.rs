@@ -313,6 +313,7 @@ mod tests {
             id: "1".into(),
             images: Vec::new(),
             videos: Vec::new(),
+            pixels: Default::default(),
             messages: Vec::new(),
             answer: "red".into(),
             columns: Default::default(),
