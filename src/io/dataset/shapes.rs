@@ -394,7 +394,7 @@ mod tests {
         let pixels = |l: &Loaded| -> HashSet<Vec<u8>> {
             l.rows
                 .iter()
-                .map(|r| r.images[0].open(crate::io::image::Alpha::Drop).unwrap().rgb)
+                .map(|r| image::open(r.images[0].name()).unwrap().into_rgb8().into_raw())
                 .collect()
         };
         let (train, test) = (pixels(&train), pixels(&test));
