@@ -127,7 +127,9 @@ impl GrpoLoss {
 
     /// Tokens of each completion; all together where it does not matter.
     fn completions(&self, io: &Io) -> Vec<Range<usize>> {
-        let Some(at) = self.optional()[3] else { return vec![0..io.in_type(0).len()] };
+        let Some(at) = self.optional()[3] else {
+            return std::iter::once(0..io.in_type(0).len()).collect();
+        };
         let starts = io.input::<i32>(at);
         starts.windows(2).map(|w| w[0] as usize..w[1] as usize).collect()
     }

@@ -185,7 +185,7 @@ impl GrpoRun<'_> {
         &mut self,
         prompts: &[Arc<Prompt>],
         scored: &Scored,
-    ) -> Result<(Vec<Option<f64>>, Vec<(String, f64)>)> {
+    ) -> Result<Penalised> {
         let mut total = scored.scores.total.clone();
         let Some(term) = self.settings.grpo.kl.filter(|k| k.in_reward) else {
             return Ok((total, Vec::new()));
@@ -247,6 +247,9 @@ impl GrpoRun<'_> {
         Ok(())
     }
 }
+
+/// Rewards less the KL of each completion, and what was found for the metrics.
+type Penalised = (Vec<Option<f64>>, Vec<(String, f64)>);
 
 /// Results of all micro-batches of an update.
 #[derive(Default)]
