@@ -225,10 +225,11 @@ pub fn evaluate(options: &Options) -> Result<EvalReport> {
     let s = EvalSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
-    let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
-    let loaded = load_rows(&s.data)?;
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
-    prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
+    let limit = s.sampling.max_completion_length;
+    let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
+    let loaded = load_rows(&s.data)?;
+    prepared.bound_prompts(s.data.max_prompt_length, limit)?;
     let w = prepared.open(&s.model, &s.machine, s.seed)?;
     let mut out = match &s.out {
         Some(path) => {

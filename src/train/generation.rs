@@ -8,7 +8,9 @@ use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
 use crate::ops::linear_logprob::HeadSettings;
 use crate::ops::sample::SamplingSettings as Draw;
-use crate::reward::{ImageSizes, RewardSet, RewardSettings as RewardOptions, Sample, Scores};
+use crate::reward::{
+    BoxSpace, ImageSizes, RewardSet, RewardSettings as RewardOptions, Sample, Scores,
+};
 use crate::rollout::engine::GroupDone;
 use crate::rollout::scheduler::Counts;
 use crate::rollout::{Completion, Engine, EngineSettings, Generated, Request, head_settings};
@@ -76,12 +78,19 @@ pub fn rollout_settings(w: &Workspace, s: &SamplingSettings, seed: u64) -> Rollo
     }
 }
 
-/// The rewards of a run.
+/// The rewards of a run with a model of this family; processes of rewards are started.
 ///
 /// # Errors
-/// If a name is unknown.
-pub fn reward_set(s: &RewardSettings, max_completion_length: usize) -> Result<RewardSet> {
-    let options = RewardOptions { max_completion_length, ..s.told.clone() };
+/// If a name is unknown, settings contradict each other, or a process cannot be started.
+pub fn reward_set(
+    s: &RewardSettings,
+    max_completion_length: usize,
+    family: &str,
+) -> Result<RewardSet> {
+    let mut options = RewardOptions { max_completion_length, ..s.told.clone() };
+    if options.box_space == BoxSpace::Auto {
+        options.box_space = BoxSpace::of_family(family, options.compat);
+    }
     RewardSet::from_names(&s.names, Some(s.weights.clone()), &options)
 }
 

@@ -47,7 +47,9 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let s = TrainSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
-    let rewards = reward_set(&s.rewards, s.sampling.max_completion_length)?;
+    let mut prepared = Prepared::read(&s.model, &s.machine)?;
+    let limit = s.sampling.max_completion_length;
+    let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
     let resume = open_run_dir(&s.output)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;
@@ -59,8 +61,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
             (train, Some(eval))
         }
     };
-    let mut prepared = Prepared::read(&s.model, &s.machine)?;
-    prepared.bound_prompts(s.data.max_prompt_length, s.sampling.max_completion_length)?;
+    prepared.bound_prompts(s.data.max_prompt_length, limit)?;
     fit::check_grpo(options, &prepared, &rows)?;
     let training = prepared.training.clone();
     let mut w = prepared.open(&s.model, &s.machine, seed)?;

@@ -35,6 +35,11 @@ pub struct Method {
 /// Every method. A new one is a line here.
 pub static METHODS: &[Method] = &[
     Method {
+        name: "all_match",
+        doc: "the answer is the reference list of boxes, as text",
+        score: |a, s| a.boxes.score_by(DetectionMethod::AllMatch, s),
+    },
+    Method {
         name: "default",
         doc: "choice, yes or no, number with the row's tolerance, exact text, then the judge if there is one",
         score: Accuracy::by_cascade,
@@ -43,11 +48,6 @@ pub static METHODS: &[Method] = &[
         name: "exact",
         doc: "the same text or the same number, nothing else",
         score: Accuracy::by_text,
-    },
-    Method {
-        name: "all_match",
-        doc: "the answer is the reference list of boxes, as text",
-        score: |a, s| a.boxes.score_by(DetectionMethod::AllMatch, s),
     },
     Method {
         name: "llm",
@@ -62,6 +62,11 @@ pub static METHODS: &[Method] = &[
     Method { name: "math", doc: "equivalent mathematics", score: Accuracy::by_math },
     Method { name: "mcq", doc: "the letter or the text of a choice", score: Accuracy::by_choice },
     Method {
+        name: "odLength",
+        doc: "the same, times the share of boxes that are not too many",
+        score: |a, s| a.boxes.score_by(DetectionMethod::OdLength, s),
+    },
+    Method {
         name: "od_ap",
         doc: "boxes with labels: mean average precision of the answer",
         score: |a, s| a.boxes.score_by(DetectionMethod::OdAp, s),
@@ -70,11 +75,6 @@ pub static METHODS: &[Method] = &[
         name: "od_ap50",
         doc: "the same at an overlap of 0.5",
         score: |a, s| a.boxes.score_by(DetectionMethod::OdAp50, s),
-    },
-    Method {
-        name: "odLength",
-        doc: "the same, times the share of boxes that are not too many",
-        score: |a, s| a.boxes.score_by(DetectionMethod::OdLength, s),
     },
     Method {
         name: "weighted_sum",

@@ -72,7 +72,7 @@ fn a_row_chooses_its_method() {
     let yes = json!({"accu_reward_method": "yes_no"});
     assert_eq!(score("yes", "maybe", yes).unwrap(), None);
     let method = score("x", "x", json!({"accu_reward_method": "maths"})).unwrap_err().one_line();
-    assert!(method.contains("`maths`") && method.contains("mcq, yes_no"), "{method}");
+    assert!(method.contains("`maths`") && method.contains("weighted_sum, yes_no"), "{method}");
     assert!(score("x", "x", json!({"accu_reward_method": 3})).is_err());
     assert!(score("x", "x", json!({"accu_reward_method": "llm"})).is_err());
     assert_eq!(Accuracy::judged(&settings("maths"), None).unwrap_err().exit_code(), 2);
