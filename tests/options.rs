@@ -403,7 +403,7 @@ fn other_contradictions_are_refused() {
     refused("--top_p 0", &["a number above 0"]);
     refused("--stop=", &["empty stop text"]);
     refused("--question_template hello", &["{Question}"]);
-    refused("--eval_dataset a.parquet", &["a.parquet", "JSON Lines", "docs/data.md"]);
+    refused("--eval_dataset a.csv", &["a.csv", "JSON Lines", "docs/data.md"]);
     refused("--reward_weights 1", &["2 weights, for accuracy, format"]);
     refused("--box_space metres", &["auto, seen, thousand, reference", "`metres`"]);
     let boxes = settings("--box_space thousand").unwrap().rewards.told.box_space;

@@ -251,7 +251,7 @@ pub static OPTIONS: &[Opt] = &[
         help: "Completions per prompt: the size G of a group.", ..of(GENERATION, GROUPED) },
     Opt { name: "max_completion_length", aliases: &["max_new_tokens"], kind: COUNT, default: "512", first: true,
         help: "Tokens after which a completion is cut.", ..of(GENERATION, &[Train, Eval, Infer, Plan, Inspect]) },
-    Opt { name: "temperature", kind: POSITIVE, default: "1.0", first: true,
+    Opt { name: "temperature", kind: POSITIVE, default: "1.0",
         help: "Divides the logits before sampling.", ..of(GENERATION, SAMPLES) },
     Opt { name: "top_p", kind: RATIO, default: "1.0",
         help: "Sample from the most probable tokens that together reach this probability.", ..of(GENERATION, DECODES) },
