@@ -196,7 +196,7 @@ fn converted_rows_train() {
     let line = format!(
         "train --model m --dataset_name rows/ViVQA-X_train.jsonl --image_folders {}/coco \
          --num_generations 2 --batch_size 4 --max_completion_length 6 --max_steps 5 --use_peft \
-         --strict_data --lr 1e-4 --output_dir run --quiet",
+         --strict_data --task_type vqa_nle --lr 1e-4 --output_dir run --quiet",
         sample()
     );
     said(lab(), &line);

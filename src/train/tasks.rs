@@ -17,7 +17,7 @@ pub struct Task {
     /// Where a completion has its reasoning and its answer, without `--answer_format`.
     pub answer_format: AnswerFormat,
     /// Rewards, without `--reward_funcs`.
-    pub rewards: &'static [&'static str],
+    pub rewards: &'static [(&'static str, f64)],
 }
 
 /// Every task, in the order of the names of the option table. The forms of answers are those of the projects
@@ -28,35 +28,40 @@ pub static TASKS: [Task; 5] = [
         question: include_str!("../../configs/tasks/vqa/question.txt"),
         system: include_str!("../../configs/tasks/vqa/system.txt"),
         answer_format: AnswerFormat::Json,
-        rewards: &["format", "accuracy", "reasoning"],
+        rewards: &[("format", 1.0), ("accuracy", 1.0), ("reasoning", 1.0)],
     },
     Task {
         name: "rec",
         question: include_str!("../../configs/tasks/rec/question.txt"),
         system: include_str!("../../configs/tasks/rec/system.txt"),
         answer_format: AnswerFormat::ThinkAnswer,
-        rewards: &["iou", "format"],
+        rewards: &[("iou", 1.0), ("format", 1.0)],
     },
     Task {
         name: "vqa_nle",
         question: include_str!("../../configs/tasks/vqa_nle/question.txt"),
         system: include_str!("../../configs/tasks/vqa_nle/system.txt"),
         answer_format: AnswerFormat::AnswerExplain,
-        rewards: &["format", "accuracy", "explanation"],
+        rewards: &[("format", 1.0), ("accuracy", 1.0), ("explanation", 1.0)],
     },
     Task {
         name: "video_actions",
         question: include_str!("../../configs/tasks/video_actions/question.txt"),
         system: include_str!("../../configs/tasks/video_actions/system.txt"),
         answer_format: AnswerFormat::ThinkAnswer,
-        rewards: &["format", "action_iou"],
+        rewards: &[("think_answer_graded", 0.3), ("action_iou", 0.7)],
     },
     Task {
         name: "math",
         question: include_str!("../../configs/tasks/math/question.txt"),
         system: include_str!("../../configs/tasks/math/system.txt"),
         answer_format: AnswerFormat::ReasoningAnswer,
-        rewards: &["format", "correctness"],
+        rewards: &[
+            ("xmlcount", 1.0),
+            ("soft_format", 1.0),
+            ("strict_format", 1.0),
+            ("correctness", 1.0),
+        ],
     },
 ];
 

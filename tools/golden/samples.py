@@ -1,8 +1,8 @@
-"""Hand-made samples of four published data sets, twenty rows each, in the form in which they are published:
+"""Hand-made samples of three published data sets, twenty rows each, in the form in which they are published:
 pictures and clips are drawn here, no content of the originals is used.
 
-Writes tests/data/samples/: `vivqa_x` (ViVQA-X_val.json and pictures with names of COCO), `refcoco` (the JSON Lines of
-VLM-R1), `mathvista` (Parquet with `decoded_image`), `video` (clips with `meta`, as animated GIF files).
+Writes tests/data/samples/: `refcoco` (the JSON Lines of VLM-R1), `mathvista` (Parquet with `decoded_image`),
+`video` (clips with `meta`, as animated GIF files).
 
 Made with Python 3.11, datasets 5.2.0, pyarrow 26.0.1, Pillow 13.0.0:
 
@@ -43,25 +43,6 @@ def folder(name):
 
 def lines(path, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def vivqa_x():
-    here, rows = folder("vivqa_x"), []
-    for i in range(20):
-        color, shape, _, image = scene(i)
-        number = 393200 + 7 * i
-        name = f"COCO_val2014_{number:012}.jpg"
-        image.save(here / "images" / name, quality=90)
-        rows.append({
-            "question": f"{shape[1]} c\u00f3 m\u00e0u g\u00ec?",
-            "image_id": str(number),
-            "image_name": name,
-            "explanation": [f"{shape[1]} trong \u1ea3nh \u0111\u01b0\u1ee3c t\u00f4 m\u00e0u {color[1]}.",
-                            f"v\u00ec v\u1eadt duy nh\u1ea5t trong \u1ea3nh c\u00f3 m\u00e0u {color[1]}."][: 1 + i % 2],
-            "answer": color[1],
-            "question_id": str(number * 1000 + i),
-        })
-    (here / "ViVQA-X_val.json").write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
 
 
 def refcoco():
@@ -160,7 +141,6 @@ def video():
 
 
 shutil.rmtree(OUT, ignore_errors=True)
-vivqa_x()
 refcoco()
 mathvista()
 video()

@@ -13,9 +13,13 @@ use crate::train::tasks::task_named;
 
 pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
     let task = o.text("task_type").and_then(task_named);
-    let names = match (task, o.source("reward_funcs")) {
-        (Some(task), Source::Default) => task.rewards.iter().map(|n| n.to_string()).collect(),
-        _ => o.texts("reward_funcs"),
+    let of_task = match (task, o.source("reward_funcs")) {
+        (Some(task), Source::Default) => task.rewards,
+        _ => &[],
+    };
+    let (names, of_task): (Vec<String>, Vec<f64>) = match of_task {
+        [] => (o.texts("reward_funcs"), Vec::new()),
+        rewards => rewards.iter().map(|(name, weight)| (name.to_string(), *weight)).unzip(),
     };
     if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
         let what = format!("the reward `{}` stands twice", twice.1);
@@ -23,7 +27,7 @@ pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
     }
     let mut weights = o.floats("reward_weights");
     if weights.is_empty() {
-        weights = vec![1.0; names.len()];
+        weights = if of_task.is_empty() { vec![1.0; names.len()] } else { of_task };
     }
     if weights.len() != names.len() {
         return Err(o
