@@ -142,7 +142,7 @@ fn judges_that_are_down_or_talk_nonsense_cost_their_verdicts_and_no_step() {
         assert_eq!(sum(&run, "rewards/failed"), 0.0);
         let config =
             std::fs::read_to_string(lab().join(&run).join("config.resolved.yaml")).unwrap();
-        assert!(config.contains("judge_key_variable: OPENAI_API_KEY"), "{config}");
+        assert!(config.contains("judge_key_variable: \"OPENAI_API_KEY\""), "{config}");
     }
 }
 

@@ -152,10 +152,7 @@ impl PromptEncoder {
     pub fn measure_row(&self, row: &Row, sizes: &[(usize, usize)]) -> Result<Prompt> {
         let visual = |part: &Part| match part {
             Part::Text(_) => None,
-            Part::Image(i) => {
-                let PixelLimits { min, max } = row.pixels;
-                Some(self.visuals.image_shape_within(sizes[*i], min, max))
-            }
+            Part::Image(i) => Some(self.visuals.image_shape_within(sizes[*i], row.pixels)),
             Part::Video(i) => Some(self.video(&row.videos[*i])),
         };
         let parts = row.messages.iter().flat_map(|m| &m.content);

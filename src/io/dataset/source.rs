@@ -253,6 +253,10 @@ fn choose(path: &Path, splits: &[String], options: &DatasetOptions) -> Result<us
 
 /// What a file is, by its first bytes; of texts, `[` begins a list unless the name says JSON Lines.
 fn format_of(path: &Path) -> Result<Format> {
+    // What comes through a pipe comes once: it is lines.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Ok(Format::JsonLines);
+    }
     let mut first = [0; 256];
     let open = File::open(path).map_err(|e| {
         Error::io("cannot open the data file", path, &e)

@@ -12,6 +12,7 @@ use super::{
     Clip, ImageBackend, ProcessorOptions, Visual, VisualProcessor, VisualText, fingerprint,
 };
 use crate::base::{Error, Result};
+use crate::io::dataset::PixelLimits;
 use crate::io::image::Image;
 use crate::io::video::sampling::FrameSampling;
 use crate::model::families::Patching;
@@ -179,13 +180,8 @@ impl VisualProcessor for GlmProcessor {
         self.within(min, max)?.image(image)
     }
 
-    fn image_shape_within(
-        &self,
-        (width, height): (usize, usize),
-        min: Option<u64>,
-        max: Option<u64>,
-    ) -> Result<Visual> {
-        self.within(min, max)?.image_shape(width, height)
+    fn image_shape_within(&self, size: (usize, usize), limits: PixelLimits) -> Result<Visual> {
+        self.within(limits.min, limits.max)?.image_shape(size.0, size.1)
     }
 
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {

@@ -11,6 +11,7 @@ pub mod square; // images of one fixed size
 pub mod tiles; // images of InternVL cut into tiles, frames of its videos
 
 use crate::base::{Error, Result};
+use crate::io::dataset::PixelLimits;
 use crate::io::image::Image;
 use crate::io::video::VideoInfo;
 use crate::io::video::sampling::FrameSampling;
@@ -158,14 +159,9 @@ pub trait VisualProcessor: Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`VisualProcessor::image_within`].
-    fn image_shape_within(
-        &self,
-        (width, height): (usize, usize),
-        min: Option<u64>,
-        max: Option<u64>,
-    ) -> Result<Visual> {
-        match (min, max) {
-            (None, None) => self.image_shape(width, height),
+    fn image_shape_within(&self, size: (usize, usize), limits: PixelLimits) -> Result<Visual> {
+        match (limits.min, limits.max) {
+            (None, None) => self.image_shape(size.0, size.1),
             (Some(limit), _) => Err(no_pixel_limits("min_pixels", limit)),
             (None, Some(limit)) => Err(no_pixel_limits("max_pixels", limit)),
         }

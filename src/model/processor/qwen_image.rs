@@ -6,6 +6,7 @@
 //! patch_size², laid out channel, time, row, column.
 
 use crate::base::{Error, Result};
+use crate::io::dataset::PixelLimits;
 use crate::io::image::pillow_resize::pillow_resize;
 use crate::io::image::torch_resize::torch_resize;
 use crate::io::image::{Filter, Image};
@@ -436,13 +437,8 @@ impl VisualProcessor for QwenImageProcessor {
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
         self.shape_of(width, height)
     }
-    fn image_shape_within(
-        &self,
-        (width, height): (usize, usize),
-        min: Option<u64>,
-        max: Option<u64>,
-    ) -> Result<Visual> {
-        self.within(min, max)?.shape_of(width, height)
+    fn image_shape_within(&self, size: (usize, usize), limits: PixelLimits) -> Result<Visual> {
+        self.within(limits.min, limits.max)?.shape_of(size.0, size.1)
     }
     fn text(&self, visual: &Visual) -> VisualText {
         VisualText::placeholder("<|image_pad|>", visual)

@@ -6,6 +6,7 @@
 //! not divide.
 
 use crate::base::{Error, Result};
+use crate::io::dataset::PixelLimits;
 use crate::io::image::Image;
 use crate::io::video::sampling::{FrameCount, FrameSampling};
 use crate::model::positions::TokenRun;
@@ -470,13 +471,8 @@ impl VisualProcessor for QwenProcessor {
     fn image_shape(&self, width: usize, height: usize) -> Result<Visual> {
         self.images.image_shape(width, height)
     }
-    fn image_shape_within(
-        &self,
-        size: (usize, usize),
-        min: Option<u64>,
-        max: Option<u64>,
-    ) -> Result<Visual> {
-        self.images.image_shape_within(size, min, max)
+    fn image_shape_within(&self, size: (usize, usize), limits: PixelLimits) -> Result<Visual> {
+        self.images.image_shape_within(size, limits)
     }
     fn sampling(&self) -> Result<FrameSampling> {
         Ok(self.videos.settings.sampling())
