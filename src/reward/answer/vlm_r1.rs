@@ -77,7 +77,7 @@ pub fn yes_no(completion: &str, reference: &str) -> f64 {
     f64::from(first(first_answer(&completion, false)) == wanted)
 }
 
-/// `all_match`: equal after [`cleaned`].
+/// `all_match`: equal after `cleaned`.
 pub fn all_match(completion: &str, reference: &str) -> f64 {
     f64::from(cleaned(completion) == cleaned(reference))
 }
