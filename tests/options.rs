@@ -352,11 +352,26 @@ fn groups_must_fit_into_the_generation_batch() {
         &["straddle", "such as 6"],
     );
     refused(
-        "--batch_size 6 --gradient_accumulation_steps 2 --num_generations 8",
+        "--batch_size 6 --steps_per_generation 2 --num_generations 8",
         &["6 x 2 = 12, by 8", "per_device_train_batch_size 4 or 8", "num_generations 6 or 12"],
     );
-    refused("--num_generations 999999999", &["a multiple of num_generations"]);
-    refused("--batch_size 1", &["per_device_train_batch_size 8 would work"]);
+    refused(
+        "--num_generations 999999999 --steps_per_generation 1",
+        &["a multiple of num_generations"],
+    );
+    let one = "--batch_size 1 --steps_per_generation 1";
+    refused(one, &["per_device_train_batch_size 8 would work"]);
+    // Where nobody says how much is generated at a time, it is whole groups.
+    let s = settings("--batch_size 4").unwrap();
+    assert_eq!((s.grpo.steps_per_generation, s.grpo.prompts_per_generation), (2, 1));
+    let s = settings("--batch_size 6 --gradient_accumulation_steps 2").unwrap();
+    assert_eq!((s.grpo.steps_per_generation, s.grpo.generation_batch_size), (4, 24));
+    let s = settings("--batch_size 1 --batch_unit prompts --num_generations 4").unwrap();
+    assert_eq!((s.training.batch_size, s.grpo.steps_per_generation), (4, 1));
+    let s = settings("--batch_size 4 --generation_batch_size 16").unwrap();
+    assert_eq!(s.grpo.steps_per_generation, 4);
+    refused("--batch_size 4 --generation_batch_size 18", &["a multiple of", "4"]);
+    refused("--generation_batch_size 8 --steps_per_generation 1", &["give one of"]);
 }
 
 #[test]

@@ -357,7 +357,11 @@ fn wrong_settings_are_refused_before_anything_is_planned() {
         ("--max_prompt_length 900 --prompt_tokens 7", 2, &["prompt_tokens"]),
         ("--max_prompt_length 900", 2, &["max_prompt_length", "999"]),
         ("--prompt_tokens 127999", 2, &["128000", "max_completion_length"]),
-        ("--num_generations 3", 2, &["num_generations", "groups do not fit"]),
+        (
+            "--num_generations 3 --steps_per_generation 1",
+            2,
+            &["num_generations", "groups do not fit"],
+        ),
         ("--learning_rate 1", 2, &["does not take"]),
         (
             "--device h100 --vision_cache_size 1MiB --dtype bfloat16 --use_peft",

@@ -61,6 +61,9 @@ fn run_words(args: Vec<OsString>) -> Result<()> {
     }
     let (command, taken) = Command::split(&words)?;
     let options = Options::parse(command, &words[taken..])?;
+    if !options.flag("quiet") {
+        options.notes().iter().for_each(|line| eprintln!("{line}"));
+    }
     start_pool(options.count("threads"))?;
     execute(&options).map(|_| ())
 }

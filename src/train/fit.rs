@@ -111,7 +111,7 @@ impl Need {
 /// Kind device, with settings that fit.
 pub fn check_grpo(options: &Options, prepared: &Prepared, rows: &[Row]) -> Result<()> {
     let s = TrainSettings::from_options(options)?;
-    let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
+    let order = RowOrder::new(rows.len(), s.training.data_seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, false) else { return Ok(()) };
     check(options, &known, &|o| grpo_need(o, Ground::of(prepared), &known))
 }
@@ -122,7 +122,7 @@ pub fn check_grpo(options: &Options, prepared: &Prepared, rows: &[Row]) -> Resul
 /// Kind device, with settings that fit.
 pub fn check_sft(options: &Options, prepared: &Prepared, rows: &[Row]) -> Result<()> {
     let s = SftSettings::from_options(options)?;
-    let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
+    let order = RowOrder::new(rows.len(), s.training.data_seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, true) else { return Ok(()) };
     check(options, &known, &|o| sft_need(o, Ground::of(prepared), &known))
 }

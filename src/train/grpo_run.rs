@@ -177,7 +177,7 @@ impl<'a> GrpoRun<'a> {
     /// Trains to the end, or until the user asks to stop (true).
     fn run(&mut self, log: &mut RunLog) -> Result<bool> {
         let s = self.settings;
-        let order = RowOrder::new(self.rows.len(), s.training.seed, s.data.shuffle);
+        let order = RowOrder::new(self.rows.len(), s.training.data_seed, s.data.shuffle);
         let (rows, encoder) = (self.rows, &self.workspace.encoder);
         let (cursor, n) = (self.state.cursor, s.grpo.prompts_per_generation);
         let updates = updates_per_generation(s);

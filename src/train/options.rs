@@ -7,6 +7,7 @@
 
 mod command;
 mod file;
+mod foreign;
 mod help;
 mod kind;
 mod suggest;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use command::Command;
+pub use foreign::{FOREIGN, Foreign};
 pub use help::{docs_markdown, help, overview};
 pub use kind::{Kind, Value};
 pub use table::{FAMILY_NAMES, GROUPS, OPTIONS, Opt, TASK_NAMES};
@@ -74,6 +76,8 @@ pub struct Options {
     command: Command,
     /// Beside [`OPTIONS`]; options that the command does not take stay unset.
     values: Vec<(Value, Source)>,
+    /// What is here in place of options of other programs that were given.
+    notes: Vec<String>,
 }
 
 impl Options {
@@ -108,7 +112,14 @@ impl Options {
             _ => Vec::new(),
         };
         let mut options = Options::defaults(command);
+        let mut translator = foreign::Translator::new(command);
+        let mut layers = Vec::new();
         for layer in [from_file, variables, flags] {
+            layers.push(translator.translate(layer)?);
+        }
+        let (implied, notes) = translator.finish();
+        options.notes = notes;
+        for layer in std::iter::once(implied).chain(layers) {
             for Given { opt, value, source } in layer {
                 options.values[index(opt.name)] = (value, source);
             }
@@ -131,12 +142,17 @@ impl Options {
             text => read_texts(opt, &[text.to_string()])
                 .unwrap_or_else(|_| panic!("the default of `{}` is not of its kind", opt.name)),
         };
-        Options { command, values: OPTIONS.iter().map(|o| (value(o), Source::Default)).collect() }
+        let values = OPTIONS.iter().map(|o| (value(o), Source::Default)).collect();
+        Options { command, values, notes: Vec::new() }
     }
 
     /// The command these options are for.
     pub fn command(&self) -> Command {
         self.command
+    }
+    /// What this program has in place of the options of other programs that were given: a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
     /// The value of an option. Panics if there is no option of that name: names are the program's.
     pub fn get(&self, name: &str) -> &Value {
@@ -284,13 +300,18 @@ fn index(name: &str) -> usize {
     found.unwrap_or_else(|| panic!("`{name}` is not in the option table"))
 }
 
+/// Every option that is understood: ours, then those of other programs.
+fn known() -> impl Iterator<Item = &'static Opt> {
+    OPTIONS.iter().chain(FOREIGN.iter().map(|f| &f.opt))
+}
+
 /// The option that a key names for a command, by name or alias, dashes allowed.
 ///
 /// # Errors
 /// An unknown key, with the nearest names; an option of other commands, with which.
 fn find(command: Command, key: &str) -> Result<&'static Opt> {
     let name = key.replace('-', "_").to_ascii_lowercase();
-    let known = OPTIONS.iter().find(|o| o.name == name || o.aliases.contains(&name.as_str()));
+    let known = known().find(|o| o.name == name || o.aliases.contains(&name.as_str()));
     let Some(opt) = known else {
         let taken = OPTIONS.iter().filter(|o| o.accepted_by(command));
         let names = taken.flat_map(|o| std::iter::once(&o.name).chain(o.aliases)).copied();
@@ -448,7 +469,7 @@ fn read_environment(
         let elsewhere = |o: &Opt| o.name == name || o.aliases.contains(&name.as_str());
         let opt = match find(command, &name) {
             Ok(opt) => opt,
-            Err(_) if OPTIONS.iter().any(elsewhere) => continue,
+            Err(_) if known().any(elsewhere) => continue,
             Err(error) => return Err(error.at(format!("environment variable {variable}"))),
         };
         if given.iter().any(|g| g.opt.name == opt.name) {

@@ -417,6 +417,8 @@ pub struct TrainingSettings {
     pub recompute: Recompute,
     /// Root of everything random.
     pub seed: u64,
+    /// Root of the order of rows.
+    pub data_seed: u64,
 }
 
 /// What a run starts from.

@@ -56,7 +56,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let (schedule, optimizer) = (schedule(t, total), optimizer_settings(t));
     let head = Arc::new(HeadSettings { temperature: 1.0, forbidden: w.forbidden_tokens() });
     let w = &w;
-    let order = RowOrder::new(rows.len(), t.seed, s.data.shuffle);
+    let order = RowOrder::new(rows.len(), t.data_seed, s.data.shuffle);
     let stopped = std::thread::scope(|scope| -> Result<bool> {
         let batches =
             prefetch(scope, &rows, &w.encoder, order, state.cursor, per_step, s.data.strict);

@@ -1,7 +1,7 @@
 //! Texts made from the option table: `--help` of the program and of a command, and the page
 //! docs/options.md. Writes strings only.
 
-use super::{Command, ENV_PREFIX, GROUPS, Kind, OPTIONS, Opt};
+use super::{Command, ENV_PREFIX, FOREIGN, GROUPS, Kind, OPTIONS, Opt};
 
 /// Column of the explanations in `--help`.
 const COLUMN: usize = 34;
@@ -134,6 +134,15 @@ pub fn docs_markdown() -> String {
         for opt in OPTIONS.iter().filter(|o| o.group == *group) {
             out += &docs_row(opt);
         }
+    }
+    out += "\n## Names of other programs\n\n\
+            Command lines and files of TRL, transformers, PEFT, VLM-R1 and Qwen-VL's trainer work as they \
+            are (docs/published-commands.md). What this program has in place of such an option is said in \
+            one line when it is given.\n\n| option | what it comes to here |\n|---|---|\n";
+    for foreign in FOREIGN {
+        let names = std::iter::once(&foreign.opt.name).chain(foreign.opt.aliases);
+        let names: Vec<String> = names.map(|n| format!("`{n}`")).collect();
+        out += &format!("| {} | {} |\n", names.join(" "), foreign.told().replace('|', "\\|"));
     }
     out
 }

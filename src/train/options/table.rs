@@ -60,7 +60,7 @@ impl Opt {
 }
 
 /// An option of a group and its commands, to be filled in.
-const fn of(group: &'static str, commands: &'static [Command]) -> Opt {
+pub(super) const fn of(group: &'static str, commands: &'static [Command]) -> Opt {
     Opt {
         name: "",
         aliases: &[],
@@ -145,10 +145,10 @@ const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Tra
 
 /// Any number.
 const SIGNED: Kind = Float { min: f64::MIN, max: f64::MAX };
-const RATIO: Kind = Float { min: 0.0, max: 1.0 };
-const POSITIVE: Kind = Float { min: 0.0, max: f64::MAX };
-const COUNT: Kind = Int { min: 1 };
-const NATURAL: Kind = Int { min: 0 };
+pub(super) const RATIO: Kind = Float { min: 0.0, max: 1.0 };
+pub(super) const POSITIVE: Kind = Float { min: 0.0, max: f64::MAX };
+pub(super) const COUNT: Kind = Int { min: 1 };
+pub(super) const NATURAL: Kind = Int { min: 0 };
 
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[

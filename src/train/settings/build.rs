@@ -335,7 +335,7 @@ fn training(o: &Options) -> Result<TrainingSettings> {
         _ => RunLength::Steps(count(o, "max_steps")),
     };
     Ok(TrainingSettings {
-        batch_size: count(o, "per_device_train_batch_size"),
+        batch_size: batch_size(o)?,
         gradient_accumulation_steps: count(o, "gradient_accumulation_steps"),
         length,
         optimizer: optimizer(o)?,
@@ -345,8 +345,20 @@ fn training(o: &Options) -> Result<TrainingSettings> {
             Value::Bool(false) => Recompute::Never,
             _ => Recompute::Auto,
         },
+        data_seed: o.count("data_seed").map_or(seed(o), |n| n as u64),
         seed: seed(o),
     })
+}
+
+/// Completions (sft: rows) per batch.
+fn batch_size(o: &Options) -> Result<usize> {
+    let batch = count(o, "per_device_train_batch_size");
+    match o.text("batch_unit") {
+        Some("prompts") => batch.checked_mul(count(o, "num_generations")).ok_or_else(|| {
+            o.wrong("per_device_train_batch_size", "the batch is too large to count")
+        }),
+        _ => Ok(batch),
+    }
 }
 
 fn optimizer(o: &Options) -> Result<OptimizerSettings> {

@@ -9,7 +9,7 @@ use crate::train::options::Kind::{Bool, Choice, List, Path, Text, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
-    Opt { name: "dataset_name", aliases: &["data_file_paths", "dataset"], kind: List(&Path), first: true, required: READS,
+    Opt { name: "dataset_name", aliases: &["dataset"], kind: List(&Path), first: true, required: READS,
         help: "Data files (JSON Lines, JSON, Parquet, Arrow) or folders; several are joined. `a.jsonl:b.jsonl` is accepted too.",
         ..of(DATA, &[Train, Sft, Eval, Init, Inspect]) },
     Opt { name: "dataset_split", aliases: &["dataset_train_split", "split"], kind: Word,

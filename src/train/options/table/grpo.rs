@@ -92,7 +92,9 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "num_iterations", kind: COUNT, default: "1",
         help: "Optimizer passes over every generation batch (mu in the GRPO paper).", ..of(GRPO, GROUPED) },
     Opt { name: "steps_per_generation", kind: COUNT,
-        help: "Batches per generation (default: gradient_accumulation_steps).", ..of(GRPO, GROUPED) },
+        help: "Batches per generation (default: the least multiple of gradient_accumulation_steps that holds whole groups).", ..of(GRPO, GROUPED) },
+    Opt { name: "generation_batch_size", kind: COUNT,
+        help: "Completions per generation, instead of steps_per_generation: a multiple of per_device_train_batch_size.", ..of(GRPO, GROUPED) },
     Opt { name: "mask_truncated_completions", kind: Bool, default: "false",
         help: "Leave completions that were cut out of the loss.", ..of(GRPO, &[Train]) },
 ];

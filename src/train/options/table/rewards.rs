@@ -9,6 +9,10 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "Rewards of a completion: names, file.py:function, module:function, program:path (default: those of task_type, else of VLM-R1).", ..of(REWARDS, SCORES) },
     Opt { name: "reward_weights", kind: List(&Float { min: f64::MIN, max: f64::MAX }),
         help: "One weight per reward function (default: all 1).", ..of(REWARDS, SCORES) },
+    Opt { name: "format_reward_weight", kind: SIGNED,
+        help: "Weight of the one reward that pays the form of an answer (default: that of reward_weights).", ..of(REWARDS, SCORES) },
+    Opt { name: "accuracy_reward_weight", kind: SIGNED,
+        help: "Weight of the one reward that pays the answer itself (default: that of reward_weights).", ..of(REWARDS, SCORES) },
 
     Opt { name: "answer_format", kind: Choice(&["think_answer", "reasoning_answer", "answer_explain", "json"]),
         help: "Where completions have reasoning and answer, docs/rewards.md (default: that of task_type, else think_answer).",

@@ -1,13 +1,16 @@
 //! Options: batches, length of the run, optimizer. Data, no logic.
 
 use super::{COUNT, NATURAL, Opt, POSITIVE, RATIO, TRAINING, TRAINS, TUNES, of};
-use crate::train::options::Command::{Demo, Eval, Infer, Init, MakeShapes, Sft, Train};
+use crate::train::options::Command::{Demo, Eval, Infer, Init, MakeShapes, Plan, Sft, Train};
 use crate::train::options::Kind::{Choice, Int};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "per_device_train_batch_size", aliases: &["batch_size"], kind: COUNT, default: "8", first: true,
-        help: "Completions (sft: rows) per batch.", ..of(TRAINING, TUNES) },
+        help: "Completions (sft: rows) per batch; see batch_unit.", ..of(TRAINING, TUNES) },
+    Opt { name: "batch_unit", kind: Choice(&["completions", "prompts"]), default: "completions",
+        help: "What per_device_train_batch_size counts: completions, as TRL does, or prompts with all of theirs.",
+        ..of(TRAINING, &[Train, Plan]) },
     Opt { name: "gradient_accumulation_steps", kind: COUNT, default: "1", first: true,
         help: "Batches per optimizer step.", ..of(TRAINING, TUNES) },
     Opt { name: "max_steps", kind: Int { min: -1 }, default: "-1", first: true,
@@ -36,6 +39,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "Added to AdamW's denominator.", ..of(TRAINING, TRAINS) },
     Opt { name: "max_grad_norm", kind: POSITIVE, default: "1.0",
         help: "Longer gradients are scaled down to this norm (0: never).", ..of(TRAINING, TRAINS) },
+    Opt { name: "data_seed", kind: NATURAL,
+        help: "Seed of the order of rows alone (default: seed).", ..of(TRAINING, TRAINS) },
     Opt { name: "seed", kind: NATURAL, default: "42", first: true,
         help: "Everything random follows from it: order, sampling, dropout, new weights.",
         ..of(TRAINING, &[Demo, Train, Sft, Eval, Infer, Init, MakeShapes]) },

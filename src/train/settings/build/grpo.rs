@@ -9,9 +9,8 @@ mod algorithm; // loss, penalty, advantages
 
 pub(super) fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSettings> {
     let group = count(o, "num_generations");
-    // TRL: the default of steps_per_generation is gradient_accumulation_steps.
-    let steps = o.count("steps_per_generation").unwrap_or(training.gradient_accumulation_steps);
     let accumulation = training.gradient_accumulation_steps;
+    let steps = steps_per_generation(o, training, group)?;
     if !steps.is_multiple_of(accumulation) {
         return Err(o
             .wrong("steps_per_generation", "optimizer steps would straddle two generations")
@@ -78,6 +77,36 @@ pub(super) fn grpo(o: &Options, training: &TrainingSettings) -> Result<GrpoSetti
         mask_truncated_completions: o.flag("mask_truncated_completions"),
         share_prompt: o.flag("share_prompt"),
     })
+}
+
+/// Batches per generation. TRL takes gradient_accumulation_steps and refuses what holds no whole groups;
+/// here the default is the least multiple of it that does.
+fn steps_per_generation(o: &Options, t: &TrainingSettings, group: usize) -> Result<usize> {
+    if let Some(total) = o.count("generation_batch_size") {
+        if o.count("steps_per_generation").is_some() {
+            return Err(o
+                .wrong("generation_batch_size", "two options say how much is generated at a time")
+                .hint("give one of generation_batch_size and steps_per_generation"));
+        }
+        if !total.is_multiple_of(t.batch_size) {
+            return Err(o
+                .wrong("generation_batch_size", "a generation is no whole number of batches")
+                .expected(format!("a multiple of per_device_train_batch_size, {}", t.batch_size)));
+        }
+        return Ok(total / t.batch_size);
+    }
+    if let Some(steps) = o.count("steps_per_generation") {
+        return Ok(steps);
+    }
+    let step = t
+        .batch_size
+        .checked_mul(t.gradient_accumulation_steps)
+        .ok_or_else(|| o.wrong("per_device_train_batch_size", "the batch is too large to count"))?;
+    let (mut a, mut b) = (step, group);
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    Ok(t.gradient_accumulation_steps * (group / a))
 }
 
 /// The nearest values of either setting with which groups fit into the generation batch.

@@ -34,6 +34,8 @@ pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
             .wrong("reward_weights", "the numbers of reward_weights and reward_funcs differ")
             .expected(format!("{} weights, for {}", names.len(), names.join(", "))));
     }
+    weigh(o, "format_reward_weight", &names, &mut weights, true)?;
+    weigh(o, "accuracy_reward_weight", &names, &mut weights, false)?;
     let named = |wanted: &[&str]| names.iter().any(|n| wanted.contains(&n.as_str()));
     if !named(&["reasoning"]) {
         let hint = "add reasoning to reward_funcs";
@@ -44,6 +46,33 @@ pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
         useless(o, &["sentence_encoder"], "no reward compares sentences", hint)?;
     }
     Ok(RewardSettings { names, weights, told: told(o)? })
+}
+
+/// Rewards that pay the form of an answer; every other pays what it says.
+const FORMS: [&str; 6] =
+    ["format", "think_answer_graded", "soft_format", "strict_format", "xmlcount", "repetition"];
+
+/// Takes over a weight that names no reward but its part: the form of an answer, or the answer.
+fn weigh(
+    o: &Options,
+    option: &str,
+    names: &[String],
+    weights: &mut [f64],
+    form: bool,
+) -> Result<()> {
+    let Some(weight) = o.float(option) else { return Ok(()) };
+    let of_part: Vec<usize> =
+        (0..names.len()).filter(|i| FORMS.contains(&names[*i].as_str()) == form).collect();
+    match of_part[..] {
+        [one] => {
+            weights[one] = weight;
+            Ok(())
+        }
+        _ => Err(o
+            .wrong(option, "it is not clear which reward this weight is for")
+            .expected(format!("one reward of the {}", if form { "form" } else { "answer" }))
+            .hint(format!("use --reward_weights, in the order of {}", names.join(", ")))),
+    }
 }
 
 /// The value of a table that an option names; its default if it is unset.
