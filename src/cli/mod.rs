@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use crate::base::{Error, Result};
 use crate::train::evaluate::EvalReport;
 use crate::train::options::{Command, Options, help, overview, wants_help};
-use crate::train::settings::check_paths;
+use crate::train::settings::{check_paths, resolve_data_sets};
 use output::{print, print_error};
 
 /// What a command came to.
@@ -126,6 +126,7 @@ fn start_pool(threads: Option<usize>) -> Result<()> {
 
 /// Runs a command with parsed options, after the threads were started.
 fn execute(options: &Options) -> Result<Outcome> {
+    let options = &resolve_data_sets(options)?;
     check_paths(options)?;
     match options.command() {
         Command::Demo => demo::demo(options),

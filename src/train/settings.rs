@@ -4,6 +4,7 @@
 
 mod build; // from options to these structs
 mod data; // rows
+mod data_sets; // names of data sets
 mod grpo; // the algorithm
 mod inspect; // data that is looked at or converted
 mod paths; // whether files that are read exist
@@ -13,6 +14,7 @@ mod video; // how frames are taken
 use std::path::PathBuf;
 
 pub use data::DataSettings;
+pub use data_sets::resolve_data_sets;
 pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
 pub use inspect::{ConvertSettings, InspectSettings};
 pub use paths::check_paths;
