@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::base::Result;
 use crate::train::grpo_run;
 use crate::train::options::Options;
-use crate::train::settings::TrainSettings;
+use crate::train::settings::{RunLength, TrainSettings, Warmup};
 
 /// Trains with GRPO.
 ///
@@ -12,16 +12,35 @@ use crate::train::settings::TrainSettings;
 /// What the run returns.
 pub fn train(options: &Options) -> Result<Outcome> {
     let s = TrainSettings::from_options(options)?;
+    if !s.logging.quiet {
+        remarks(options, &s).iter().for_each(|line| eprintln!("{line}"));
+    }
+    grpo_run::train(options).map(Outcome::Run)
+}
+
+/// What follows from the options together and is easily overlooked.
+fn remarks(o: &Options, s: &TrainSettings) -> Vec<String> {
+    let mut lines = Vec::new();
     let (steps, accumulation) =
         (s.grpo.steps_per_generation, s.training.gradient_accumulation_steps);
-    if options.count("steps_per_generation").is_none() && steps > accumulation && !s.logging.quiet {
-        eprintln!(
+    if o.count("steps_per_generation").is_none() && steps > accumulation {
+        lines.push(format!(
             "{} completions are generated at a time, {} prompts with {} each, for {} optimizer steps",
             s.grpo.generation_batch_size,
             s.grpo.prompts_per_generation,
             s.grpo.num_generations,
             steps / accumulation,
-        );
+        ));
     }
-    grpo_run::train(options).map(Outcome::Run)
+    if let (RunLength::Steps(total), Warmup::Steps(warm)) =
+        (s.training.length, s.training.optimizer.warmup)
+        && warm > total
+    {
+        lines.push(format!(
+            "the warm-up of {warm} steps is longer than the run of {total}: the learning rate ends at \
+             {:.1e}, below its peak",
+            s.training.optimizer.learning_rate * total as f64 / warm as f64
+        ));
+    }
+    lines
 }

@@ -378,13 +378,6 @@ fn optimizer(o: &Options) -> Result<OptimizerSettings> {
             .wrong("warmup_ratio", "`warmup_steps` and `warmup_ratio` are both given")
             .hint("give one of the two"));
     }
-    if let Some(total) = o.int("max_steps").and_then(|n| usize::try_from(n).ok())
-        && steps > total
-    {
-        return Err(o
-            .wrong("warmup_steps", "the warm-up is longer than the run")
-            .expected(format!("at most max_steps, {total}")));
-    }
     let norm = float(o, "max_grad_norm");
     Ok(OptimizerSettings {
         learning_rate: float(o, "learning_rate"),
