@@ -39,7 +39,7 @@ fn remarks(o: &Options, s: &TrainSettings) -> Vec<String> {
         lines.push(format!(
             "the warm-up of {warm} steps is longer than the run of {total}: the learning rate ends at \
              {:.1e}, below its peak",
-            s.training.optimizer.learning_rate * total as f64 / warm as f64
+            s.training.optimizer.learning_rate * (total - 1) as f64 / warm as f64
         ));
     }
     lines
