@@ -14,7 +14,7 @@ use grpo_rt::train::options::{
 use grpo_rt::train::settings::{
     ConvertSettings, DemoSettings, EvalSettings, InitSettings, InspectSettings, LossType,
     MakeShapesSettings, Resume, RunLength, SftSettings, TraceSettings, TrainSettings, Trained,
-    TrainedParts, VideoSettings, Warmup, check_paths,
+    TrainedParts, VideoSettings, Warmup, When, check_paths,
 };
 
 mod algorithm_options; // what each loss reads
@@ -451,7 +451,7 @@ fn videos_are_the_models_or_the_rows_unless_asked_otherwise() {
 fn output_and_logging_follow_the_run() {
     let s = settings("--run_id r1 --resume_from_checkpoint --save_steps 0").unwrap();
     assert_eq!(s.output.run_dir, Path::new("o/r1"));
-    assert_eq!((s.output.resume, s.output.save_steps), (Resume::Latest, None));
+    assert_eq!((s.output.resume, s.output.save), (Resume::Latest, When::Last));
     assert_eq!(s.logging.tensorboard_dir.as_deref(), Some(Path::new("o/r1/runs")));
     assert_eq!((s.logging.jsonl, s.logging.print_completions), (true, Some(0)));
     let s = settings("--report_to none --log_completions --resume_from_checkpoint o/c").unwrap();
