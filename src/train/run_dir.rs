@@ -21,8 +21,9 @@ pub struct Opened {
     pub anew: bool,
 }
 
-/// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing:
-/// a former run goes when `RunLog::open` is reached, after model and data have been read.
+/// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing but
+/// what killed processes left half-written: a former run goes when `RunLog::open` is reached, after
+/// model and data have been read.
 ///
 /// # Errors
 /// If the folder holds another run and may not be overwritten, or the checkpoint is damaged.
@@ -36,6 +37,8 @@ pub fn open_run_dir(options: &Options, output: &OutputSettings) -> Result<Opened
             opened.from = Some(path.clone());
         }
         Resume::Latest => {
+            // A checkpoint that was being replaced when its process died comes back by this.
+            clear(dir)?;
             let warn = |text: String| eprintln!("warning: {text}");
             match checkpoint::latest(dir, warn).map_err(|e| e.key("resume_from_checkpoint"))? {
                 Some((path, found)) => {
