@@ -1,7 +1,8 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop after the present piece of work and to save,
-//! the second ends the program at once.
+//! Wishes to stop: Ctrl-C (SIGINT), SIGTERM and SIGHUP. The first asks the run to stop at the next
+//! moment from which it can go on to the same bits, and to save; the second ends the program at once.
 
-use crate::base::{Error, ErrorKind};
+use crate::base::{Error, ErrorKind, Result};
+use std::io::Write;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,8 @@ pub fn watch() {
                 crate::reward::process::end_all();
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step; once more to stop at once");
+            // The terminal may be what went away (SIGHUP): then nobody reads this.
+            let _ = writeln!(std::io::stderr(), "\nstopping and saving; once more to stop at once");
         });
         if let Err(e) = set {
             eprintln!("warning: Ctrl-C will not save a checkpoint: {e}");
@@ -29,9 +31,33 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// The error that ends a stopped run.
+/// Between two pieces of work: an error of kind [`ErrorKind::Interrupted`] if the user has asked to
+/// stop, for whoever can save to catch.
+///
+/// # Errors
+/// That one.
+pub fn check() -> Result<()> {
+    match asked() {
+        true => Err(Error::new(ErrorKind::Interrupted, "the run was stopped")),
+        false => Ok(()),
+    }
+}
+
+/// The error that ends a stopped run or evaluation.
 pub fn error(saved: &str) -> Error {
     Error::new(ErrorKind::Interrupted, "the run was stopped")
         .found(format!("everything up to here is kept in {saved}"))
         .hint("continue with --resume_from_checkpoint true")
+}
+
+/// The error that ends a stopped run: `saved` says whether it has a checkpoint, `only_model` whether
+/// that has the model alone.
+pub fn of_run(dir: &std::path::Path, saved: bool, only_model: bool) -> Error {
+    match (saved, only_model) {
+        (true, false) => error(&dir.display().to_string()),
+        (true, true) => error(&dir.display().to_string())
+            .hint("checkpoints of --save_only_model are models: a run cannot go on from them"),
+        (false, _) => Error::new(ErrorKind::Interrupted, "the run was stopped before its first step")
+            .hint("start it again; a command with --resume_from_checkpoint true starts over now, and goes on from a checkpoint as soon as there is one"),
+    }
 }

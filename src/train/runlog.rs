@@ -2,108 +2,31 @@
 //! averaged over the logging interval, samples for the report, the report itself. What comes every few
 //! steps is written by a thread of its own ([`Writer`]); a failure of it is told at the next step.
 
-use crate::base::{Error, Result};
+use crate::base::Result;
 use crate::io::atomic;
-use crate::train::checkpoint;
+use crate::train::checkpoint::{Exact, Figures, Loaded};
 use crate::train::options::Options;
 use crate::train::report::{SampleLog, write_report};
-use crate::train::settings::{LoggingSettings, OutputSettings, Resume};
-use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSink, read_metrics};
+use crate::train::run_dir::{RESOLVED, clear, cut_back, holds_run, remove_run};
+use crate::train::settings::LoggingSettings;
+use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSink};
 use crate::train::sinks::{MetricRow, Sink, Sinks};
 use crate::train::writer::{Entry, Targets, Writer};
 use std::path::{Path, PathBuf};
-
-/// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing:
-/// a former run goes when [`RunLog::open`] is reached, after model and data have been read.
-///
-/// # Errors
-/// If the folder holds another run and may not be overwritten, or there is nothing to continue.
-pub fn open_run_dir(output: &OutputSettings) -> Result<Option<PathBuf>> {
-    let dir = &output.run_dir;
-    let from = match &output.resume {
-        Resume::No => None,
-        Resume::From(path) => Some(path.clone()),
-        Resume::Latest => {
-            let last = checkpoint::list(dir)?.pop();
-            Some(last.map(|(_, path)| path).ok_or_else(|| {
-                Error::usage("there is no checkpoint to continue from")
-                    .file(dir)
-                    .key("resume_from_checkpoint")
-                    .expected("a folder checkpoint-<step> in the run's folder")
-                    .hint("start without --resume_from_checkpoint, or name the checkpoint's folder")
-            })?)
-        }
-    };
-    // A checkpoint of this very folder is continued; one of elsewhere starts a run of its own.
-    let own = from.as_deref().is_some_and(|f| same_folder(f.parent(), dir));
-    if !own && !output.overwrite && holds_run(dir)? {
-        return Err(Error::usage("the output folder holds a run already")
-            .file(dir)
-            .key("output_dir")
-            .hint("continue it with --resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"));
-    }
-    std::fs::create_dir_all(dir).map_err(|e| {
-        Error::io("cannot create the run's folder", dir, &e)
-            .key("output_dir")
-            .hint("give an --output_dir that can be written")
-    })?;
-    Ok(from)
-}
-
-/// Whether the folder has metrics or checkpoints of a run.
-fn holds_run(dir: &Path) -> Result<bool> {
-    Ok(dir.join("metrics.jsonl").exists() || !checkpoint::list(dir)?.is_empty())
-}
-
-/// Whether two paths lead to one folder that exists.
-fn same_folder(a: Option<&Path>, b: &Path) -> bool {
-    // The parent of a bare name is the current folder.
-    let full =
-        |p: &Path| std::fs::canonicalize(if p == Path::new("") { Path::new(".") } else { p });
-    a.is_some_and(|a| full(a).is_ok_and(|a| full(b).is_ok_and(|b| a == b)))
-}
-
-/// Removes what a former run left, and nothing else.
-fn remove_run(dir: &Path) -> Result<()> {
-    let remove = |path: PathBuf| -> Result<()> {
-        let gone = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else if path.exists() {
-            std::fs::remove_file(&path)
-        } else {
-            Ok(())
-        };
-        gone.map_err(|e| Error::io("cannot remove what a former run left", &path, &e))
-    };
-    for name in [
-        "metrics.jsonl",
-        "samples.jsonl",
-        "report.html",
-        "config.resolved.yaml",
-        "completions",
-        "runs",
-    ] {
-        remove(dir.join(name))?;
-    }
-    for (_, path) in checkpoint::list(dir)? {
-        remove(path)?;
-    }
-    Ok(())
-}
 
 /// Where metrics go.
 pub struct RunLog {
     dir: PathBuf,
     writer: Writer,
     interval: usize,
-    pending: Vec<(String, Vec<f64>)>,
+    pending: Figures,
     /// Every row logged so far, former sessions of the run included.
     pub history: Vec<MetricRow>,
 }
 
 impl RunLog {
-    /// Opens the sinks. After a resume at step `resumed`, later lines of a former session go;
-    /// without one, what a former run left goes if `overwrite_output_dir` says so.
+    /// Opens the sinks. A run that goes on from a checkpoint (`resumed`) has the files as they were
+    /// then; where `anew`, what a former session or run left goes first.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -112,29 +35,33 @@ impl RunLog {
         dir: &Path,
         logging: &LoggingSettings,
         total_steps: usize,
-        resumed: Option<usize>,
+        resumed: Option<&Loaded>,
+        anew: bool,
     ) -> Result<Self> {
-        if resumed.is_none() && options.flag("overwrite_output_dir") && holds_run(dir)? {
+        clear(dir)?;
+        if anew || resumed.is_none() && options.flag("overwrite_output_dir") && holds_run(dir)? {
             remove_run(dir)?;
         }
-        atomic::write_atomic(dir.join("config.resolved.yaml"), options.to_yaml().as_bytes())?;
+        atomic::write_atomic(dir.join(RESOLVED), options.to_yaml().as_bytes())?;
         let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-        let mut history = Vec::new();
         let samples = SampleLog::new(dir);
-        if let Some(step) = resumed {
-            samples.truncate_after(step as u64)?;
+        if let Some(loaded) = resumed {
+            cut_back(dir, loaded.state.recorded())?;
         }
         if logging.jsonl {
-            let path = dir.join("metrics.jsonl");
-            let mut sink = JsonlSink::open(&path)?;
-            if let Some(step) = resumed {
-                sink.truncate_after(step as u64)?;
-                history = read_metrics(&path)?;
+            let mut sink = JsonlSink::open(dir.join("metrics.jsonl"))?;
+            if let Some(loaded) = resumed {
+                sink.restore(&loaded.history)?;
             }
             sinks.push(Box::new(sink));
         }
+        let (history, pending) = match resumed {
+            Some(loaded) => (loaded.history.clone(), loaded.state.pending.clone()),
+            None => Default::default(),
+        };
+        let resumed = resumed.map(|loaded| loaded.state.step as u64);
         if let Some(events) = &logging.tensorboard_dir {
-            let mut sink = TensorBoardSink::create(events, resumed.map(|s| s as u64))?;
+            let mut sink = TensorBoardSink::create(events, resumed)?;
             let settings: Vec<(String, String)> = options
                 .to_yaml()
                 .lines()
@@ -150,7 +77,7 @@ impl RunLog {
             dir: dir.to_path_buf(),
             writer: Writer::start(Targets { sinks: Sinks(sinks), console, samples })?,
             interval: logging.steps,
-            pending: Vec::new(),
+            pending,
             history,
         })
     }
@@ -192,8 +119,8 @@ impl RunLog {
     ) -> Result<bool> {
         for (name, value) in values {
             match self.pending.iter_mut().find(|(n, _)| *n == name) {
-                Some((_, list)) => list.push(value),
-                None => self.pending.push((name, vec![value])),
+                Some((_, list)) => list.push(Exact(value)),
+                None => self.pending.push((name, vec![Exact(value)])),
             }
         }
         if !last && !step.is_multiple_of(self.interval) {
@@ -205,6 +132,17 @@ impl RunLog {
         }
         self.log(row)?;
         Ok(true)
+    }
+
+    /// Figures of the steps since the last line of metrics, for a checkpoint.
+    pub fn pending(&self) -> Figures {
+        self.pending.clone()
+    }
+
+    /// Whether an evaluation was logged at a step.
+    pub fn evaluated(&self, step: usize) -> bool {
+        let late = self.history.iter().rev().take_while(|r| r.step >= step as u64);
+        late.into_iter().any(|r| r.step == step as u64 && r.is_eval())
     }
 
     /// Logs a finished row.
@@ -234,8 +172,8 @@ impl RunLog {
 
 /// What one figure of several steps becomes: extremes stay extremes, running totals stay totals,
 /// everything else is averaged over the values that are numbers.
-fn summary(name: &str, values: &[f64]) -> f64 {
-    let known: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
+fn summary(name: &str, values: &[Exact]) -> f64 {
+    let known: Vec<f64> = values.iter().map(|v| v.0).filter(|v| !v.is_nan()).collect();
     let Some(&last) = known.last() else { return f64::NAN };
     if matches!(name, "num_tokens" | "learning_rate") || name.starts_with("data/") {
         return last;
