@@ -23,6 +23,7 @@ use crate::train::generation::{
 };
 use crate::train::interrupt;
 use crate::train::options::Options;
+use crate::train::publish;
 use crate::train::record;
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{TrainSettings, check_paths};
@@ -51,6 +52,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let limit = s.sampling.max_completion_length;
     let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
     let resume = open_run_dir(&s.output)?;
+    publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?.map(|l| l.rows);
@@ -117,6 +119,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     if stopped {
         return Err(interrupt::error(&dir.display().to_string()));
     }
+    publish::finish(&dir, s.hub.as_ref())?;
     Ok(dir)
 }
 

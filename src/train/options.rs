@@ -234,6 +234,12 @@ impl Options {
         Ok(changed)
     }
 
+    /// These options with another value for one of them, as if it had stood where the old one did.
+    pub fn replaced(mut self, name: &str, value: Value) -> Options {
+        self.values[index(name)].0 = value;
+        self
+    }
+
     /// The same options for another command: values that both take, defaults for the rest.
     pub fn for_command(&self, command: Command) -> Options {
         let mut other = Options::defaults(command);

@@ -5,8 +5,10 @@
 mod build; // from options to these structs
 mod data; // rows
 mod grpo; // the algorithm
+mod hub; // options that name repositories
 mod inspect; // data that is looked at or converted
 mod paths; // whether files that are read exist
+mod publish; // models that leave
 mod rewards; // what completions earn
 mod video; // how frames are taken
 
@@ -14,8 +16,10 @@ use std::path::PathBuf;
 
 pub use data::DataSettings;
 pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
+pub use hub::{adapter_in, resolve_repositories};
 pub use inspect::{ConvertSettings, InspectSettings};
 pub use paths::check_paths;
+pub use publish::{CardSettings, HubSettings, MergeSettings, PushSettings};
 pub use rewards::RewardSettings;
 pub use video::VideoSettings;
 
@@ -46,6 +50,8 @@ pub struct TrainSettings {
     pub output: OutputSettings,
     /// What is reported, and where.
     pub logging: LoggingSettings,
+    /// Whether and where the model is uploaded at the end.
+    pub hub: Option<HubSettings>,
     /// Threads and memory.
     pub machine: MachineSettings,
 }
@@ -63,6 +69,8 @@ pub struct SftSettings {
     pub output: OutputSettings,
     /// What is reported, and where.
     pub logging: LoggingSettings,
+    /// Whether and where the model is uploaded at the end.
+    pub hub: Option<HubSettings>,
     /// Threads and memory.
     pub machine: MachineSettings,
 }
@@ -84,12 +92,40 @@ pub struct EvalSettings {
     pub batch_size: usize,
     /// JSONL file for completions and rewards.
     pub out: Option<PathBuf>,
+    /// What is made of the answers.
+    pub measures: MeasureSettings,
     /// Root of everything random.
     pub seed: u64,
     /// Print results only.
     pub quiet: bool,
     /// Threads and memory.
     pub machine: MachineSettings,
+}
+
+/// The word that stands for the model without its adapter.
+pub const BASE: &str = "base";
+
+/// What `eval` makes of answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeasureSettings {
+    /// What the model is compared with: [`BASE`], a model, an adapter, earlier answers.
+    pub baseline: Option<PathBuf>,
+    /// Further models, adapters and earlier answers.
+    pub compare: Vec<PathBuf>,
+    /// The k of pass@k, each at most the number of samples.
+    pub pass_at_k: Vec<usize>,
+    /// Columns whose values get figures of their own.
+    pub group_by: Vec<String>,
+    /// Of intervals, between 0.5 and 0.999.
+    pub confidence: f64,
+    /// Draws of bootstrap intervals and permutation tests, at least 1.
+    pub draws: usize,
+    /// Folder for results, answers and report.
+    pub dir: Option<PathBuf>,
+    /// Rows of the report, at least 1.
+    pub report_rows: usize,
+    /// Go on where an evaluation into `dir` was interrupted.
+    pub resume: bool,
 }
 
 /// What `infer` needs.
@@ -257,6 +293,8 @@ pub struct ModelSettings {
     pub processor: ProcessorOptions,
     /// How frames are taken of videos.
     pub video: VideoSettings,
+    /// Largest file of weights that is written, in bytes.
+    pub max_shard_bytes: usize,
 }
 
 /// What a run trains.

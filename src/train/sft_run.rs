@@ -11,6 +11,7 @@ use crate::train::evaluate::{load_rows, name_skipped};
 use crate::train::fit;
 use crate::train::interrupt;
 use crate::train::options::Options;
+use crate::train::publish;
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{SftSettings, check_paths};
 use crate::train::step::{
@@ -32,6 +33,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     check_paths(options)?;
     interrupt::watch();
     let resume = open_run_dir(&s.output)?;
+    publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;
     let t = &s.training;
@@ -145,5 +147,6 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     if stopped {
         return Err(interrupt::error(&dir.display().to_string()));
     }
+    publish::finish(dir, s.hub.as_ref())?;
     Ok(dir.clone())
 }

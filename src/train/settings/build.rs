@@ -5,7 +5,9 @@ mod data; // rows
 mod grpo; // the algorithm
 mod infer; // one chat
 mod inspect; // data that is looked at or converted
+mod measure; // what evaluation makes of answers
 mod plan; // a run that is planned
+mod publish; // models that leave
 mod rewards; // what completions earn
 
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use rewards::rewards;
 use super::*;
 use crate::base::{Error, Result};
 use crate::device::MatmulImpl;
+use crate::model::vlm::MAX_SHARD_BYTES;
 use crate::train::options::{Command, Options, Value};
 
 impl TrainSettings {
@@ -33,6 +36,7 @@ impl TrainSettings {
             grpo: grpo(o, &training)?,
             output: output(o)?,
             logging: logging(o)?,
+            hub: publish::hub(o)?,
             machine: machine(o)?,
             training,
         })
@@ -49,6 +53,7 @@ impl SftSettings {
             training: training(o)?,
             output: output(o)?,
             logging: logging(o)?,
+            hub: publish::hub(o)?,
             machine: machine(o)?,
         })
     }
@@ -66,6 +71,7 @@ impl EvalSettings {
             num_samples: num_samples(o)?,
             batch_size: count(o, "eval_batch_size"),
             out: o.path("out"),
+            measures: measure::measures(o)?,
             seed: seed(o),
             quiet: o.flag("quiet"),
             machine: machine(o)?,
@@ -224,6 +230,7 @@ fn model(o: &Options) -> Result<ModelSettings> {
             backend: None,
         },
         video: VideoSettings::from_options(o)?,
+        max_shard_bytes: o.count("max_shard_size").unwrap_or(MAX_SHARD_BYTES),
     })
 }
 
