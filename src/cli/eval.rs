@@ -30,7 +30,8 @@ pub fn eval(options: &Options) -> Result<Outcome> {
     text += &counts(&measured.report);
     text += &measured.results.versus.iter().map(versus).collect::<String>();
     if let Some(dir) = options.path("out_dir") {
-        let _ = writeln!(text, "results.json, answers.jsonl and report.html are in {}", dir.display());
+        let _ =
+            writeln!(text, "results.json, answers.jsonl and report.html are in {}", dir.display());
     }
     note_judged(&measured.results, &mut text);
     print(&text);
@@ -60,7 +61,10 @@ fn model(m: &ModelTable) -> String {
         for g in values {
             for (r, s) in m.rewards.iter().zip(&g.rewards) {
                 let rows = counted(g.rows, "row");
-                lines.push((format!("{column}={} {} ({rows})", one_line(&g.value), r.name), figure(s)));
+                lines.push((
+                    format!("{column}={} {} ({rows})", one_line(&g.value), r.name),
+                    figure(s),
+                ));
             }
         }
     }

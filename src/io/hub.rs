@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub enum RepoKind {
     /// A model: config.json and weights.
     Model,
+    /// A model without its weights: enough to plan with and to make prompts.
+    Settings,
     /// A LoRA adapter: adapter_config.json and its weights.
     Adapter,
     /// Rows.
@@ -34,7 +36,7 @@ impl RepoKind {
     }
     fn noun(self) -> &'static str {
         match self {
-            RepoKind::Model => "model",
+            RepoKind::Model | RepoKind::Settings => "model",
             RepoKind::Adapter => "adapter",
             RepoKind::Dataset => "data set",
         }
@@ -52,7 +54,10 @@ impl RepoId {
         let (owner, name) = text.split_once('/')?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let word = |w: &str| {
-            !w.is_empty() && w.chars().all(allowed) && !w.starts_with(['-', '.']) && !w.ends_with(['-', '.'])
+            !w.is_empty()
+                && w.chars().all(allowed)
+                && !w.starts_with(['-', '.'])
+                && !w.ends_with(['-', '.'])
         };
         let whole = word(owner) && word(name) && text.len() <= 96;
         let odd = text.contains("--") || text.contains("..") || text.ends_with(".git");
@@ -118,7 +123,12 @@ impl Hub {
     /// # Errors
     /// If it is not in the cache and cannot be fetched: there is no client, the user is offline, the
     /// client failed, or what it left is not complete. The hint has the command to type.
-    pub fn resolve(&self, id: &RepoId, kinds: &[RepoKind], revision: Option<&str>) -> Result<PathBuf> {
+    pub fn resolve(
+        &self,
+        id: &RepoId,
+        kinds: &[RepoKind],
+        revision: Option<&str>,
+    ) -> Result<PathBuf> {
         let kind = kinds[0];
         let before = match self.complete(id, kinds, revision)? {
             Ok(dir) => return Ok(dir),
@@ -128,7 +138,9 @@ impl Hub {
         let command = Client::download_words(id, kind, revision).join(" ");
         if self.offline {
             return Err(absent(format!("this {} is not on this machine", kind.noun()), &before)
-                .hint(format!("HF_HUB_OFFLINE is set: unset it, or fetch it elsewhere: hf {command}")));
+                .hint(format!(
+                    "HF_HUB_OFFLINE is set: unset it, or fetch it elsewhere: hf {command}"
+                )));
         }
         let Some(client) = &self.client else {
             return Err(absent(format!("this {} is not on this machine", kind.noun()), &before)
@@ -139,8 +151,10 @@ impl Hub {
         client.download(id, kind, revision)?;
         match self.complete(id, kinds, revision)? {
             Ok(dir) => Ok(dir),
-            Err(after) => Err(absent(format!("the {} was not fetched completely", kind.noun()), &after)
-                .hint(format!("see what the client said, then try again: hf {command}"))),
+            Err(after) => {
+                Err(absent(format!("the {} was not fetched completely", kind.noun()), &after)
+                    .hint(format!("see what the client said, then try again: hf {command}")))
+            }
         }
     }
 
@@ -171,7 +185,7 @@ impl Hub {
 
     fn absent(&self, id: &RepoId, kind: RepoKind, what: String, cached: &Cached) -> Error {
         let place = self.cache.join(id.folder(kind));
-        let error = Error::data(what).at(id.as_str()).expected(format!(
+        let error = Error::usage(what).at(id.as_str()).expected(format!(
             "a snapshot with all files below {}, or a folder of that name here",
             place.display()
         ));
@@ -192,13 +206,17 @@ impl Hub {
         let revision = revision.unwrap_or("main");
         let Some(dir) = snapshot_of(&repo, revision)? else { return Ok(Cached::Absent) };
         let mut missing = match kind {
-            RepoKind::Model => lacking_model_files(&dir)?,
-            RepoKind::Adapter => lacking(&dir, &["adapter_config.json", "adapter_model.safetensors"]),
+            RepoKind::Model => [lacking_settings(&dir), lacking_weights(&dir)?].concat(),
+            RepoKind::Settings => lacking_settings(&dir),
+            RepoKind::Adapter => {
+                lacking(&dir, &["adapter_config.json", "adapter_model.safetensors"])
+            }
             RepoKind::Dataset => lacking_rows(&dir)?,
         };
         // A link to a blob that is not there is a file that has not arrived.
         missing.extend(broken_links(&dir)?);
-        let missing: Vec<String> = missing.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let missing: Vec<String> =
+            missing.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
         Ok(match missing.is_empty() {
             true => Cached::Complete(dir),
             false => Cached::Incomplete { dir, missing },
@@ -231,7 +249,8 @@ fn places(get: &dyn Fn(&str) -> Option<String>) -> (PathBuf, bool) {
         above.unwrap_or_else(huggingface).join("hub")
     });
     let yes = |v: String| matches!(v.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
-    let offline = given("HF_HUB_OFFLINE").or_else(|| given("TRANSFORMERS_OFFLINE")).is_some_and(yes);
+    let offline =
+        given("HF_HUB_OFFLINE").or_else(|| given("TRANSFORMERS_OFFLINE")).is_some_and(yes);
     (cache, offline)
 }
 
@@ -251,7 +270,12 @@ fn snapshot_of(repo: &Path, revision: &str) -> Result<Option<PathBuf>> {
     let file = repo.join("refs").join(revision);
     let commit = match std::fs::read_to_string(&file) {
         Ok(text) => text.trim().to_string(),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
             return Ok(None);
         }
         Err(e) => return Err(Error::io("cannot read the hub's cache", &file, &e)),
@@ -264,11 +288,21 @@ fn lacking(dir: &Path, names: &[&str]) -> Vec<String> {
     names.iter().filter(|n| !dir.join(n).is_file()).map(|n| n.to_string()).collect()
 }
 
-/// What a model's folder lacks: its configuration, its weights or shards of them, a tokenizer.
-fn lacking_model_files(dir: &Path) -> Result<Vec<String>> {
-    const INDEX: &str = "model.safetensors.index.json";
-    const TOKENIZERS: [&str; 4] = ["tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json"];
+/// What a model's folder lacks of its configuration and its tokenizer.
+fn lacking_settings(dir: &Path) -> Vec<String> {
+    const TOKENIZERS: [&str; 4] =
+        ["tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json"];
     let mut missing = lacking(dir, &["config.json"]);
+    if TOKENIZERS.iter().all(|n| !dir.join(n).is_file()) {
+        missing.push("tokenizer.json".into());
+    }
+    missing
+}
+
+/// What a model's folder lacks of its weights.
+fn lacking_weights(dir: &Path) -> Result<Vec<String>> {
+    const INDEX: &str = "model.safetensors.index.json";
+    let mut missing = Vec::new();
     let index = dir.join(INDEX);
     if dir.join("model.safetensors").is_file() {
         // An index beside it is not read.
@@ -278,14 +312,15 @@ fn lacking_model_files(dir: &Path) -> Result<Vec<String>> {
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| {
             Error::data("the index of the weights is not JSON").file(&index).found(e.to_string())
         })?;
-        let shards: BTreeSet<&str> =
-            json["weight_map"].as_object().into_iter().flat_map(|m| m.values()).filter_map(|v| v.as_str()).collect();
+        let shards: BTreeSet<&str> = json["weight_map"]
+            .as_object()
+            .into_iter()
+            .flat_map(|m| m.values())
+            .filter_map(|v| v.as_str())
+            .collect();
         missing.extend(lacking(dir, &shards.into_iter().collect::<Vec<_>>()));
     } else {
         missing.push(format!("model.safetensors (or {INDEX})"));
-    }
-    if TOKENIZERS.iter().all(|n| !dir.join(n).is_file()) {
-        missing.push("tokenizer.json".into());
     }
     Ok(missing)
 }
@@ -332,7 +367,10 @@ mod tests {
         for good in ["Qwen/Qwen2.5-VL-3B-Instruct", "a/b", "o_1/x.y-z"] {
             assert_eq!(RepoId::parse(good).unwrap().as_str(), good);
         }
-        for path in ["model", "a/b/c", "./a", "../a", "/a/b", "a/", "/a", "a b/c", "a--b/c", "a/b.git", "a/..", "a/-b"] {
+        for path in [
+            "model", "a/b/c", "./a", "../a", "/a/b", "a/", "/a", "a b/c", "a--b/c", "a/b.git",
+            "a/..", "a/-b",
+        ] {
             assert_eq!(RepoId::parse(path), None, "{path}");
         }
     }
@@ -360,7 +398,9 @@ mod tests {
         assert_eq!(cache(&home), "/h/f/hub");
         assert_eq!(cache(&[&home[..], &[("HUGGINGFACE_HUB_CACHE", "/o")]].concat()), "/o");
         assert_eq!(cache(&[("HF_HUB_CACHE", "/n"), ("HUGGINGFACE_HUB_CACHE", "/o")]), "/n");
-        for (value, offline) in [("1", true), ("true", true), ("ON", true), ("0", false), ("", false)] {
+        for (value, offline) in
+            [("1", true), ("true", true), ("ON", true), ("0", false), ("", false)]
+        {
             assert_eq!(at(&[("HF_HUB_OFFLINE", value)]).1, offline, "{value}");
         }
         assert!(at(&[("TRANSFORMERS_OFFLINE", "1")]).1);

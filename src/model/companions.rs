@@ -58,9 +58,7 @@ fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
     if !file.is_file() {
         return Ok(());
     }
-    std::fs::copy(&file, to.join(name))
-        .map(|_| ())
-        .map_err(|e| Error::io("cannot copy", &file, &e))
+    std::fs::copy(&file, to.join(name)).map(|_| ()).map_err(|e| Error::io("cannot copy", &file, &e))
 }
 
 /// Copies the Python files of a folder with classes of its own: nothing here reads them, but no other

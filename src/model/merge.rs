@@ -265,7 +265,9 @@ fn add_product(f: &Factors, values: &mut [f32], columns: usize, first: usize) {
 fn widened(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let pair = |c: &[u8]| [c[0], c[1]];
     match dtype {
-        DType::BF16 => bytes.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect(),
+        DType::BF16 => {
+            bytes.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect()
+        }
         DType::F16 => bytes.chunks_exact(2).map(|c| f16::from_le_bytes(pair(c)).to_f32()).collect(),
         DType::F64 => {
             let word = |c: &[u8]| f64::from_le_bytes(c.try_into().expect("eight bytes"));

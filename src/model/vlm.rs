@@ -196,11 +196,11 @@ impl Vlm {
         for spec in specs.iter_mut().filter(|s| turned.contains_key(&s.name)) {
             spec.shape.swap(1, 2);
         }
-        safetensors::save_sharded_with(dir, &specs, self.max_shard_bytes, |name, sink| {
-            match turned.get(name) {
-                Some(p) => stream_turned(arena, p, sink),
-                None => fetch(name, sink),
-            }
+        safetensors::save_sharded_with(dir, &specs, self.max_shard_bytes, |name, sink| match turned
+            .get(name)
+        {
+            Some(p) => stream_turned(arena, p, sink),
+            None => fetch(name, sink),
         })
     }
 

@@ -161,7 +161,10 @@ fn write_card(folder: &Path, settings: &CardSettings) -> Result<()> {
         return Ok(());
     }
     // A merged model is described by what merged it; only results and licence can be added.
-    if file.exists() && !folder.join("config.resolved.yaml").is_file() && *settings == CardSettings::default() {
+    if file.exists()
+        && !folder.join("config.resolved.yaml").is_file()
+        && *settings == CardSettings::default()
+    {
         return Ok(());
     }
     let card = Card::of_folder(folder, settings)?;
@@ -175,7 +178,9 @@ fn write_card(folder: &Path, settings: &CardSettings) -> Result<()> {
 fn check_model(folder: &Path) -> Result<()> {
     let has = |name: &str| folder.join(name).is_file();
     let weights = has("model.safetensors") || has("model.safetensors.index.json");
-    if (has("config.json") && weights) || (has("adapter_config.json") && has("adapter_model.safetensors")) {
+    if (has("config.json") && weights)
+        || (has("adapter_config.json") && has("adapter_model.safetensors"))
+    {
         return Ok(());
     }
     Err(Error::data("this folder is no model")
@@ -213,7 +218,11 @@ impl Staged {
     fn of(folder: &Path, names: &[String]) -> Result<Staged> {
         use std::sync::atomic::{AtomicUsize, Ordering};
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let unique = format!("grpo-rt-upload-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let unique = format!(
+            "grpo-rt-upload-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(unique);
         let fail = |e: std::io::Error| Error::io("cannot gather the files to upload", &dir, &e);
         std::fs::create_dir(&dir).map_err(fail)?;
@@ -246,7 +255,15 @@ mod tests {
     fn data_and_state_stay_here() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
-        for name in ["config.json", "model.safetensors", "README.md", "samples.jsonl", ".hidden", "report.html", "grpo_rt_state.json"] {
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "README.md",
+            "samples.jsonl",
+            ".hidden",
+            "report.html",
+            "grpo_rt_state.json",
+        ] {
             std::fs::write(dir.join(name), name).unwrap();
         }
         for name in ["checkpoint-3", "runs", "completions"] {

@@ -90,7 +90,8 @@ impl Client {
     /// What the client prints; `None` if it fails.
     fn ask(&self, words: &[&str]) -> Result<Option<String>> {
         let mut command = Command::new(&self.program);
-        let done = command.args(words).stdin(Stdio::null()).output().map_err(|e| self.cannot_run(&e))?;
+        let done =
+            command.args(words).stdin(Stdio::null()).output().map_err(|e| self.cannot_run(&e))?;
         let text = String::from_utf8_lossy(&done.stdout).into_owned();
         Ok(done.status.success().then_some(text))
     }
@@ -157,7 +158,10 @@ mod tests {
         assert_eq!(version_in("huggingface_hub version: 0.34.4\n"), "0.34.4");
         assert_eq!(version_in("version=1.2.3"), "1.2.3");
         assert_eq!(version_in("?"), "unknown");
-        assert_eq!(user_in("\u{1b}[32m✓ Logged in\u{1b}[0m\n  user: julia\n  orgs: a\n").as_deref(), Some("julia"));
+        assert_eq!(
+            user_in("\u{1b}[32m✓ Logged in\u{1b}[0m\n  user: julia\n  orgs: a\n").as_deref(),
+            Some("julia")
+        );
         assert_eq!(user_in("user=julia orgs=a,b").as_deref(), Some("julia"));
         assert_eq!(user_in("julia\norgs:  a\n").as_deref(), Some("julia"));
         assert_eq!(user_in("not logged in\n"), None);

@@ -104,8 +104,7 @@ pub fn lines(batch: &Batch, scored: &Scored) -> Vec<(Value, Answer)> {
 /// # Errors
 /// If the file cannot be read, or another line is no answer.
 pub fn read(file: &Path) -> Result<Vec<(String, Answer)>> {
-    let bytes =
-        std::fs::read(file).map_err(|e| Error::io("cannot read the answers", file, &e))?;
+    let bytes = std::fs::read(file).map_err(|e| Error::io("cannot read the answers", file, &e))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut all = Vec::new();
     let count = text.lines().count();

@@ -48,7 +48,10 @@ pub fn lineup(s: &EvalSettings) -> Result<Lineup> {
     }
     let main = all.len();
     let of_main = s.model.adapter.as_deref().unwrap_or(&s.model.path);
-    all.push(Candidate { name: name_of(of_main), source: Source::Model(Box::new(s.model.clone())) });
+    all.push(Candidate {
+        name: name_of(of_main),
+        source: Source::Model(Box::new(s.model.clone())),
+    });
     for path in &s.measures.compare {
         all.push(candidate("compare", path, &s.model)?);
     }
@@ -100,7 +103,8 @@ fn name_of(path: &Path) -> String {
     if let Some((id, _)) = repo_of_snapshot(&full) {
         return id.as_str().to_string();
     }
-    let last = |p: &Path| p.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
+    let last =
+        |p: &Path| p.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
     let name = last(&full);
     match full.parent() {
         Some(run) if name.starts_with("checkpoint-") || name == "answers.jsonl" => {
@@ -122,7 +126,8 @@ pub fn earlier(file: &Path) -> Result<Vec<Answer>> {
     let mut names: Vec<String> = answers.iter().map(|a| a.model.clone()).collect();
     names.sort();
     names.dedup();
-    let main = said.as_ref().and_then(|v| v["main"].as_str()).filter(|m| names.iter().any(|n| n == m));
+    let main =
+        said.as_ref().and_then(|v| v["main"].as_str()).filter(|m| names.iter().any(|n| n == m));
     let chosen = match (names.as_slice(), main) {
         ([], _) => {
             return Err(Error::data("there are no answers in this file").file(file));

@@ -27,9 +27,24 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "config.resolved.yaml";
 /// Options that do not change any answer.
 const FREE: [&str; 18] = [
-    "resume", "threads", "memory_budget", "vision_cache_size", "quiet", "eval_batch_size", "max_num_seqs",
-    "max_num_batched_tokens", "out", "out_dir", "report_rows", "confidence_level", "bootstrap_samples",
-    "group_by", "pass_at_k", "config", "matmul", "device",
+    "resume",
+    "threads",
+    "memory_budget",
+    "vision_cache_size",
+    "quiet",
+    "eval_batch_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "out",
+    "out_dir",
+    "report_rows",
+    "confidence_level",
+    "bootstrap_samples",
+    "group_by",
+    "pass_at_k",
+    "config",
+    "matmul",
+    "device",
 ];
 
 /// What an evaluation came to.
@@ -88,7 +103,8 @@ pub fn evaluate(options: &Options) -> Result<Measured> {
         let text = serde_json::to_string_pretty(&results.to_json()).expect("a JSON value prints");
         write_atomic(dir.join("results.json"), text.as_bytes())?;
         let names: Vec<&str> = lineup.all.iter().map(|c| c.name.as_str()).collect();
-        let shown = page::Shown { results: &results, rows: &loaded.rows, answers: &all, names: &names };
+        let shown =
+            page::Shown { results: &results, rows: &loaded.rows, answers: &all, names: &names };
         let html = page::render(&shown, s.measures.report_rows);
         write_atomic(dir.join("report.html"), html.as_bytes())?;
     }
@@ -199,7 +215,8 @@ fn prepare_dir(options: &Options, s: &EvalSettings) -> Result<Vec<(String, Answe
 
 /// The lines of rows that have all their samples: what was interrupted in between is asked again.
 fn whole_rows(lines: Vec<(String, Answer)>, samples: usize) -> Vec<(String, Answer)> {
-    let same = |a: &(String, Answer), b: &(String, Answer)| a.1.row == b.1.row && a.1.model == b.1.model;
+    let same =
+        |a: &(String, Answer), b: &(String, Answer)| a.1.row == b.1.row && a.1.model == b.1.model;
     let whole = lines.chunk_by(same).filter(|row| row.len() == samples);
     whole.flatten().cloned().collect()
 }
@@ -242,7 +259,8 @@ impl Files {
                 .map_err(|e| e.hint("give a file in a folder that exists and can be written"))?;
             let mut file = BufWriter::new(file);
             for (line, _) in done {
-                writeln!(file, "{line}").map_err(|e| Error::io("cannot write the answers", path, &e))?;
+                writeln!(file, "{line}")
+                    .map_err(|e| Error::io("cannot write the answers", path, &e))?;
             }
             open.push((path.clone(), file));
         }

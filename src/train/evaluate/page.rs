@@ -148,14 +148,22 @@ fn lengths(models: &[ModelTable]) -> String {
             number(m.truncated.mean)
         )
     };
-    let head =
-        ["model", "rows", "completions", "mean length", "median", "95 of 100 below", "cut off, share"];
+    let head = [
+        "model",
+        "rows",
+        "completions",
+        "mean length",
+        "median",
+        "95 of 100 below",
+        "cut off, share",
+    ];
     table(&head, &models.iter().map(line).collect::<String>())
 }
 
 fn versus(v: &Versus, level: f64) -> String {
     let line = |(name, c): &(String, Comparison)| {
-        let interval = c.interval.map_or(String::new(), |i| format!("{:+.4} to {:+.4}", i.low, i.high));
+        let interval =
+            c.interval.map_or(String::new(), |i| format!("{:+.4} to {:+.4}", i.low, i.high));
         let p = if c.p < 1e-4 { "below 0.0001".into() } else { format!("{:.4}", c.p) };
         let counts: String =
             [c.wins, c.losses, c.ties].map(|n| format!("<td class=\"num\">{n}</td>")).concat();
@@ -169,7 +177,18 @@ fn versus(v: &Versus, level: f64) -> String {
             cell(c.test),
         )
     };
-    let head = ["reward", "before", "after", "difference", "interval", "p", "test", "better", "worse", "same"];
+    let head = [
+        "reward",
+        "before",
+        "after",
+        "difference",
+        "interval",
+        "p",
+        "test",
+        "better",
+        "worse",
+        "same",
+    ];
     let lines: String = v.rewards.iter().map(line).collect();
     let alone = match v.unpaired {
         0 => String::new(),
@@ -188,9 +207,8 @@ fn groups(r: &Results) -> String {
     let mut html = String::new();
     let Some(first) = r.models.first() else { return html };
     for (number, (column, _)) in first.groups.iter().enumerate() {
-        let shared = range(
-            r.models.iter().flat_map(|m| m.groups[number].1.iter().flat_map(|g| &g.rewards)),
-        );
+        let shared =
+            range(r.models.iter().flat_map(|m| m.groups[number].1.iter().flat_map(|g| &g.rewards)));
         let mut body = String::new();
         for m in &r.models {
             for g in m.groups[number].1.iter().take(VALUES) {
@@ -234,31 +252,43 @@ fn rows(shown: &Shown, limit: usize) -> String {
     let r = shown.results;
     let changed: Vec<usize> = r.versus.iter().flat_map(|v| v.changed.iter().map(|c| c.0)).collect();
     let main = shown.names.iter().position(|n| *n == r.main).unwrap_or(0);
-    let Some(reward) = r.models.get(main).and_then(|m| m.rewards.first()) else { return String::new() };
+    let Some(reward) = r.models.get(main).and_then(|m| m.rewards.first()) else {
+        return String::new();
+    };
     // Answers that were measured before stand in rows of their own counting: what they say pairs them.
     let maps: Vec<HashMap<_, &[Answer]>> =
         shown.answers.iter().map(|a| by_row(a).map(|row| (row[0].key(), row)).collect()).collect();
     let mut told: Vec<Told> = by_row(&shown.answers[main])
         .map(|row| {
             let found = maps.iter().zip(shown.names);
-            let models = found.filter_map(|(m, name)| Some((*name, *m.get(&row[0].key())?))).collect();
+            let models =
+                found.filter_map(|(m, name)| Some((*name, *m.get(&row[0].key())?))).collect();
             let scores: Vec<f64> = row.iter().filter_map(|a| a.score(&reward.name)).collect();
             let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-            Told { number: row[0].row, models, changed: changed.contains(&row[0].row), right: mean >= 0.5 }
+            Told {
+                number: row[0].row,
+                models,
+                changed: changed.contains(&row[0].row),
+                right: mean >= 0.5,
+            }
         })
         .collect();
     let total = told.len();
     told.sort_by_key(|t| (!t.changed, t.right, t.number));
     told.truncate(limit);
     let count = |what: fn(&Told) -> bool| told.iter().filter(|t| what(t)).count();
-    let mut filters = vec![("all", told.len()), ("right", count(|t| t.right)), ("wrong", count(|t| !t.right))];
+    let mut filters =
+        vec![("all", told.len()), ("right", count(|t| t.right)), ("wrong", count(|t| !t.right))];
     if !r.versus.is_empty() {
         filters.push(("changed", count(|t| t.changed)));
     }
     let buttons: String = filters
         .iter()
         .map(|(name, n)| {
-            format!("<button data-show=\"{name}\" aria-pressed=\"{}\">{name} ({n})</button>", *name == "all")
+            format!(
+                "<button data-show=\"{name}\" aria-pressed=\"{}\">{name} ({n})</button>",
+                *name == "all"
+            )
         })
         .collect();
     let note = match total - told.len() {

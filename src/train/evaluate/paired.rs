@@ -45,7 +45,8 @@ pub fn compare(pairs: &[(f64, f64)], p: Precision) -> Comparison {
     };
     let interval = (pairs.len() > 1).then(|| {
         let means = draws(p, 1, |stream| {
-            let drawn = (0..differences.len()).map(|_| differences[stream.below(differences.len())]);
+            let drawn =
+                (0..differences.len()).map(|_| differences[stream.below(differences.len())]);
             drawn.sum::<f64>() / n
         });
         let (low, high) = percentiles(means, p.level);

@@ -128,8 +128,11 @@ fn versus(v: &Versus) -> Value {
         }
         Value::Object(map)
     };
-    let changed: Vec<Value> =
-        v.changed.iter().map(|(row, a, b)| json!({ "row": row, "before": a, "after": b })).collect();
+    let changed: Vec<Value> = v
+        .changed
+        .iter()
+        .map(|(row, a, b)| json!({ "row": row, "before": a, "after": b }))
+        .collect();
     json!({
         "before": v.models[0],
         "after": v.models[1],

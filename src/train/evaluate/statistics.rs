@@ -214,10 +214,12 @@ mod tests {
     #[test]
     fn a_bootstrap_has_the_width_of_theory() {
         for case in golden("bootstrap") {
-            let values: Vec<Vec<f64>> =
-                case["rows"].as_array().unwrap().iter().map(|r| {
-                    r.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
-                }).collect();
+            let values: Vec<Vec<f64>> = case["rows"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| r.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect())
+                .collect();
             let s = summary(&values, P);
             let interval = s.interval.unwrap();
             assert_eq!(interval.method, "bootstrap");
@@ -225,7 +227,10 @@ mod tests {
             near(s.sd, number(&case, "sd"));
             // Both are draws: ends agree to a few hundredths of the width.
             let width = number(&case, "high") - number(&case, "low");
-            assert!((interval.low - number(&case, "low")).abs() < 0.04 * width, "{interval:?} {case}");
+            assert!(
+                (interval.low - number(&case, "low")).abs() < 0.04 * width,
+                "{interval:?} {case}"
+            );
             assert!((interval.high - number(&case, "high")).abs() < 0.04 * width, "{interval:?}");
             assert_eq!(summary(&values, P), s, "the same draws");
             assert_ne!(summary(&values, Precision { seed: 2, ..P }), s);

@@ -86,7 +86,11 @@ pub fn model(name: &str, answers: &[Answer], m: &Making) -> ModelTable {
         rows: cut.len(),
         length: [mean, at(0.5), at(0.95)],
         truncated: summary(&cut, m.precision),
-        groups: m.columns.iter().map(|(c, values)| (c.clone(), groups(answers, values, m))).collect(),
+        groups: m
+            .columns
+            .iter()
+            .map(|(c, values)| (c.clone(), groups(answers, values, m)))
+            .collect(),
     }
 }
 
@@ -189,7 +193,8 @@ pub fn versus(before: (&str, &[Answer]), after: (&str, &[Answer]), m: &Making) -
         unpaired,
     };
     for (number, reward) in m.rewards.iter().enumerate() {
-        let both = pairs.iter().filter_map(|(a, b)| Some((b[0].row, mean(a, reward)?, mean(b, reward)?)));
+        let both =
+            pairs.iter().filter_map(|(a, b)| Some((b[0].row, mean(a, reward)?, mean(b, reward)?)));
         let both: Vec<(usize, f64, f64)> = both.collect();
         if both.is_empty() {
             continue;
@@ -241,8 +246,7 @@ mod tests {
             answer(4, "c", "<answer>z</answer>", Some(1.0)),
         ];
         let rewards = ["exact".to_string()];
-        let columns =
-            [("kind".to_string(), ["n", "m", "-", "n"].map(String::from).to_vec())];
+        let columns = [("kind".to_string(), ["n", "m", "-", "n"].map(String::from).to_vec())];
         let t = model("m", &answers, &making(&rewards, &columns));
         assert_eq!((t.rows, t.samples, t.rewards[0].binary), (3, 6, true));
         assert_eq!((t.rewards[0].summary.mean, t.rewards[0].summary.judged), (0.6, 5));
@@ -261,8 +265,16 @@ mod tests {
 
     #[test]
     fn rows_are_paired_by_what_they_say() {
-        let before = [answer(1, "a", "", Some(0.0)), answer(2, "b", "", Some(1.0)), answer(3, "x", "", Some(1.0))];
-        let after = [answer(1, "b", "", Some(1.0)), answer(2, "a", "", Some(1.0)), answer(3, "y", "", Some(1.0))];
+        let before = [
+            answer(1, "a", "", Some(0.0)),
+            answer(2, "b", "", Some(1.0)),
+            answer(3, "x", "", Some(1.0)),
+        ];
+        let after = [
+            answer(1, "b", "", Some(1.0)),
+            answer(2, "a", "", Some(1.0)),
+            answer(3, "y", "", Some(1.0)),
+        ];
         let rewards = ["exact".to_string()];
         let v = versus(("old", &before), ("new", &after), &making(&rewards, &[]));
         assert_eq!((v.unpaired, &v.changed[..]), (2, &[(2, 0.0, 1.0)][..]));

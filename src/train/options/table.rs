@@ -143,8 +143,21 @@ const SCORES: &[Command] = &[Train, Eval];
 const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX, Merge];
 const FILES: &[Command] =
     &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace, Merge, Push];
-const CONFIGURED: &[Command] =
-    &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Inspect, ConvertVivqaX, Trace, Merge, Push];
+const CONFIGURED: &[Command] = &[
+    Demo,
+    Train,
+    Sft,
+    Eval,
+    Infer,
+    Plan,
+    Init,
+    MakeShapes,
+    Inspect,
+    ConvertVivqaX,
+    Trace,
+    Merge,
+    Push,
+];
 const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
 /// Commands that compute on a device of the user's choice, or plan for one.
 const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];

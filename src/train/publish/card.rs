@@ -18,7 +18,8 @@ pub const FILE: &str = "README.md";
 /// Name of its picture.
 pub const CURVES: &str = "curves.svg";
 /// Stands in cards that may be written again.
-pub const MARK: &str = "<!-- written by grpo-rt; without this line it is yours and stays as it is -->";
+pub const MARK: &str =
+    "<!-- written by grpo-rt; without this line it is yours and stays as it is -->";
 
 /// Everything a card says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,14 +72,16 @@ impl Card {
     /// # Errors
     /// If a file of the folder is damaged.
     pub fn of_folder(dir: &Path, settings: &CardSettings) -> Result<Card> {
-        let mut card = Card { name: name_of(dir), license: settings.license.clone(), ..Card::default() };
+        let mut card =
+            Card { name: name_of(dir), license: settings.license.clone(), ..Card::default() };
         card.adapter = dir.join("adapter_config.json").is_file();
         card.read_settings(&dir.join("config.resolved.yaml"))?;
         if card.adapter && card.base.is_none() {
-            card.base = recorded_base(dir)?.map(|base| match crate::io::hub::RepoId::parse(&base) {
-                Some(id) => id.as_str().to_string(),
-                None => public(&base).0,
-            });
+            card.base =
+                recorded_base(dir)?.map(|base| match crate::io::hub::RepoId::parse(&base) {
+                    Some(id) => id.as_str().to_string(),
+                    None => public(&base).0,
+                });
         }
         let metrics = dir.join("metrics.jsonl");
         if metrics.is_file() {
@@ -102,7 +105,9 @@ impl Card {
         let texts = |key: &str| -> Vec<String> {
             match &tree[key] {
                 Value::String(one) => vec![one.clone()],
-                Value::Array(many) => many.iter().filter_map(Value::as_str).map(String::from).collect(),
+                Value::Array(many) => {
+                    many.iter().filter_map(Value::as_str).map(String::from).collect()
+                }
                 _ => Vec::new(),
             }
         };
@@ -129,7 +134,8 @@ impl Card {
         // One step is noise: means of the last tenth.
         let last = &steps[steps.len() - (steps.len() / 10).max(1).min(steps.len())..];
         for name in ["reward", "reward_std", "kl", "entropy", "completions/mean_length", "loss"] {
-            let values: Vec<f64> = last.iter().filter_map(|r| r.get(name)).filter(|v| v.is_finite()).collect();
+            let values: Vec<f64> =
+                last.iter().filter_map(|r| r.get(name)).filter(|v| v.is_finite()).collect();
             if !values.is_empty() {
                 self.figures.push((name.into(), values.iter().sum::<f64>() / values.len() as f64));
             }
@@ -184,7 +190,8 @@ impl Card {
         out += &self.usage();
         if !self.data.is_empty() || !self.rewards.is_empty() {
             out += "## Training\n\n";
-            let list = |names: &[String]| names.iter().map(|n| md(n)).collect::<Vec<_>>().join(", ");
+            let list =
+                |names: &[String]| names.iter().map(|n| md(n)).collect::<Vec<_>>().join(", ");
             if !self.data.is_empty() {
                 let _ = writeln!(out, "- Data: {}", list(&self.data));
             }
@@ -198,7 +205,8 @@ impl Card {
             let _ = writeln!(out, "![Curves of the run]({CURVES})\n");
         }
         let row = |(name, value): &(String, f64)| vec![md(name), format!("{value:.4}")];
-        out += &table("Figures of the last steps", &["metric", "mean"], self.figures.iter().map(row));
+        out +=
+            &table("Figures of the last steps", &["metric", "mean"], self.figures.iter().map(row));
         let row = |r: &[String; 5]| r.iter().map(|c| md(c)).collect();
         let head = ["model", "reward", "mean", "interval", "samples"];
         out += &table("Evaluation", &head, self.results.iter().map(row));
@@ -210,7 +218,10 @@ impl Card {
         let quoted = |text: &str| Setting::Text(text.to_string()).to_yaml();
         let list = |key: &str, items: &[String]| match items.is_empty() {
             true => String::new(),
-            false => format!("{key}:\n{}", items.iter().map(|i| format!("- {}\n", quoted(i))).collect::<String>()),
+            false => format!(
+                "{key}:\n{}",
+                items.iter().map(|i| format!("- {}\n", quoted(i))).collect::<String>()
+            ),
         };
         let library = if self.adapter { "peft" } else { "transformers" };
         let mut tags = vec!["grpo-rt".to_string()];
@@ -222,7 +233,9 @@ impl Card {
         }
         let mut out = format!("---\nlibrary_name: {library}\npipeline_tag: image-text-to-text\n");
         // The hub knows repositories only; a folder's name would lead nowhere.
-        if let Some(base) = self.base.as_deref().filter(|b| crate::io::hub::RepoId::parse(b).is_some()) {
+        if let Some(base) =
+            self.base.as_deref().filter(|b| crate::io::hub::RepoId::parse(b).is_some())
+        {
             let _ = writeln!(out, "base_model: {}", quoted(base));
             let relation = if self.adapter { "adapter" } else { "finetune" };
             let _ = writeln!(out, "base_model_relation: {relation}");
@@ -302,7 +315,8 @@ pub fn md(text: &str) -> String {
             '<' => out += "&lt;",
             '>' => out += "&gt;",
             '\n' | '\r' | '\t' => out.push(' '),
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
+            c if c.is_control()
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
             c if "\\`*_{}[]()#|~!$".contains(c) => out.extend(['\\', c]),
             c => out.push(c),
         }

@@ -29,11 +29,8 @@ const STYLE: &str = "text{font:11px system-ui,sans-serif;fill:#66655f}.t{font-si
 
 /// The picture; `None` if there is no curve to draw.
 pub(super) fn svg(rows: &[&MetricRow]) -> Option<String> {
-    let charts: Vec<String> = CURVES
-        .iter()
-        .filter_map(|(name, title)| chart(rows, name, title))
-        .take(MOST)
-        .collect();
+    let charts: Vec<String> =
+        CURVES.iter().filter_map(|(name, title)| chart(rows, name, title)).take(MOST).collect();
     if charts.is_empty() {
         return None;
     }

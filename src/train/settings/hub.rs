@@ -4,10 +4,11 @@
 use crate::base::{Error, Result};
 use crate::io::hub::{Hub, RepoId, RepoKind};
 use crate::train::checkpoint;
-use crate::train::options::{Kind, OPTIONS, Options, Value};
+use crate::train::options::{Command, Kind, OPTIONS, Options, Value};
 use std::path::{Path, PathBuf};
 
 const MODELS: &[RepoKind] = &[RepoKind::Model];
+const SETTINGS: &[RepoKind] = &[RepoKind::Model, RepoKind::Settings];
 const ADAPTERS: &[RepoKind] = &[RepoKind::Adapter];
 const ROWS: &[RepoKind] = &[RepoKind::Dataset];
 const EITHER: &[RepoKind] = &[RepoKind::Model, RepoKind::Adapter];
@@ -41,6 +42,9 @@ pub fn resolve_repositories(options: &Options) -> Result<Options> {
         if !opt.accepted_by(options.command()) {
             continue;
         }
+        // Without weights a model can be planned with, and prompts be looked at.
+        let weightless = matches!(options.command(), Command::Plan | Command::Inspect);
+        let kinds = if weightless && kinds == MODELS { SETTINGS } else { kinds };
         let revision = if name == "model_name_or_path" { revision(options)? } else { None };
         let mut place = |text: &str| -> Result<String> {
             let Some(id) = repository(text) else { return Ok(text.to_string()) };
@@ -100,7 +104,8 @@ pub fn adapter_in(dir: &Path) -> Result<PathBuf> {
         return Ok(dir.to_path_buf());
     }
     let checkpoints = checkpoint::list(dir)?;
-    if let Some((_, last)) = checkpoints.iter().rev().find(|(_, path)| path.join(CONFIG).is_file()) {
+    if let Some((_, last)) = checkpoints.iter().rev().find(|(_, path)| path.join(CONFIG).is_file())
+    {
         return Ok(last.clone());
     }
     if checkpoints.iter().any(|(_, path)| path.join("config.json").is_file()) {

@@ -1,6 +1,6 @@
 //! Options: the model and what of it is trained. Data, no logic.
 
-use super::{COUNT, MODEL, ADAPTED, MODELS, NAMED, Opt, POSITIVE, RATIO, TRAINS, TUNES, of};
+use super::{ADAPTED, COUNT, MODEL, MODELS, NAMED, Opt, POSITIVE, RATIO, TRAINS, TUNES, of};
 use crate::train::options::Command::Merge;
 use crate::train::options::Kind::{Bool, Choice, List, Path, Text, Word};
 

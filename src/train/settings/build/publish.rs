@@ -39,10 +39,7 @@ impl PushSettings {
 }
 
 fn card(o: &Options) -> CardSettings {
-    CardSettings {
-        license: o.text("license").map(str::to_string),
-        results: o.path("eval_results"),
-    }
+    CardSettings { license: o.text("license").map(str::to_string), results: o.path("eval_results") }
 }
 
 fn repo(o: &Options, text: &str) -> Result<RepoId> {
