@@ -90,7 +90,7 @@ fn missing_files_are_named_before_any_work() {
         (
             "train --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --dataset_name d --output_dir o",
             2,
-            &["nothing is downloaded", "hf download"],
+            &["not on this machine", "hf download"],
         ),
         ("trace --model_name_or_path m --messages m.json --out t", 2, &["model_name_or_path"]),
     ] {

@@ -57,6 +57,7 @@ fn ours(folder: &Path, case: &str, grad: bool, backend: ImageBackend) -> Tensors
             trained: Trained::Nothing,
             processor,
             video: Default::default(),
+            max_shard_bytes: 1 << 30,
         },
         messages: folder.join(format!("messages{case}.json")),
         grad,

@@ -29,6 +29,7 @@ fn settings(model: &str, adapter: Option<&str>, messages: &str, grad: bool) -> T
                 ..ProcessorOptions::default()
             },
             video: Default::default(),
+            max_shard_bytes: 1 << 30,
         },
         messages: data(messages),
         grad,

@@ -18,6 +18,8 @@ pub enum RngDomain {
     Data = 5,
     /// Test inputs.
     Test = 6,
+    /// Resampling of measured scores.
+    Resampling = 7,
 }
 
 /// Counter-based generator with a fixed key.

@@ -13,9 +13,11 @@ mod init; // a new model and its tokenizer
 mod inspect; // what a data set holds
 mod machine; // processor, memory and instruction sets as the system tells them
 mod make_shapes; // a data set of drawn shapes
+mod merge; // an adapter made part of its base
 mod ops; // every op on a device: agreement and rate
 mod output; // text for people, folders for results
 mod plan; // the memory of a run, before there is one
+mod push; // a model to the hub
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 use crate::base::{Error, Result};
 use crate::train::evaluate::EvalReport;
 use crate::train::options::{Command, Options, help, overview, wants_help};
-use crate::train::settings::{check_paths, resolve_data_sets};
+use crate::train::settings::{check_paths, resolve_data_sets, resolve_repositories};
 use output::{print, print_error};
 
 /// What a command came to.
@@ -126,7 +128,7 @@ fn start_pool(threads: Option<usize>) -> Result<()> {
 
 /// Runs a command with parsed options, after the threads were started.
 fn execute(options: &Options) -> Result<Outcome> {
-    let options = &resolve_data_sets(options)?;
+    let options = &resolve_repositories(&resolve_data_sets(options)?)?;
     check_paths(options)?;
     match options.command() {
         Command::Demo => demo::demo(options),
@@ -139,6 +141,8 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::MakeShapes => make_shapes::make_shapes(options),
         Command::Inspect => inspect::inspect(options),
         Command::ConvertVivqaX => convert::vivqa_x(options),
+        Command::Merge => merge::merge(options),
+        Command::Push => push::push(options),
         Command::Trace => trace::trace(options),
         Command::Ops => ops::ops(options),
         Command::Doctor => doctor::doctor(options),

@@ -4,6 +4,7 @@
 pub mod atomic; // whole-file writes that are there or not
 pub mod completions; // parquet of completions, TRL's columns
 pub mod dataset; // rows of questions, images and answers
+pub mod hub; // repositories of the Hugging Face hub, as they lie on this machine
 pub mod image; // decoding and Pillow-exact resizing
 pub mod safetensors; // sharded weights
 pub mod text; // tokenizer, chat template, BPE training

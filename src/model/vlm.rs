@@ -2,8 +2,10 @@
 //! adapters, and writes both back.
 
 use crate::base::{DType, Error, Result};
+use crate::io::hub::repo_of_snapshot;
 use crate::io::safetensors::{self, Checkpoint, Sink};
 use crate::mem::{Arena, Region};
+use crate::model::companions;
 use crate::model::config::VlmConfig;
 use crate::model::families::naming::{Naming, PEFT_PREFIX, detect_naming, name_in};
 use crate::model::families::parameters as specs;
@@ -12,27 +14,8 @@ use crate::model::params::{Param, ParamStore, Training, streamed, turn_over};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-/// Largest shard of a saved model: the default of transformers.
-const MAX_SHARD_BYTES: usize = 50_000_000_000;
-
-/// Files beside the weights that make a folder loadable; copied as they are.
-const COMPANIONS: [&str; 15] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "README.md",
-];
+/// Largest file of weights of a saved model, in bytes: the default of transformers 5.
+pub const MAX_SHARD_BYTES: usize = 50_000_000_000;
 
 /// A vision-language model whose weights lie in an arena.
 #[derive(Debug, Clone)]
@@ -43,6 +26,8 @@ pub struct Vlm {
     pub params: ParamStore,
     /// The folder it was read from.
     pub dir: PathBuf,
+    /// Largest file of weights that is written, in bytes.
+    pub max_shard_bytes: usize,
     naming: Naming,
     /// Parameters whose matrices lie turned over in the files.
     turned: HashSet<String>,
@@ -50,6 +35,16 @@ pub struct Vlm {
 
 fn is_adapter(p: &Param) -> bool {
     p.name.contains(".lora_")
+}
+
+/// What an adapter calls its base: the repository of a snapshot in the hub's cache, which others can
+/// fetch, else the folder.
+fn base_name(dir: &Path) -> String {
+    let base = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    match repo_of_snapshot(&base) {
+        Some((id, _)) => id.as_str().to_string(),
+        None => base.display().to_string(),
+    }
 }
 
 /// Bytes of weights, gradients and optimizer state of a model, from its configuration alone.
@@ -91,7 +86,8 @@ impl Vlm {
         let turned = params
             .load(arena, &file, |p| (!is_adapter(p)).then(|| name_in(pairs, naming, &p.name)))?;
         params.init_adapters(arena, seed)?;
-        Ok(Vlm { config, params, dir: dir.to_path_buf(), naming, turned })
+        let (dir, max_shard_bytes) = (dir.to_path_buf(), MAX_SHARD_BYTES);
+        Ok(Vlm { config, params, dir, max_shard_bytes, naming, turned })
     }
 
     /// Places a model and fills it with given values (canonical names): a new random model.
@@ -108,7 +104,8 @@ impl Vlm {
             p.set(arena, &value(p))?;
         }
         let (naming, turned) = (Naming::Checkpoint, HashSet::new());
-        Ok(Vlm { config, params, dir: PathBuf::new(), naming, turned })
+        let (dir, max_shard_bytes) = (PathBuf::new(), MAX_SHARD_BYTES);
+        Ok(Vlm { config, params, dir, max_shard_bytes, naming, turned })
     }
 
     /// Reads an adapter folder into the adapter of this model.
@@ -179,8 +176,7 @@ impl Vlm {
         let (specs, fetch) = streamed(arena, &tensors);
         let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
         safetensors::save_with(dir.join("adapter_model.safetensors"), &specs, &metadata, fetch)?;
-        let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        let json = lora.to_json(&base.display().to_string());
+        let json = lora.to_json(&base_name(&self.dir));
         let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
         crate::io::atomic::write_atomic(dir.join("adapter_config.json"), text.as_bytes())
     }
@@ -200,11 +196,11 @@ impl Vlm {
         for spec in specs.iter_mut().filter(|s| turned.contains_key(&s.name)) {
             spec.shape.swap(1, 2);
         }
-        safetensors::save_sharded_with(dir, &specs, MAX_SHARD_BYTES, |name, sink| {
-            match turned.get(name) {
-                Some(p) => stream_turned(arena, p, sink),
-                None => fetch(name, sink),
-            }
+        safetensors::save_sharded_with(dir, &specs, self.max_shard_bytes, |name, sink| match turned
+            .get(name)
+        {
+            Some(p) => stream_turned(arena, p, sink),
+            None => fetch(name, sink),
         })
     }
 
@@ -213,38 +209,11 @@ impl Vlm {
     /// # Errors
     /// If a file cannot be copied.
     pub fn copy_companions(&self, dir: &Path, with_config: bool) -> Result<()> {
-        for name in COMPANIONS {
-            let from = self.dir.join(name);
-            let model_file = matches!(name, "config.json" | "generation_config.json" | "README.md");
-            if !from.is_file() || (model_file && !with_config) {
-                continue;
-            }
-            let to = dir.join(name);
-            if name == "config.json" {
-                write_config(&from, &to, self.params.float_type())?;
-            } else {
-                std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy", &from, &e))?;
-            }
-        }
-        match with_config && self.config.raw.get("auto_map").is_some() {
-            true => copy_classes(&self.dir, dir),
-            false => Ok(()),
+        match with_config {
+            true => companions::copy_model(&self.dir, dir, Some(self.params.float_type())),
+            false => companions::copy_processor(&self.dir, dir),
         }
     }
-}
-
-/// Copies the Python files of a folder with classes of its own (`auto_map`): nothing here reads them, but
-/// no other program loads the folder without them.
-fn copy_classes(from: &Path, to: &Path) -> Result<()> {
-    let wrong = |e: std::io::Error| Error::io("cannot copy the model's classes", from, &e);
-    for entry in std::fs::read_dir(from).map_err(wrong)? {
-        let path = entry.map_err(wrong)?.path();
-        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "py"))
-        {
-            std::fs::copy(&path, to.join(name)).map_err(wrong)?;
-        }
-    }
-    Ok(())
 }
 
 /// Hands over a stack `[E, rows, columns]` with each matrix turned over.
@@ -258,25 +227,4 @@ fn stream_turned(arena: &Arena, p: &Param, sink: &mut Sink) -> Result<()> {
         sink(&turn_over(&matrix, [rows, columns], size))?;
     }
     Ok(())
-}
-
-/// Copies config.json, saying of what type the weights beside it are now.
-fn write_config(from: &Path, to: &Path, float: DType) -> Result<()> {
-    let text = std::fs::read_to_string(from).map_err(|e| Error::io("cannot read", from, &e))?;
-    let mut json: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|e| Error::data("config.json is not JSON").file(from).found(e.to_string()))?;
-    set_dtype(&mut json, float);
-    let text = serde_json::to_string_pretty(&json).expect("a JSON value prints");
-    crate::io::atomic::write_atomic(to, text.as_bytes())
-}
-
-fn set_dtype(json: &mut serde_json::Value, float: DType) {
-    let Some(map) = json.as_object_mut() else { return };
-    for (key, value) in map.iter_mut() {
-        match key.as_str() {
-            "dtype" | "torch_dtype" => *value = float.torch_name().into(),
-            "text_config" | "vision_config" | "llm_config" => set_dtype(value, float),
-            _ => {}
-        }
-    }
 }

@@ -1,22 +1,28 @@
-//! Evaluation: answers to all rows of a split, what they earn, and every answer in a file. Trains
-//! nothing.
+//! Evaluation: answers to all rows of a split, what they earn, how sure that is, and how it compares
+//! with other models'. Trains nothing.
+
+pub mod answers; // lines of answers.jsonl
+mod candidates; // what is measured in one go
+mod command; // `grpo-rt eval`
+mod page; // report.html
+pub mod paired; // two models on the same rows
+pub mod results; // results.json
+pub mod statistics; // means, intervals, pass@k
+pub mod tables; // from answers to figures
+
+pub use command::{Measured, evaluate};
 
 use crate::base::{Error, Philox, Result, RngDomain};
 use crate::io::dataset::{self, DatasetOptions, Loaded, Row};
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
 use crate::reward::{Aside, RewardSet, Scores};
-use crate::train::generation::{
-    Draws, RolloutSettings, Scored, generate_scored, question, reward_set, rollout_settings,
-};
+use crate::train::generation::{Draws, RolloutSettings, Scored, generate_scored};
 use crate::train::interrupt;
-use crate::train::options::Options;
-use crate::train::settings::{DataSettings, EvalSettings, check_paths};
+use crate::train::settings::DataSettings;
 use crate::train::tasks::{Task, text_or_file, without_last_line_end};
-use crate::train::workspace::{Prepared, Workspace};
-use serde_json::json;
+use crate::train::workspace::Workspace;
 use std::collections::HashSet;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -146,6 +152,20 @@ impl Evaluation<'_> {
     pub fn run(
         &self,
         rows: &[Row],
+        each: impl FnMut(&[&Row], &Scored) -> Result<()>,
+    ) -> Result<EvalReport> {
+        self.run_from(rows, 0, each)
+    }
+
+    /// [`Evaluation::run`] on the rows that are left after `first` completions of others: each answer is
+    /// what it would be in one go.
+    ///
+    /// # Errors
+    /// As [`Evaluation::run`].
+    pub fn run_from(
+        &self,
+        rows: &[Row],
+        first: usize,
         mut each: impl FnMut(&[&Row], &Scored) -> Result<()>,
     ) -> Result<EvalReport> {
         let start = Instant::now();
@@ -181,7 +201,7 @@ impl Evaluation<'_> {
                     per_prompt: self.samples,
                     step: 0,
                     // Random keys count completions, so that the batch size changes none of them.
-                    first_sample: count as u32,
+                    first_sample: (first + count) as u32,
                     vision_weights: self.vision_weights,
                 },
             )?;
@@ -215,75 +235,4 @@ impl Evaluation<'_> {
             seconds: start.elapsed().as_secs_f64(),
         })
     }
-}
-
-/// `grpo-rt eval`.
-///
-/// # Errors
-/// If model or data cannot be read, or the answers cannot be written.
-pub fn evaluate(options: &Options) -> Result<EvalReport> {
-    let s = EvalSettings::from_options(options)?;
-    check_paths(options)?;
-    interrupt::watch();
-    let mut prepared = Prepared::read(&s.model, &s.machine)?;
-    let limit = s.sampling.max_completion_length;
-    let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
-    let loaded = load_rows(&s.data)?;
-    prepared.bound_prompts(s.data.max_prompt_length, limit)?;
-    let w = prepared.open(&s.model, &s.machine, s.seed)?;
-    let mut out = match &s.out {
-        Some(path) => {
-            let file = std::fs::File::create(path)
-                .map_err(|e| Error::io("cannot write the answers", path, &e).key("out"))
-                .map_err(|e| e.hint("give a file in a folder that exists and can be written"))?;
-            Some((path, std::io::BufWriter::new(file)))
-        }
-        None => None,
-    };
-    let evaluation = Evaluation {
-        rollout: rollout_settings(&w, &s.sampling, s.seed),
-        workspace: &w,
-        rewards: &rewards,
-        samples: s.num_samples,
-        batch: s.batch_size,
-        vision_weights: 0,
-        strict: s.data.strict,
-    };
-    let mut report = evaluation.run(&loaded.rows, |rows, scored| {
-        let Some((path, out)) = &mut out else { return Ok(()) };
-        for (i, text) in scored.texts.iter().enumerate() {
-            let row = rows[i / s.num_samples];
-            let completion = &scored.completions[i / s.num_samples][i % s.num_samples];
-            let names = rewards.names();
-            let earned: serde_json::Map<String, serde_json::Value> = names
-                .iter()
-                .zip(&scored.scores.per_reward)
-                .map(|(name, column)| (name.to_string(), json!(column[i])))
-                .collect();
-            let mut line = json!({
-                "id": row.id,
-                "images": row.images.iter().map(|i| i.name()).collect::<Vec<_>>(),
-                "videos": row.videos.iter().map(|v| v.source.path()).collect::<Vec<_>>(),
-                "question": question(row),
-                "answer": row.answer,
-                "completion": text,
-                "tokens": completion.ids.len(),
-                "truncated": completion.truncated(),
-                "rewards": earned,
-            });
-            for (name, column) in &scored.scores.aside.columns {
-                line["extra"][name] = column[i].clone();
-            }
-            writeln!(out, "{line}")
-                .map_err(|e| Error::io("cannot write the answers", *path, &e))?;
-        }
-        out.flush().map_err(|e| Error::io("cannot write the answers", *path, &e))
-    })?;
-    report.skipped += loaded.skipped_rows;
-    if report.samples == 0 && report.skipped > 0 {
-        return Err(Error::data("no row of the data set could be read")
-            .found(format!("{} bad rows", report.skipped))
-            .hint("the warnings above name them"));
-    }
-    Ok(report)
 }

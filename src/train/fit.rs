@@ -291,7 +291,7 @@ fn eval_need(o: &Options, ground: Ground, known: &Known) -> Result<usize> {
     let s = TrainSettings::from_options(o)?;
     let training = training_of(&s.model, ground.config)?;
     let (params, _) = places(ground, &training, &s.model, &s.machine)?;
-    let m = &s.measure;
+    let m = &s.validation;
     let mut draw = draw_shape(ground.config, &s, known.prompt.len());
     draw.sampling = Arc::new(drawn(&m.sampling));
     let prompts = (m.batch_size / m.num_generations).max(1);

@@ -25,6 +25,7 @@ use crate::train::generation::{
 };
 use crate::train::interrupt;
 use crate::train::options::Options;
+use crate::train::publish;
 use crate::train::record;
 use crate::train::run_dir::open_run_dir;
 use crate::train::runlog::RunLog;
@@ -54,8 +55,9 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     let limit = s.sampling.max_completion_length;
     let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
-    check_best(s.output.best.as_ref(), &rewards, s.measure.num_generations)?;
+    check_best(s.output.best.as_ref(), &rewards, s.validation.num_generations)?;
     let opened = open_run_dir(options, &s.output)?;
+    publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?.map(|l| l.rows);
@@ -63,7 +65,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
         0.0 => (loaded.rows, eval_rows.unwrap_or_default()),
         ratio => split_rows(loaded.rows, ratio, seed)?,
     };
-    let eval_rows = measured_rows(&eval_rows, &s.measure);
+    let eval_rows = measured_rows(&eval_rows, &s.validation);
     prepared.bound_prompts(s.data.max_prompt_length, limit)?;
     fit::check_grpo(options, &prepared, &rows, eval_rows)?;
     let training = prepared.training.clone();
@@ -119,6 +121,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     }
     checkpoint::save_model(&dir, &w.model, &w.arena)?;
     log.finish()?;
+    publish::finish(&dir, s.hub.as_ref())?;
     Ok(dir)
 }
 

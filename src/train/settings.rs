@@ -6,11 +6,13 @@ mod build; // from options to these structs
 mod data; // rows
 mod data_sets; // names of data sets
 mod grpo; // the algorithm
+mod hub; // options that name repositories
 mod inspect; // data that is looked at or converted
-mod measure; // evaluation during training
 mod output; // where a run is written, and its checkpoints
 mod paths; // whether files that are read exist
+mod publish; // models that leave
 mod rewards; // what completions earn
+mod validation; // evaluation during training
 mod video; // how frames are taken
 
 use std::path::PathBuf;
@@ -18,11 +20,13 @@ use std::path::PathBuf;
 pub use data::DataSettings;
 pub use data_sets::resolve_data_sets;
 pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
+pub use hub::{adapter_in, resolve_repositories};
 pub use inspect::{ConvertSettings, InspectSettings};
-pub use measure::MeasureSettings;
 pub use output::{BestSettings, OutputSettings, Resume, When};
 pub use paths::check_paths;
+pub use publish::{CardSettings, HubSettings, MergeSettings, PushSettings};
 pub use rewards::RewardSettings;
+pub use validation::ValidationSettings;
 pub use video::VideoSettings;
 
 use crate::base::DType;
@@ -41,7 +45,7 @@ pub struct TrainSettings {
     /// Rows on which rewards are measured.
     pub eval_data: Option<DataSettings>,
     /// When and how that is done.
-    pub measure: MeasureSettings,
+    pub validation: ValidationSettings,
     /// How completions are drawn.
     pub sampling: SamplingSettings,
     /// Rewards and their weights.
@@ -54,6 +58,8 @@ pub struct TrainSettings {
     pub output: OutputSettings,
     /// What is reported, and where.
     pub logging: LoggingSettings,
+    /// Whether and where the model is uploaded at the end.
+    pub hub: Option<HubSettings>,
     /// Threads and memory.
     pub machine: MachineSettings,
 }
@@ -71,6 +77,8 @@ pub struct SftSettings {
     pub output: OutputSettings,
     /// What is reported, and where.
     pub logging: LoggingSettings,
+    /// Whether and where the model is uploaded at the end.
+    pub hub: Option<HubSettings>,
     /// Threads and memory.
     pub machine: MachineSettings,
 }
@@ -92,12 +100,40 @@ pub struct EvalSettings {
     pub batch_size: usize,
     /// JSONL file for completions and rewards.
     pub out: Option<PathBuf>,
+    /// What is made of the answers.
+    pub measures: MeasureSettings,
     /// Root of everything random.
     pub seed: u64,
     /// Print results only.
     pub quiet: bool,
     /// Threads and memory.
     pub machine: MachineSettings,
+}
+
+/// The word that stands for the model without its adapter.
+pub const BASE: &str = "base";
+
+/// What `eval` makes of answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeasureSettings {
+    /// What the model is compared with: [`BASE`], a model, an adapter, earlier answers.
+    pub baseline: Option<PathBuf>,
+    /// Further models, adapters and earlier answers.
+    pub compare: Vec<PathBuf>,
+    /// The k of pass@k, each at most the number of samples.
+    pub pass_at_k: Vec<usize>,
+    /// Columns whose values get figures of their own.
+    pub group_by: Vec<String>,
+    /// Of intervals, between 0.5 and 0.999.
+    pub confidence: f64,
+    /// Draws of bootstrap intervals and permutation tests, at least 1.
+    pub draws: usize,
+    /// Folder for results, answers and report.
+    pub dir: Option<PathBuf>,
+    /// Rows of the report, at least 1.
+    pub report_rows: usize,
+    /// Go on where an evaluation into `dir` was interrupted.
+    pub resume: bool,
 }
 
 /// What `infer` needs.
@@ -265,6 +301,8 @@ pub struct ModelSettings {
     pub processor: ProcessorOptions,
     /// How frames are taken of videos.
     pub video: VideoSettings,
+    /// Largest file of weights that is written, in bytes.
+    pub max_shard_bytes: usize,
 }
 
 /// What a run trains.

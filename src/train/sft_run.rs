@@ -14,6 +14,7 @@ use crate::train::evaluate::{load_rows, name_skipped};
 use crate::train::fit;
 use crate::train::interrupt;
 use crate::train::options::Options;
+use crate::train::publish;
 use crate::train::run_dir::open_run_dir;
 use crate::train::runlog::RunLog;
 use crate::train::settings::{SftSettings, check_paths};
@@ -37,6 +38,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     check_paths(options)?;
     interrupt::watch();
     let opened = open_run_dir(options, &s.output)?;
+    publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;
     let t = &s.training;
@@ -83,6 +85,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     }
     checkpoint::save_model(&dir, &w.model, &w.arena)?;
     log.finish()?;
+    publish::finish(&dir, s.hub.as_ref())?;
     Ok(dir)
 }
 

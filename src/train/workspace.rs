@@ -166,7 +166,9 @@ impl Prepared {
         seed: u64,
     ) -> Result<Workspace> {
         let mut arena = Arena::on(self.device.as_ref(), self.budget(machine))?;
-        let model = Vlm::load(&settings.path, &self.training, settings.dtype, seed, &mut arena)?;
+        let mut model =
+            Vlm::load(&settings.path, &self.training, settings.dtype, seed, &mut arena)?;
+        model.max_shard_bytes = settings.max_shard_bytes;
         if let Some(adapter) = &settings.adapter {
             model.load_adapter(adapter, &mut arena)?;
         }

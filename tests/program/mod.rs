@@ -10,6 +10,8 @@ pub fn program() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRPO_RT_")) {
         command.env_remove(name);
     }
+    // No test waits for a network.
+    command.env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -18,7 +18,7 @@ impl GrpoRun<'_> {
     pub(super) fn between_steps(&mut self, log: &mut RunLog) -> Result<()> {
         let (step, s) = (self.state.step, self.settings);
         let due = |when: When| when.due(step, self.per_epoch, self.total);
-        let measures = due(s.measure.when) || step == 0 && s.measure.on_start;
+        let measures = due(s.validation.when) || step == 0 && s.validation.on_start;
         let saves = due(s.output.save);
         if measures && !self.eval_rows.is_empty() && !log.evaluated(step) {
             self.measure(log)?;

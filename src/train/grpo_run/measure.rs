@@ -13,7 +13,7 @@ use crate::train::evaluate::name_skipped;
 use crate::train::generation::{Draws, RolloutSettings, Scored, drawn, generate_scored};
 use crate::train::interrupt;
 use crate::train::runlog::RunLog;
-use crate::train::settings::{BestSettings, MeasureSettings};
+use crate::train::settings::{BestSettings, ValidationSettings};
 use crate::train::sinks::MetricRow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use std::time::Instant;
 const KEYS: u32 = u32::MAX;
 
 /// The first so many rows.
-pub(super) fn measured_rows<'r>(rows: &'r [Row], s: &MeasureSettings) -> &'r [Row] {
+pub(super) fn measured_rows<'r>(rows: &'r [Row], s: &ValidationSettings) -> &'r [Row] {
     &rows[..s.max_rows.unwrap_or(rows.len()).min(rows.len())]
 }
 
@@ -53,14 +53,14 @@ pub(super) fn check_best(
 impl GrpoRun<'_> {
     /// How answers of evaluations are drawn.
     fn measuring(&self) -> RolloutSettings {
-        let sampling = Arc::new(drawn(&self.settings.measure.sampling));
+        let sampling = Arc::new(drawn(&self.settings.validation.sampling));
         RolloutSettings { sampling, ..self.rollout.clone() }
     }
 
     /// Answers all held-out rows and logs what they earn.
     pub(super) fn measure(&mut self, log: &mut RunLog) -> Result<()> {
         let start = Instant::now();
-        let m = &self.settings.measure;
+        let m = &self.settings.validation;
         let strict = self.settings.data.strict;
         let (n, measuring) = (m.num_generations, self.measuring());
         let epoch = self.epoch();
@@ -108,7 +108,7 @@ impl GrpoRun<'_> {
 
     /// The row of an evaluation.
     fn measured(&self, scored: &Scored, skipped: usize, (epoch, seconds): (f64, f64)) -> MetricRow {
-        let n = self.settings.measure.num_generations;
+        let n = self.settings.validation.num_generations;
         let mut figures = completion_figures(scored, &self.rewards.names(), n, 0);
         add_reward_figures(&mut figures, self.rewards, scored);
         let mut row = MetricRow::new(self.state.step as u64, epoch);

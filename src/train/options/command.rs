@@ -26,6 +26,10 @@ pub enum Command {
     Inspect,
     /// The published ViVQA-X files as rows.
     ConvertVivqaX,
+    /// An adapter made part of its base model.
+    Merge,
+    /// A model to the hub.
+    Push,
     /// Intermediate values of one forward (and backward) pass.
     Trace,
     /// Which ops a device computes as defined, and how fast.
@@ -47,6 +51,8 @@ impl Command {
         Command::MakeShapes,
         Command::Inspect,
         Command::ConvertVivqaX,
+        Command::Merge,
+        Command::Push,
         Command::Trace,
         Command::Ops,
         Command::Doctor,
@@ -65,6 +71,8 @@ impl Command {
             Command::MakeShapes => "data make-shapes",
             Command::Inspect => "data inspect",
             Command::ConvertVivqaX => "data convert vivqa-x",
+            Command::Merge => "merge",
+            Command::Push => "push",
             Command::Trace => "trace",
             Command::Ops => "ops",
             Command::Doctor => "doctor",
@@ -86,6 +94,8 @@ impl Command {
                 "says what a data set holds, what is broken, what a model sees of it"
             }
             Command::ConvertVivqaX => "turns the published ViVQA-X files into training rows",
+            Command::Merge => "makes an adapter part of its base model",
+            Command::Push => "uploads a model with its card by the hub's client",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",
             Command::Ops => "checks or measures every op on a device",
             Command::Doctor => "says what this machine has and can do",

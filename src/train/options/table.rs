@@ -13,13 +13,14 @@ mod making; // new models and data
 mod model; // the model and what of it is trained
 mod output; // where a run is written, and its checkpoints
 mod plan; // what a plan assumes
+mod publish; // models that leave
 mod rewards; // what completions earn
 mod trace; // one pass
 mod training; // batches, length of the run, optimizer // device, threads, memory
 
 use super::Command::{
-    self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Ops, Plan, Sft,
-    Trace, Train,
+    self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Merge, Ops, Plan,
+    Push, Sft, Trace, Train,
 };
 use super::Kind::{self, Bool, Float, Int};
 
@@ -115,6 +116,7 @@ const LOGGING: &str = "Logging";
 const MACHINE: &str = "Machine";
 const EVALUATION: &str = "Evaluation";
 const MAKING: &str = "New models and data";
+const PUBLISHING: &str = "Publishing";
 const PLANNING: &str = "Plan";
 const CHAT: &str = "One chat";
 const TRACING: &str = "Trace";
@@ -124,6 +126,10 @@ const TRAINS: &[Command] = &[Train, Sft];
 const TUNES: &[Command] = &[Train, Sft, Plan];
 const GROUPED: &[Command] = &[Train, Plan];
 const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace];
+/// Commands that read a model folder.
+const NAMED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect, Merge];
+/// Commands that read an adapter.
+const ADAPTED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Merge];
 /// Commands that turn images into tokens.
 const PROCESSES: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect];
 const READS: &[Command] = &[Train, Sft, Eval, Inspect];
@@ -134,14 +140,28 @@ const SYSTEMS: &[Command] = &[Train, Sft, Eval, Infer, Inspect, ConvertVivqaX];
 const SAMPLES: &[Command] = &[Train, Eval, Infer];
 const DECODES: &[Command] = &[Train, Eval, Infer, Plan];
 const SCORES: &[Command] = &[Train, Eval];
-const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX];
-const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace];
-const CONFIGURED: &[Command] =
-    &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Inspect, ConvertVivqaX, Trace];
+const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX, Merge];
+const FILES: &[Command] =
+    &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace, Merge, Push];
+const CONFIGURED: &[Command] = &[
+    Demo,
+    Train,
+    Sft,
+    Eval,
+    Infer,
+    Plan,
+    Init,
+    MakeShapes,
+    Inspect,
+    ConvertVivqaX,
+    Trace,
+    Merge,
+    Push,
+];
 const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
 /// Commands that compute on a device of the user's choice, or plan for one.
 const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
-const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor];
+const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor, Merge];
 
 /// Any number.
 const SIGNED: Kind = Float { min: f64::MIN, max: f64::MAX };
@@ -152,8 +172,8 @@ pub(super) const NATURAL: Kind = Int { min: 0 };
 
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
-    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PLANNING,
-    MAKING, CHAT, TRACING, MACHINE,
+    MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PUBLISHING,
+    PLANNING, MAKING, CHAT, TRACING, MACHINE,
 ];
 
 /// The options by concern, in the order of the help and the documentation.
@@ -167,6 +187,7 @@ const CHAPTERS: &[&[Opt]] = &[
     output::OPTIONS,
     logging::OPTIONS,
     evaluation::OPTIONS,
+    publish::OPTIONS,
     plan::OPTIONS,
     making::OPTIONS,
     chat::OPTIONS,

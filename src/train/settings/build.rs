@@ -5,22 +5,25 @@ mod data; // rows
 mod grpo; // the algorithm
 mod infer; // one chat
 mod inspect; // data that is looked at or converted
-mod measure; // evaluation during training
+mod measure; // what evaluation makes of answers
 mod output; // where a run is written, and its checkpoints
 mod plan; // a run that is planned
+mod publish; // models that leave
 mod rewards; // what completions earn
+mod validation; // evaluation during training
 
 use std::path::PathBuf;
 
 use data::{data, eval_data};
 use grpo::grpo;
-use measure::measure;
 use output::output;
 use rewards::rewards;
+use validation::validation;
 
 use super::*;
 use crate::base::{Error, Result};
 use crate::device::MatmulImpl;
+use crate::model::vlm::MAX_SHARD_BYTES;
 use crate::train::options::{Command, Options, Value};
 
 impl TrainSettings {
@@ -32,12 +35,13 @@ impl TrainSettings {
             model: model(o)?,
             data: data(o)?,
             eval_data: eval_data(o)?,
-            measure: measure(o)?,
+            validation: validation(o)?,
             sampling: sampling(o)?,
             rewards: rewards(o)?,
             grpo: grpo(o, &training)?,
             output: output(o)?,
             logging: logging(o)?,
+            hub: publish::hub(o)?,
             machine: machine(o)?,
             training,
         })
@@ -54,6 +58,7 @@ impl SftSettings {
             training: training(o)?,
             output: output(o)?,
             logging: logging(o)?,
+            hub: publish::hub(o)?,
             machine: machine(o)?,
         })
     }
@@ -71,6 +76,7 @@ impl EvalSettings {
             num_samples: num_samples(o)?,
             batch_size: count(o, "eval_batch_size"),
             out: o.path("out"),
+            measures: measure::measures(o)?,
             seed: seed(o),
             quiet: o.flag("quiet"),
             machine: machine(o)?,
@@ -229,6 +235,7 @@ fn model(o: &Options) -> Result<ModelSettings> {
             backend: None,
         },
         video: VideoSettings::from_options(o)?,
+        max_shard_bytes: o.count("max_shard_size").unwrap_or(MAX_SHARD_BYTES),
     })
 }
 

@@ -1,5 +1,8 @@
 //! Whether what the options read from is there, asked before any work is done. Reads no file.
 
+use std::path::PathBuf;
+
+use super::BASE;
 use crate::base::Result;
 use crate::train::options::{Kind, OPTIONS, Options};
 
@@ -8,7 +11,9 @@ use crate::train::options::{Kind, OPTIONS, Options};
 /// # Errors
 /// The option, where its value came from, and what to do.
 pub fn check_paths(o: &Options) -> Result<()> {
-    const WRITTEN: [&str; 4] = ["output_dir", "logging_dir", "out", "config"];
+    const WRITTEN: [&str; 5] = ["output_dir", "logging_dir", "out", "out_dir", "config"];
+    // What `eval` compares with may be a word.
+    const COMPARED: [&str; 2] = ["baseline", "compare"];
     // A bare name is looked for on the PATH by whoever runs it.
     const PROGRAMS: [&str; 1] = ["python"];
     for opt in OPTIONS.iter().filter(|opt| opt.accepted_by(o.command())) {
@@ -20,22 +25,17 @@ pub fn check_paths(o: &Options) -> Result<()> {
         if WRITTEN.contains(&opt.name) || PROGRAMS.contains(&opt.name) {
             continue;
         }
-        let Some(missing) = paths.iter().find(|p| !p.exists()) else { continue };
+        let word = |p: &PathBuf| COMPARED.contains(&opt.name) && p.as_os_str() == BASE;
+        let Some(missing) = paths.iter().find(|p| !p.exists() && !word(p)) else { continue };
         let error = o
             .wrong(opt.name, format!("`{}` names something that does not exist", opt.name))
             .expected("an existing file or folder")
             .found(missing.display().to_string());
-        // `Qwen/Qwen2.5-VL-3B-Instruct` is a name on the hub, not a folder here.
-        let hub = opt.name == "model_name_or_path"
-            && missing.is_relative()
-            && missing.components().count() == 2;
-        return Err(if hub {
-            error.hint(format!(
-                "nothing is downloaded; fetch it first: hf download {0} --local-dir {0}",
-                missing.display()
-            ))
-        } else {
-            error.hint("paths start from the folder the program is run in")
+        // `org/name` is a repository of the hub, which the program resolves before it asks here.
+        let hub = super::hub::repository(&missing.display().to_string());
+        return Err(match hub.filter(|_| opt.name == "model_name_or_path") {
+            Some(id) => error.hint(format!("fetch it first: hf download {}", id.as_str())),
+            None => error.hint("paths start from the folder the program is run in"),
         });
     }
     Ok(())

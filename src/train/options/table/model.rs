@@ -1,16 +1,20 @@
 //! Options: the model and what of it is trained. Data, no logic.
 
-use super::{COUNT, MODEL, MODELS, Opt, POSITIVE, PROCESSES, RATIO, TRAINS, TUNES, of};
-use crate::train::options::Kind::{Bool, Choice, List, Path, Word};
+use super::{ADAPTED, COUNT, MODEL, MODELS, NAMED, Opt, POSITIVE, RATIO, TRAINS, TUNES, of};
+use crate::train::options::Command::Merge;
+use crate::train::options::Kind::{Bool, Choice, List, Path, Text, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: MODELS,
-        help: "Folder of the model: config.json, safetensors, tokenizer and processor files. Nothing is downloaded.",
-        ..of(MODEL, PROCESSES) },
+        help: "Folder of the model, or its name on the hub (org/name): taken from the cache, else fetched by the hf client.",
+        ..of(MODEL, NAMED) },
+    Opt { name: "model_revision", kind: Text,
+        help: "Branch, tag or commit of a model that is named as on the hub (default: main).", ..of(MODEL, NAMED) },
     Opt { name: "dtype", aliases: &["torch_dtype"], kind: Choice(&["float32", "bfloat16"]), default: "float32",
-        help: "Type of weights and activations; sums and statistics are float32, trained weights keep a float32 master.",
-        ..of(MODEL, MODELS) },
+        default_of: &[(Merge, "")],
+        help: "Type of weights and activations; statistics and masters stay float32 (merge: of the files; default: theirs).",
+        ..of(MODEL, ADAPTED) },
     Opt { name: "use_peft", kind: Bool, default: "false", first: true,
         help: "Train a LoRA adapter and leave the weights of the model as they are.", ..of(MODEL, TUNES) },
     Opt { name: "lora_r", aliases: &["lora_rank"], kind: COUNT, default: "16", first: true,
@@ -26,9 +30,9 @@ pub(super) const OPTIONS: &[Opt] = &[
         ..of(MODEL, TUNES) },
     Opt { name: "print_trainable", kind: Bool, default: "false",
         help: "Say what is trained, part by part, before the first step.", ..of(MODEL, TRAINS) },
-    Opt { name: "adapter", aliases: &["adapter_name_or_path", "adapter_path"], kind: Path,
-        help: "Folder of a PEFT LoRA adapter to start from; training goes on with it (implies use_peft).",
-        ..of(MODEL, MODELS) },
+    Opt { name: "adapter", aliases: &["adapter_name_or_path", "adapter_path"], kind: Path, required: &[Merge],
+        help: "PEFT LoRA adapter: its folder, a run's, or a name on the hub; training goes on with it (implies use_peft).",
+        ..of(MODEL, ADAPTED) },
     Opt { name: "freeze_vision_modules", kind: Bool,
         help: "true keeps the vision tower and its projector as they are, false trains both (default: see tune_mm_*).",
         ..of(MODEL, TUNES) },

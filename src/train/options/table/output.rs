@@ -1,13 +1,13 @@
 //! Options: where a run is written, and its checkpoints. Data, no logic.
 
 use super::{COUNT, NATURAL, OUTPUT, Opt, TRAINS, WRITES, of};
-use crate::train::options::Command::{Demo, Init, MakeShapes, Sft, Train};
+use crate::train::options::Command::{Demo, Init, MakeShapes, Merge, Sft, Train};
 use crate::train::options::Kind::{Bool, BoolOrPath, Choice, Path, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "output_dir", kind: Path, default_of: &[(Demo, "grpo-rt-demo")], first: true,
-        required: &[Train, Sft, Init, MakeShapes],
+        required: &[Train, Sft, Init, MakeShapes, Merge],
         help: "Folder for everything the command writes.", ..of(OUTPUT, WRITES) },
     Opt { name: "overwrite_output_dir", kind: Bool, default: "false",
         help: "Write into a folder that is not empty.", ..of(OUTPUT, WRITES) },

@@ -72,7 +72,7 @@ fn best(o: &Options, save: When) -> Result<Option<BestSettings>> {
         (None, true) => "load_best_model_at_end",
         (None, false) => "save_strategy",
     };
-    if !super::measure::has_rows(o) {
+    if !super::validation::has_rows(o) {
         return Err(o
             .wrong(key, "nothing is measured that could be best")
             .expected("--eval_dataset or --val_split_ratio"));
@@ -90,7 +90,7 @@ fn best(o: &Options, save: When) -> Result<Option<BestSettings>> {
 /// The best model can be loaded only if it was saved: a checkpoint is due only where one was measured
 /// (as transformers asks it).
 fn loadable(o: &Options, save: When) -> Result<()> {
-    let measured = super::measure::when(o)?;
+    let measured = super::validation::when(o)?;
     let fits = match (save, measured) {
         (When::Better, _) => true,
         (When::Steps(save), When::Steps(eval)) => save.is_multiple_of(eval),

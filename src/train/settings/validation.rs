@@ -4,7 +4,7 @@ use super::{SamplingSettings, When};
 
 /// How rewards are measured on held-out rows while a run goes on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct MeasureSettings {
+pub struct ValidationSettings {
     /// After which steps.
     pub when: When,
     /// Before the first step, too.
