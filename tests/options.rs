@@ -186,6 +186,24 @@ fn wrong_flags_say_what_would_be_right() {
 }
 
 #[test]
+fn runs_need_no_name_before_them() {
+    let named = |line: &str| parse(Command::RunsCompare, line).unwrap().texts("run");
+    assert_eq!(named("a b"), ["a", "b"]);
+    assert_eq!(named("a --html x.html b,c"), ["a", "b,c"], "words are taken as they are");
+    assert_eq!(named("--json a"), ["a"]);
+    assert_eq!(named("--run a b"), ["a", "b"]);
+    let both = parse(Command::RunsLogs, "--follow a --run_id b").unwrap();
+    assert_eq!(
+        (both.texts("run"), both.text("run_id"), both.flag("follow")),
+        (vec!["a".into()], Some("b"), true)
+    );
+    says(parse(Command::RunsList, "a").unwrap_err(), "list", &["unexpected argument `a`"]);
+    says(parse(Command::RunsShow, "-a").unwrap_err(), "dash", &["two dashes"]);
+    says(parse(Command::RunsFetch, "a").unwrap_err(), "to", &["needs `to`"]);
+    assert!(help(Command::RunsShow, false).contains("usage: grpo-rt runs show RUN ..."));
+}
+
+#[test]
 fn commands_are_found_by_their_words() {
     let split = |line: &str| Command::split(&words(line));
     assert_eq!(split("train --seed 1").unwrap(), (Command::Train, 1));

@@ -18,6 +18,7 @@ mod ops; // every op on a device: agreement and rate
 mod output; // text for people, folders for results
 mod plan; // the memory of a run, before there is one
 mod push; // a model to the hub
+mod runs; // runs on disk
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
@@ -144,6 +145,15 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Merge => merge::merge(options),
         Command::Push => push::push(options),
         Command::Trace => trace::trace(options),
+        Command::RunsList => runs::list(options),
+        Command::RunsShow => runs::show(options),
+        Command::RunsCompare => runs::compare(options),
+        Command::RunsReport => runs::report(options),
+        Command::RunsDelete => runs::delete(options),
+        Command::RunsLogs => runs::logs(options),
+        Command::RunsCheckpoints => runs::checkpoints(options),
+        Command::RunsFetch => runs::fetch(options),
+        Command::RunsServe => runs::serve(options),
         Command::Ops => ops::ops(options),
         Command::Doctor => doctor::doctor(options),
     }

@@ -22,6 +22,12 @@ const OF_PROMPTS: [&str; 12] = [
     "video_preprocessor_config.json",
 ];
 
+/// Whether a file is one of those that stand beside the weights of a model or an adapter.
+pub fn is_companion(name: &str) -> bool {
+    const OTHERS: [&str; 3] = ["config.json", "generation_config.json", "README.md"];
+    OF_PROMPTS.contains(&name) || OTHERS.contains(&name)
+}
+
 /// Copies what prompts are made with.
 ///
 /// # Errors

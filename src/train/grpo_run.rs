@@ -28,6 +28,7 @@ use crate::train::options::Options;
 use crate::train::publish;
 use crate::train::record;
 use crate::train::run_dir::open_run_dir;
+use crate::train::run_file::{self, Session};
 use crate::train::runlog::RunLog;
 use crate::train::settings::{TrainSettings, check_paths};
 use crate::train::step::{
@@ -49,6 +50,10 @@ use std::time::Instant;
 /// # Errors
 /// If options, model or data are wrong, memory is too small, or a file cannot be written.
 pub fn train(options: &Options) -> Result<PathBuf> {
+    run_file::recorded(|session| train_session(options, session))
+}
+
+fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let s = TrainSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
@@ -57,6 +62,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
     check_best(s.output.best.as_ref(), &rewards, s.validation.num_generations)?;
     let opened = open_run_dir(options, &s.output)?;
+    session.claim(&s.output.run_dir)?;
     publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;

@@ -16,6 +16,7 @@ pub mod publish; // model cards, and uploads by the hub's client
 pub mod record; // what is kept of completions
 pub mod report; // report.html
 pub mod run_dir; // what a run finds in its folder
+pub mod run_file; // what a run says about itself, and its lock
 pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start

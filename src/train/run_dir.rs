@@ -6,6 +6,7 @@ use crate::io::atomic::clear_leftovers;
 use crate::train::checkpoint::{self, Found};
 use crate::train::options::Options;
 use crate::train::report::SampleLog;
+use crate::train::run_file::{LOG_FILE, RUN_FILE};
 use crate::train::settings::{OutputSettings, Resume};
 use std::path::{Path, PathBuf};
 
@@ -151,7 +152,9 @@ pub fn remove_run(dir: &Path) -> Result<()> {
     for (_, path) in checkpoint::list(dir)?.into_iter().filter(|(_, path)| checkpoint::ours(path)) {
         remove(path)?;
     }
-    for name in ["metrics.jsonl", "samples.jsonl", "report.html", RESOLVED, "completions", "runs"] {
+    let records =
+        ["metrics.jsonl", "samples.jsonl", "report.html", RESOLVED, "completions", "runs"];
+    for name in records.into_iter().chain([RUN_FILE, LOG_FILE]) {
         remove(dir.join(name))?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use crate::train::checkpoint::{Exact, Figures, Loaded};
 use crate::train::options::Options;
 use crate::train::report::{SampleLog, write_report};
 use crate::train::run_dir::{RESOLVED, clear, cut_back, holds_run, remove_run};
+use crate::train::run_file::{LOG_FILE, RunFileSink};
 use crate::train::settings::LoggingSettings;
 use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSink};
 use crate::train::sinks::{MetricRow, Sink, Sinks};
@@ -43,7 +44,8 @@ impl RunLog {
             remove_run(dir)?;
         }
         atomic::write_atomic(dir.join(RESOLVED), options.to_yaml().as_bytes())?;
-        let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+        let life = RunFileSink::begin(options, dir, total_steps, resumed.map(|l| l.state.step))?;
+        let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(life)];
         let samples = SampleLog::new(dir);
         if let Some(loaded) = resumed {
             cut_back(dir, loaded.state.recorded())?;
@@ -72,7 +74,8 @@ impl RunLog {
             sink.settings(&settings)?;
             sinks.push(Box::new(sink));
         }
-        let console = ConsoleSink::new(ConsoleOptions::detect(total_steps as u64, logging.quiet));
+        let console = ConsoleOptions::detect(total_steps as u64, logging.quiet);
+        let console = ConsoleSink::new(console).copied_to(&dir.join(LOG_FILE))?;
         Ok(RunLog {
             dir: dir.to_path_buf(),
             writer: Writer::start(Targets { sinks: Sinks(sinks), console, samples })?,

@@ -16,6 +16,7 @@ use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::publish;
 use crate::train::run_dir::open_run_dir;
+use crate::train::run_file::{self, Session};
 use crate::train::runlog::RunLog;
 use crate::train::settings::{SftSettings, check_paths};
 use crate::train::step::{
@@ -34,10 +35,15 @@ use std::time::Instant;
 /// # Errors
 /// If options, model or data are wrong, memory is too small, or a file cannot be written.
 pub fn sft(options: &Options) -> Result<PathBuf> {
+    run_file::recorded(|session| sft_session(options, session))
+}
+
+fn sft_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let s = SftSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
     let opened = open_run_dir(options, &s.output)?;
+    session.claim(&s.output.run_dir)?;
     publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;

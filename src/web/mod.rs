@@ -1,1 +1,6 @@
 //! Floor 10: what is answered over HTTP: the chat endpoint and the pages of runs.
+
+pub mod access; // who may ask
+mod connection; // one connection: a place, and how long it may be idle
+pub mod pages; // pages of runs and what they ask for
+pub mod server; // listening, limits, the end

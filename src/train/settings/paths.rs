@@ -11,7 +11,8 @@ use crate::train::options::{Kind, OPTIONS, Options};
 /// # Errors
 /// The option, where its value came from, and what to do.
 pub fn check_paths(o: &Options) -> Result<()> {
-    const WRITTEN: [&str; 5] = ["output_dir", "logging_dir", "out", "out_dir", "config"];
+    const WRITTEN: [&str; 7] =
+        ["output_dir", "logging_dir", "out", "out_dir", "config", "html", "to"];
     // What `eval` compares with may be a word.
     const COMPARED: [&str; 2] = ["baseline", "compare"];
     // A bare name is looked for on the PATH by whoever runs it.

@@ -80,6 +80,11 @@ fn line(row: &MetricRow) -> String {
     Value::Object(json_row(row)).to_string() + "\n"
 }
 
+/// A line of the file; `None` if it is no row.
+pub fn parse_row(line: &str) -> Option<MetricRow> {
+    row_of_json(serde_json::from_str(line).ok()?)
+}
+
 /// The row of an object that [`json_row`] made; `None` of another one. null becomes NaN.
 pub fn row_of_json(object: Map<String, Value>) -> Option<MetricRow> {
     let mut row = MetricRow::new(object.get("step")?.as_u64()?, 0.0);
@@ -96,10 +101,6 @@ pub fn row_of_json(object: Map<String, Value>) -> Option<MetricRow> {
         }
     }
     Some(row)
-}
-
-fn parse_row(line: &str) -> Option<MetricRow> {
-    row_of_json(serde_json::from_str(line).ok()?)
 }
 
 /// Reads a metrics file. Lines that are no rows (the last one of a killed run) are skipped; null

@@ -6,7 +6,7 @@ mod jsonl;
 mod tensorboard;
 
 pub use console::{ConsoleOptions, ConsoleSink};
-pub use jsonl::{JsonlSink, json_row, read_metrics, row_of_json};
+pub use jsonl::{JsonlSink, json_row, parse_row, read_metrics, row_of_json};
 pub use tensorboard::TensorBoardSink;
 
 use crate::base::Result;
