@@ -163,6 +163,8 @@ pub fn generate(
             sampling: settings.sampling.clone(),
             max_tokens: settings.max_completion_length,
             first_sample: draws.first_sample + (i * draws.per_prompt) as u32,
+            seed: None,
+            adapter: true,
         })
         .collect();
     let engine = EngineSettings { step: draws.step, ..settings.engine.clone() };
