@@ -6,6 +6,7 @@ pub mod rng;
 pub mod target;
 pub mod tensor;
 pub mod tolerance;
+pub mod utc;
 
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};

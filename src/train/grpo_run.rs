@@ -24,6 +24,7 @@ use crate::train::generation::{
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::record;
+use crate::train::run_file::{self, Session};
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{TrainSettings, check_paths};
 use crate::train::sinks::MetricRow;
@@ -44,6 +45,10 @@ use std::time::Instant;
 /// # Errors
 /// If options, model or data are wrong, memory is too small, or a file cannot be written.
 pub fn train(options: &Options) -> Result<PathBuf> {
+    run_file::recorded(|session| train_session(options, session))
+}
+
+fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let s = TrainSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
@@ -51,6 +56,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let limit = s.sampling.max_completion_length;
     let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
     let resume = open_run_dir(&s.output)?;
+    session.claim(&s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?.map(|l| l.rows);

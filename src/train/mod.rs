@@ -13,6 +13,7 @@ pub mod plan; // the memory of a run, before there is one
 pub mod prompts; // rows and chats to prompts
 pub mod record; // what is kept of completions
 pub mod report; // report.html
+pub mod run_file; // what a run says about itself, and its lock
 pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start

@@ -7,6 +7,7 @@ use crate::io::atomic;
 use crate::train::checkpoint;
 use crate::train::options::Options;
 use crate::train::report::{SampleLog, write_report};
+use crate::train::run_file::{LOG_FILE, RUN_FILE, RunFileSink};
 use crate::train::settings::{LoggingSettings, OutputSettings, Resume};
 use crate::train::sinks::{ConsoleOptions, ConsoleSink, JsonlSink, TensorBoardSink, read_metrics};
 use crate::train::sinks::{MetricRow, Sink, Sinks};
@@ -82,6 +83,8 @@ fn remove_run(dir: &Path) -> Result<()> {
         "config.resolved.yaml",
         "completions",
         "runs",
+        RUN_FILE,
+        LOG_FILE,
     ] {
         remove(dir.join(name))?;
     }
@@ -118,7 +121,8 @@ impl RunLog {
             remove_run(dir)?;
         }
         atomic::write_atomic(dir.join("config.resolved.yaml"), options.to_yaml().as_bytes())?;
-        let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+        let life = RunFileSink::begin(options, dir, total_steps, resumed)?;
+        let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(life)];
         let mut history = Vec::new();
         let samples = SampleLog::new(dir);
         if let Some(step) = resumed {
@@ -145,7 +149,8 @@ impl RunLog {
             sink.settings(&settings)?;
             sinks.push(Box::new(sink));
         }
-        let console = ConsoleSink::new(ConsoleOptions::detect(total_steps as u64, logging.quiet));
+        let console = ConsoleOptions::detect(total_steps as u64, logging.quiet);
+        let console = ConsoleSink::new(console).copied_to(&dir.join(LOG_FILE))?;
         Ok(RunLog {
             dir: dir.to_path_buf(),
             writer: Writer::start(Targets { sinks: Sinks(sinks), console, samples })?,

@@ -11,6 +11,7 @@ use crate::train::evaluate::{load_rows, name_skipped};
 use crate::train::fit;
 use crate::train::interrupt;
 use crate::train::options::Options;
+use crate::train::run_file::{self, Session};
 use crate::train::runlog::{RunLog, open_run_dir};
 use crate::train::settings::{SftSettings, check_paths};
 use crate::train::step::{
@@ -28,10 +29,15 @@ use std::time::Instant;
 /// # Errors
 /// If options, model or data are wrong, memory is too small, or a file cannot be written.
 pub fn sft(options: &Options) -> Result<PathBuf> {
+    run_file::recorded(|session| sft_session(options, session))
+}
+
+fn sft_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let s = SftSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
     let resume = open_run_dir(&s.output)?;
+    session.claim(&s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;
     let t = &s.training;

@@ -4,7 +4,9 @@
 use super::{MetricRow, Sink};
 use crate::base::{Error, Result};
 use std::collections::VecDeque;
+use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Instant;
 
 /// How progress is shown.
@@ -37,6 +39,8 @@ pub struct ConsoleSink {
     last: Instant,
     /// Characters of the line that stands unfinished on the terminal.
     standing: usize,
+    /// Takes the same, line by line, whatever the console shows.
+    copy: Option<Box<ConsoleSink>>,
 }
 
 /// Rows that rate and time left are averaged over.
@@ -51,11 +55,26 @@ impl ConsoleSink {
     /// Progress on `out`.
     pub fn to_writer(options: ConsoleOptions, out: Box<dyn Write + Send>) -> Self {
         let recent = VecDeque::with_capacity(WINDOW);
-        ConsoleSink { options, out, recent, last: Instant::now(), standing: 0 }
+        ConsoleSink { options, out, recent, last: Instant::now(), standing: 0, copy: None }
+    }
+
+    /// The same, and every line appended to a file, with `--quiet` too.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn copied_to(mut self, path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = file.map_err(|e| Error::io("cannot write the run's log", path, &e))?;
+        let options = ConsoleOptions { quiet: false, overwrite: false, ..self.options };
+        self.copy = Some(Box::new(Self::to_writer(options, Box::new(file))));
+        Ok(self)
     }
 
     /// Prints a message above the progress line.
     pub fn message(&mut self, text: &str) -> Result<()> {
+        if let Some(copy) = &mut self.copy {
+            copy.message(text)?;
+        }
         if self.options.quiet {
             return Ok(());
         }
@@ -134,11 +153,14 @@ impl ConsoleSink {
 
 impl Sink for ConsoleSink {
     fn log(&mut self, row: &MetricRow) -> Result<()> {
-        if self.options.quiet {
-            return Ok(());
-        }
         if row.is_eval() {
             return self.message(&Self::eval_line(row));
+        }
+        if let Some(copy) = &mut self.copy {
+            copy.log(row)?;
+        }
+        if self.options.quiet {
+            return Ok(());
         }
         self.remember(row);
         let line = self.train_line(row);
