@@ -13,7 +13,7 @@ use crate::rollout::need::DrawShape;
 use crate::rollout::pages::PAGE_ROWS;
 use crate::rollout::scheduler::{Counts, GroupSize};
 use crate::rollout::sequence::{Completion, Request};
-use crate::rollout::session::Session;
+use crate::rollout::session::{Event, Session};
 use std::sync::Arc;
 
 /// What holds for all completions of an engine.
@@ -49,6 +49,9 @@ pub type StopCheck<'a> = &'a (dyn Fn(&[u32]) -> bool + Sync);
 /// completions. The engine waits for it to return.
 pub type GroupDone<'a> = &'a (dyn Fn(usize, &[Completion]) + Sync);
 
+/// Hears of tokens. The engine waits for it to return.
+pub type Heard<'a> = &'a dyn Fn(&Event);
+
 /// What came of a call.
 #[derive(Debug, Clone)]
 pub struct Generated {
@@ -74,6 +77,8 @@ pub struct Engine<'a> {
     pub stop: Option<StopCheck<'a>>,
     /// Hears of finished requests while the others go on.
     pub group_done: Option<GroupDone<'a>>,
+    /// Hears of every token as soon as it is drawn.
+    pub heard: Option<Heard<'a>>,
 }
 
 impl<'a> Engine<'a> {
@@ -102,11 +107,16 @@ impl<'a> Engine<'a> {
         let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
         while session.busy() {
             for event in session.step()? {
+                if let Some(heard) = self.heard {
+                    heard(&event);
+                }
                 let number = event.request;
                 if event.finish.is_none() || !session.finished(number) {
                     continue;
                 }
-                completions[number] = session.take(number).unwrap_or_default();
+                // Several of its completions may have ended in this pass.
+                let Some(all) = session.take(number) else { continue };
+                completions[number] = all;
                 if let Some(done) = self.group_done {
                     done(number, &completions[number]);
                 }
