@@ -16,6 +16,7 @@ mod make_shapes; // a data set of drawn shapes
 mod ops; // every op on a device: agreement and rate
 mod output; // text for people, folders for results
 mod plan; // the memory of a run, before there is one
+mod runs; // runs on disk
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
@@ -136,6 +137,15 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Inspect => inspect::inspect(options),
         Command::ConvertVivqaX => convert::vivqa_x(options),
         Command::Trace => trace::trace(options),
+        Command::RunsList => runs::list(options),
+        Command::RunsShow => runs::show(options),
+        Command::RunsCompare => runs::compare(options),
+        Command::RunsReport => runs::report(options),
+        Command::RunsDelete => runs::delete(options),
+        Command::RunsLogs => runs::logs(options),
+        Command::RunsCheckpoints => runs::checkpoints(options),
+        Command::RunsFetch => runs::fetch(options),
+        Command::RunsServe => runs::serve(options),
         Command::Ops => ops::ops(options),
         Command::Doctor => doctor::doctor(options),
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const MAX_SHARD_BYTES: usize = 50_000_000_000;
 
 /// Files beside the weights that make a folder loadable; copied as they are.
-const COMPANIONS: [&str; 15] = [
+pub const COMPANIONS: [&str; 15] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",

@@ -2,8 +2,14 @@
 //! and speaks no HTTP.
 
 pub mod checkpoints; // what of a run can be continued, tried out or copied
+pub mod compare; // several runs side by side
+pub mod curves; // figures as columns, thinned
+pub mod delete; // what a run wrote, removed
+pub mod fetch; // copies of models
+pub mod parts; // what in a folder is the run's
 pub mod registry; // the runs below a folder, and one of them by name
 pub mod summary; // step and reward of a run without reading every figure
+pub mod view; // what is told of a run, as data
 
 pub use registry::{find, list};
 
@@ -11,6 +17,7 @@ use crate::base::{Error, Result, utc};
 use crate::io::safetensors::{ADAPTER_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE};
 use crate::train::run_file::{self, Life, RunFile, Stage};
 use crate::train::sinks::{MetricRow, read_metrics};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -230,12 +237,35 @@ impl Run {
         if path.is_file() { read_metrics(path) } else { Ok(Vec::new()) }
     }
 
+    /// Troubles that the run was told of, in their order; empty if none were.
+    pub fn alerts(&self) -> Vec<Alert> {
+        let bytes = std::fs::read(self.dir.join("health.jsonl")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
+    }
+
     /// Seconds that it has run, sessions together.
     pub fn seconds(&self) -> u64 {
         let gone = self.state != State::Running && self.file.finished.is_none();
         let end = gone.then(|| utc::seconds(&self.file.updated)).flatten();
         self.file.seconds(end.unwrap_or_else(run_file::now))
     }
+}
+
+/// A line of `health.jsonl`: a trouble that began or ended.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alert {
+    /// Optimizer step.
+    pub step: u64,
+    /// Which trouble.
+    pub name: String,
+    /// Whether it began or ended.
+    pub state: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub advice: String,
 }
 
 /// What files of a model a folder has.

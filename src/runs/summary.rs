@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// How a run's reward went.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Course {
     /// Step of the last row.
     pub step: u64,
@@ -16,7 +16,12 @@ pub struct Course {
     pub best: Option<f64>,
     /// Whether the figure is a loss.
     pub is_loss: bool,
+    /// The figure from first to last, as a few means.
+    pub line: Vec<f64>,
 }
+
+/// Means in [`Course::line`] at most.
+const MEANS: usize = 48;
 
 /// [`Course`] of the run in `dir`; empty if it logged nothing.
 pub fn course(dir: &Path) -> Course {
@@ -34,6 +39,10 @@ pub fn course(dir: &Path) -> Course {
         last: values.last().copied(),
         best: values.iter().copied().reduce(better),
         is_loss,
+        line: values
+            .chunks(values.len().div_ceil(MEANS).max(1))
+            .map(|part| part.iter().sum::<f64>() / part.len() as f64)
+            .collect(),
     }
 }
 

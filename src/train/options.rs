@@ -356,10 +356,19 @@ fn unsets(opt: &Opt, texts: &[String]) -> bool {
 /// Reads the command line.
 fn read_flags(command: Command, args: &[String]) -> Result<Vec<Given>> {
     let mut given: Vec<Given> = Vec::new();
+    // Words of the option that needs no name; they may stand before, between and after the others.
+    let mut unnamed: Vec<String> = Vec::new();
     let mut i = 0;
     while i < args.len() {
         let Some(body) = args[i].strip_prefix("--").filter(|b| !b.is_empty()) else {
-            return Err(stray(command, &args[i], given.last()));
+            let words: Vec<String> =
+                args[i..].iter().take_while(|a| !a.starts_with('-')).cloned().collect();
+            if words.is_empty() || !OPTIONS.iter().any(|o| o.positional.contains(&command)) {
+                return Err(stray(command, &args[i], given.last()));
+            }
+            i += words.len();
+            unnamed.extend(words);
+            continue;
         };
         let (key, inline) = match body.split_once('=') {
             Some((key, value)) => (key, Some(value.to_string())),
@@ -389,6 +398,10 @@ fn read_flags(command: Command, args: &[String]) -> Result<Vec<Given>> {
         } else {
             given.push(read_given(opt, &texts, source)?);
         }
+    }
+    let opt = OPTIONS.iter().find(|o| o.positional.contains(&command));
+    if let Some(opt) = opt.filter(|_| !unnamed.is_empty()) {
+        given.push(read_given(opt, &unnamed, Source::Flag(unnamed.join(" ")))?);
     }
     Ok(given)
 }

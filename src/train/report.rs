@@ -9,8 +9,9 @@ mod samples;
 pub use samples::{SampleCompletion, SampleGroup, SampleLog, read_samples};
 
 // What other pages of the program are made of too.
-pub(in crate::train) use chart::{Frame, compact};
-pub(in crate::train) use page::escape;
+pub(in crate::train) use chart::Frame;
+pub(crate) use chart::{Series, compact, line_chart};
+pub(crate) use page::escape;
 pub(in crate::train) use samples::base64;
 
 use crate::base::{Error, Result};
@@ -20,7 +21,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The look of a page: light and dark, without fonts or requests.
-pub(in crate::train) const STYLE: &str = include_str!("report/page.css");
+pub(crate) const STYLE: &str = include_str!("report/page.css");
+/// What moves on a page: readouts of charts under the pointer.
+pub(crate) const SCRIPT: &str = include_str!("report/page.js");
 
 /// Everything a report shows. Empty parts leave their section out.
 #[derive(Debug, Clone, Default)]

@@ -2,4 +2,5 @@
 
 pub mod access; // who may ask
 mod connection; // one connection: a place, and how long it may be idle
+pub mod pages; // pages of runs and what they ask for
 pub mod server; // listening, limits, the end

@@ -28,6 +28,24 @@ pub enum Command {
     ConvertVivqaX,
     /// Intermediate values of one forward (and backward) pass.
     Trace,
+    /// Which runs there are, and in which state.
+    RunsList,
+    /// Everything of one run.
+    RunsShow,
+    /// Several runs side by side.
+    RunsCompare,
+    /// The report of a run, written again.
+    RunsReport,
+    /// The files of runs, removed.
+    RunsDelete,
+    /// What the console of a run said.
+    RunsLogs,
+    /// The checkpoints of a run.
+    RunsCheckpoints,
+    /// A model of a run, copied.
+    RunsFetch,
+    /// A local web page of runs.
+    RunsServe,
     /// Which ops a device computes as defined, and how fast.
     Ops,
     /// What this machine can do.
@@ -48,11 +66,20 @@ impl Command {
         Command::Inspect,
         Command::ConvertVivqaX,
         Command::Trace,
+        Command::RunsList,
+        Command::RunsShow,
+        Command::RunsCompare,
+        Command::RunsReport,
+        Command::RunsDelete,
+        Command::RunsLogs,
+        Command::RunsCheckpoints,
+        Command::RunsFetch,
+        Command::RunsServe,
         Command::Ops,
         Command::Doctor,
     ];
 
-    /// The words that are typed: one, or up to three for the actions of `data`.
+    /// The words that are typed: one, or up to three for the actions of `data` and `runs`.
     pub fn name(self) -> &'static str {
         match self {
             Command::Demo => "demo",
@@ -66,6 +93,15 @@ impl Command {
             Command::Inspect => "data inspect",
             Command::ConvertVivqaX => "data convert vivqa-x",
             Command::Trace => "trace",
+            Command::RunsList => "runs list",
+            Command::RunsShow => "runs show",
+            Command::RunsCompare => "runs compare",
+            Command::RunsReport => "runs report",
+            Command::RunsDelete => "runs delete",
+            Command::RunsLogs => "runs logs",
+            Command::RunsCheckpoints => "runs checkpoints",
+            Command::RunsFetch => "runs fetch",
+            Command::RunsServe => "runs serve",
             Command::Ops => "ops",
             Command::Doctor => "doctor",
         }
@@ -87,6 +123,21 @@ impl Command {
             }
             Command::ConvertVivqaX => "turns the published ViVQA-X files into training rows",
             Command::Trace => "writes the intermediate tensors of one pass, for comparison",
+            Command::RunsList => "lists the runs below a folder: state, step, reward, duration",
+            Command::RunsShow => {
+                "shows everything of a run: changed settings, figures, checkpoints, alerts"
+            }
+            Command::RunsCompare => {
+                "holds runs against each other: settings that differ, figures, curves"
+            }
+            Command::RunsReport => "writes the report.html of a run again",
+            Command::RunsDelete => "removes what runs wrote, and nothing else",
+            Command::RunsLogs => "prints what the console of a run said",
+            Command::RunsCheckpoints => {
+                "lists the checkpoints of a run: step, size, whole or damaged"
+            }
+            Command::RunsFetch => "copies a checkpoint or the final model out of a run",
+            Command::RunsServe => "shows runs on a local web page: curves, samples, comparison",
             Command::Ops => "checks or measures every op on a device",
             Command::Doctor => "says what this machine has and can do",
         }

@@ -30,9 +30,11 @@ pub fn help(command: Command, all: bool) -> String {
     let needed = taken.iter().filter(|o| o.required.contains(&command));
     let needed: String =
         needed.map(|o| format!(" --{} {}", o.name, o.kind.placeholder())).collect();
+    let words = OPTIONS.iter().find(|o| o.positional.contains(&command));
+    let words = words.map_or(String::new(), |o| format!(" {} ...", o.name.to_uppercase()));
     let more = if taken.is_empty() { "" } else { " [--option value ...]" };
     let mut out = format!("{}\n\n", sentence(command.about()));
-    out += &wrap(&format!("usage: grpo-rt {}{needed}{more}", command.name()), 9);
+    out += &wrap(&format!("usage: grpo-rt {}{words}{needed}{more}", command.name()), 9);
     // Commands with few options have no second page.
     let shown = |o: &&&Opt| all || taken.len() <= FEW || o.first || o.required.contains(&command);
     for group in GROUPS {

@@ -14,12 +14,14 @@ mod model; // the model and what of it is trained
 mod output; // where a run is written, and its checkpoints
 mod plan; // what a plan assumes
 mod rewards; // what completions earn
+mod runs; // runs on disk
 mod trace; // one pass
 mod training; // batches, length of the run, optimizer // device, threads, memory
 
 use super::Command::{
-    self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Ops, Plan, Sft,
-    Trace, Train,
+    self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Ops, Plan,
+    RunsCheckpoints, RunsCompare, RunsDelete, RunsFetch, RunsList, RunsLogs, RunsReport, RunsServe,
+    RunsShow, Sft, Trace, Train,
 };
 use super::Kind::{self, Bool, Float, Int};
 
@@ -42,6 +44,8 @@ pub struct Opt {
     pub group: &'static str,
     /// The commands that take it.
     pub commands: &'static [Command],
+    /// The commands that take it without its name, as the words that no option claims.
+    pub positional: &'static [Command],
     /// The commands that do not run without it.
     pub required: &'static [Command],
     /// One of the twenty that matter first: shown by a plain `--help`.
@@ -70,6 +74,7 @@ const fn of(group: &'static str, commands: &'static [Command]) -> Opt {
         help: "",
         group,
         commands,
+        positional: &[],
         required: &[],
         first: false,
     }
@@ -118,6 +123,7 @@ const MAKING: &str = "New models and data";
 const PLANNING: &str = "Plan";
 const CHAT: &str = "One chat";
 const TRACING: &str = "Trace";
+const RUNS: &str = "Runs";
 
 const TRAINS: &[Command] = &[Train, Sft];
 /// What decides the memory of a run.
@@ -134,11 +140,48 @@ const SYSTEMS: &[Command] = &[Train, Sft, Eval, Infer, Inspect, ConvertVivqaX];
 const SAMPLES: &[Command] = &[Train, Eval, Infer];
 const DECODES: &[Command] = &[Train, Eval, Infer, Plan];
 const SCORES: &[Command] = &[Train, Eval];
-const WRITES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX];
+/// Commands that fill a folder of their own.
+const MAKES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX];
+/// Commands that have a folder of their own to write to, or look for runs below one.
+const WRITES: &[Command] = &[
+    Demo,
+    Train,
+    Sft,
+    Init,
+    MakeShapes,
+    ConvertVivqaX,
+    RunsList,
+    RunsShow,
+    RunsCompare,
+    RunsReport,
+    RunsDelete,
+    RunsLogs,
+    RunsCheckpoints,
+    RunsFetch,
+    RunsServe,
+];
+/// Commands that name runs.
+const RUN_NAMES: &[Command] =
+    &[RunsShow, RunsCompare, RunsReport, RunsDelete, RunsLogs, RunsCheckpoints, RunsFetch];
+/// Commands that make or name a run.
+const NAMED_RUNS: &[Command] = &[
+    Train,
+    Sft,
+    RunsShow,
+    RunsCompare,
+    RunsReport,
+    RunsDelete,
+    RunsLogs,
+    RunsCheckpoints,
+    RunsFetch,
+];
 const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace];
 const CONFIGURED: &[Command] =
     &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Inspect, ConvertVivqaX, Trace];
 const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
+/// Commands whose text may be one JSON object.
+const PRINTS: &[Command] =
+    &[Plan, Inspect, Ops, Doctor, RunsList, RunsShow, RunsCompare, RunsCheckpoints];
 /// Commands that compute on a device of the user's choice, or plan for one.
 const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
 const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor];
@@ -153,7 +196,7 @@ const NATURAL: Kind = Int { min: 0 };
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
     MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PLANNING,
-    MAKING, CHAT, TRACING, MACHINE,
+    MAKING, CHAT, RUNS, TRACING, MACHINE,
 ];
 
 /// The options by concern, in the order of the help and the documentation.
@@ -170,6 +213,7 @@ const CHAPTERS: &[&[Opt]] = &[
     plan::OPTIONS,
     making::OPTIONS,
     chat::OPTIONS,
+    runs::OPTIONS,
     trace::OPTIONS,
     machine::OPTIONS,
 ];

@@ -8,7 +8,7 @@ use crate::train::options::{Kind, OPTIONS, Options};
 /// # Errors
 /// The option, where its value came from, and what to do.
 pub fn check_paths(o: &Options) -> Result<()> {
-    const WRITTEN: [&str; 4] = ["output_dir", "logging_dir", "out", "config"];
+    const WRITTEN: [&str; 6] = ["output_dir", "logging_dir", "out", "config", "html", "to"];
     // A bare name is looked for on the PATH by whoever runs it.
     const PROGRAMS: [&str; 1] = ["python"];
     for opt in OPTIONS.iter().filter(|opt| opt.accepted_by(o.command())) {

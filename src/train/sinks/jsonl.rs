@@ -80,7 +80,8 @@ fn number(v: f64) -> Value {
     Number::from_f64(v).map_or(Value::Null, Value::Number)
 }
 
-fn parse_row(line: &str) -> Option<MetricRow> {
+/// A line of the file; `None` if it is no row.
+pub fn parse_row(line: &str) -> Option<MetricRow> {
     let object: Map<String, Value> = serde_json::from_str(line).ok()?;
     let mut row = MetricRow::new(object.get("step")?.as_u64()?, 0.0);
     for (name, value) in object {

@@ -6,7 +6,7 @@ mod jsonl;
 mod tensorboard;
 
 pub use console::{ConsoleOptions, ConsoleSink};
-pub use jsonl::{JsonlSink, read_metrics};
+pub use jsonl::{JsonlSink, parse_row, read_metrics};
 pub use tensorboard::TensorBoardSink;
 
 use crate::base::Result;

@@ -1,7 +1,9 @@
 //! Options: device, threads, memory. Data, no logic.
 
-use super::{BUDGETED, COMPUTES, CONFIGURED, COUNT, GROUPED, MACHINE, Opt, PLACED, TUNES, of};
-use crate::train::options::Command::{Doctor, Eval, Infer, Inspect, Ops, Plan, Sft, Train};
+use super::{
+    BUDGETED, COMPUTES, CONFIGURED, COUNT, GROUPED, MACHINE, Opt, PLACED, PRINTS, TUNES, of,
+};
+use crate::train::options::Command::{Eval, Infer, Ops, Sft, Train};
 use crate::train::options::Kind::{Bool, BoolOrAuto, Bytes, Choice, Path, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
@@ -11,7 +13,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "threads", kind: COUNT,
         help: "CPU threads (default: all cores); results do not depend on it.", ..of(MACHINE, COMPUTES) },
     Opt { name: "json", kind: Bool, default: "false",
-        help: "Print one JSON object instead of text.", ..of(MACHINE, &[Plan, Inspect, Ops, Doctor]) },
+        help: "Print one JSON object instead of text.", ..of(MACHINE, PRINTS) },
     Opt { name: "op", kind: Word,
         help: "One op of the table alone (default: all).", ..of(MACHINE, &[Ops]) },
     Opt { name: "bench", kind: Bool, default: "false",
