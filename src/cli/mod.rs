@@ -17,9 +17,11 @@ mod ops; // every op on a device: agreement and rate
 mod output; // text for people, folders for results
 mod plan; // the memory of a run, before there is one
 mod runs; // runs on disk
+mod serve; // a chat endpoint
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
+mod tried; // runs whose models are tried out
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -131,6 +133,7 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Sft => sft::sft(options),
         Command::Eval => eval::eval(options),
         Command::Infer => infer::infer(options),
+        Command::Serve => serve::serve(options),
         Command::Plan => plan::plan(options),
         Command::Init => init::init(options),
         Command::MakeShapes => make_shapes::make_shapes(options),

@@ -89,7 +89,16 @@ impl<'a> Engine<'a> {
         vision: &'a VisionStore,
         settings: EngineSettings,
     ) -> Self {
-        Engine { model, arena, vision, settings, vision_weights: 0, stop: None, group_done: None }
+        Engine {
+            model,
+            arena,
+            vision,
+            settings,
+            vision_weights: 0,
+            stop: None,
+            group_done: None,
+            heard: None,
+        }
     }
 
     /// Completions of all requests.

@@ -198,8 +198,13 @@ impl PromptEncoder {
     ///
     /// # Errors
     /// As [`PromptEncoder::encode`].
-    pub fn encode_files(&self, messages: &[Message], files: &[(&str, &[u8])]) -> Result<Prompt> {
-        self.encode_bounded(messages, files, &[], PixelLimits::default())
+    pub fn encode_files(
+        &self,
+        messages: &[Message],
+        files: &[(&str, &[u8])],
+        videos: &[VideoRef],
+    ) -> Result<Prompt> {
+        self.encode_bounded(messages, files, videos, PixelLimits::default())
     }
 
     fn encode_bounded(

@@ -15,13 +15,14 @@ mod output; // where a run is written, and its checkpoints
 mod plan; // what a plan assumes
 mod rewards; // what completions earn
 mod runs; // runs on disk
+mod serve; // the chat endpoint
 mod trace; // one pass
 mod training; // batches, length of the run, optimizer // device, threads, memory
 
 use super::Command::{
     self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Ops, Plan,
     RunsCheckpoints, RunsCompare, RunsDelete, RunsFetch, RunsList, RunsLogs, RunsReport, RunsServe,
-    RunsShow, Sft, Trace, Train,
+    RunsShow, Serve, Sft, Trace, Train,
 };
 use super::Kind::{self, Bool, Float, Int};
 
@@ -46,6 +47,8 @@ pub struct Opt {
     pub commands: &'static [Command],
     /// The commands that take it without its name, as the words that no option claims.
     pub positional: &'static [Command],
+    /// A list that is given several times on the command line is all of them together.
+    pub gathers: bool,
     /// The commands that do not run without it.
     pub required: &'static [Command],
     /// One of the twenty that matter first: shown by a plain `--help`.
@@ -75,6 +78,7 @@ const fn of(group: &'static str, commands: &'static [Command]) -> Opt {
         group,
         commands,
         positional: &[],
+        gathers: false,
         required: &[],
         first: false,
     }
@@ -124,14 +128,17 @@ const PLANNING: &str = "Plan";
 const CHAT: &str = "One chat";
 const TRACING: &str = "Trace";
 const RUNS: &str = "Runs";
+const SERVING: &str = "Chat endpoint";
 
 const TRAINS: &[Command] = &[Train, Sft];
 /// What decides the memory of a run.
 const TUNES: &[Command] = &[Train, Sft, Plan];
 const GROUPED: &[Command] = &[Train, Plan];
-const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace];
+const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Serve];
+/// Commands to which no run can name a model.
+const NEEDS_MODEL: &[Command] = &[Train, Sft, Eval, Plan, Trace];
 /// Commands that turn images into tokens.
-const PROCESSES: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect];
+const PROCESSES: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect, Serve];
 const READS: &[Command] = &[Train, Sft, Eval, Inspect];
 const FOLDERS: &[Command] = &[Train, Sft, Eval, Inspect, ConvertVivqaX];
 /// Commands that make prompts.
@@ -139,6 +146,8 @@ const PROMPTS: &[Command] = &[Train, Sft, Eval, Infer, Inspect];
 const SYSTEMS: &[Command] = &[Train, Sft, Eval, Infer, Inspect, ConvertVivqaX];
 const SAMPLES: &[Command] = &[Train, Eval, Infer];
 const DECODES: &[Command] = &[Train, Eval, Infer, Plan];
+/// Commands that hold an engine.
+const ENGINES: &[Command] = &[Train, Eval, Infer, Plan, Serve];
 const SCORES: &[Command] = &[Train, Eval];
 /// Commands that fill a folder of their own.
 const MAKES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX];
@@ -159,6 +168,8 @@ const WRITES: &[Command] = &[
     RunsCheckpoints,
     RunsFetch,
     RunsServe,
+    Infer,
+    Serve,
 ];
 /// Commands that name runs.
 const RUN_NAMES: &[Command] =
@@ -174,17 +185,19 @@ const NAMED_RUNS: &[Command] = &[
     RunsLogs,
     RunsCheckpoints,
     RunsFetch,
+    Infer,
+    Serve,
 ];
 const FILES: &[Command] = &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace];
 const CONFIGURED: &[Command] =
-    &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Inspect, ConvertVivqaX, Trace];
-const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
+    &[Demo, Train, Sft, Eval, Infer, Plan, Init, MakeShapes, Inspect, ConvertVivqaX, Trace, Serve];
+const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Serve];
 /// Commands whose text may be one JSON object.
 const PRINTS: &[Command] =
     &[Plan, Inspect, Ops, Doctor, RunsList, RunsShow, RunsCompare, RunsCheckpoints];
 /// Commands that compute on a device of the user's choice, or plan for one.
-const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
-const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor];
+const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops, Serve];
+const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor, Serve];
 
 /// Any number.
 const SIGNED: Kind = Float { min: f64::MIN, max: f64::MAX };
@@ -196,7 +209,7 @@ const NATURAL: Kind = Int { min: 0 };
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
     MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PLANNING,
-    MAKING, CHAT, RUNS, TRACING, MACHINE,
+    MAKING, CHAT, SERVING, RUNS, TRACING, MACHINE,
 ];
 
 /// The options by concern, in the order of the help and the documentation.
@@ -213,6 +226,7 @@ const CHAPTERS: &[&[Opt]] = &[
     plan::OPTIONS,
     making::OPTIONS,
     chat::OPTIONS,
+    serve::OPTIONS,
     runs::OPTIONS,
     trace::OPTIONS,
     machine::OPTIONS,

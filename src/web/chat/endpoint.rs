@@ -152,7 +152,7 @@ impl Chat {
         let names: Vec<String> = (1..=files.len()).map(|i| format!("image {i}")).collect();
         let files: Vec<(&str, &[u8])> =
             names.iter().map(String::as_str).zip(files.iter().map(Vec::as_slice)).collect();
-        let prompt = self.encoder.encode_files(&ask.messages, &files);
+        let prompt = self.encoder.encode_files(&ask.messages, &files, &[]);
         let prompt = prompt.map_err(|e| Fault::of("messages", e.one_line()))?;
         let (context, positions) = self.context;
         let used = (prompt.len(), prompt.next_position as usize);
@@ -178,7 +178,11 @@ impl Chat {
 }
 
 fn gone() -> Fault {
-    Fault { status: StatusCode::SERVICE_UNAVAILABLE, message: "the engine has ended".into(), param: None }
+    Fault {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        message: "the engine has ended".into(),
+        param: None,
+    }
 }
 
 async fn models(State(chat): State<Arc<Chat>>) -> Response {

@@ -9,10 +9,9 @@ pub mod reply; // answers as JSON and events
 
 use crate::base::{Error, Result};
 use crate::io::remote::{Remote, RemoteRules};
-use crate::mem::Arena;
 use crate::model::params::Training;
-use crate::ops::sample::SamplingSettings;
 use crate::model::vision_store::PATCHES_PER_PASS;
+use crate::ops::sample::SamplingSettings;
 use crate::rollout::layout::{Layout, Service};
 use crate::rollout::need::DrawShape;
 use crate::rollout::{Engine, EngineSettings, head_settings};

@@ -1,11 +1,13 @@
 //! Options: the model and what of it is trained. Data, no logic.
 
-use super::{COUNT, MODEL, MODELS, Opt, POSITIVE, PROCESSES, RATIO, TRAINS, TUNES, of};
+use super::{
+    COUNT, MODEL, MODELS, NEEDS_MODEL, Opt, POSITIVE, PROCESSES, RATIO, TRAINS, TUNES, of,
+};
 use crate::train::options::Kind::{Bool, Choice, List, Path, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
-    Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: MODELS,
+    Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: NEEDS_MODEL,
         help: "Folder of the model: config.json, safetensors, tokenizer and processor files. Nothing is downloaded.",
         ..of(MODEL, PROCESSES) },
     Opt { name: "dtype", aliases: &["torch_dtype"], kind: Choice(&["float32", "bfloat16"]), default: "float32",

@@ -81,11 +81,26 @@ fn what_would_change_the_answer_is_refused_by_name() {
         (json!({"messages": [{"role": "system", "content": "x"}]}), "messages"),
         (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}), "messages[0].content[0]"),
-        (json!({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}), "messages[0].name"),
-        (json!({"messages": image(json!({"url": "file:///etc/passwd"}))}), "messages[0].content[0].image_url.url"),
-        (json!({"messages": image(json!({"url": "data:image/png,xx"}))}), "messages[0].content[0].image_url.url"),
-        (json!({"messages": image(json!({"url": "https://x/y", "detail": "low"}))}), "messages[0].content[0].image_url.detail"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}),
+            "messages[0].content[0]",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}),
+            "messages[0].name",
+        ),
+        (
+            json!({"messages": image(json!({"url": "file:///etc/passwd"}))}),
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            json!({"messages": image(json!({"url": "data:image/png,xx"}))}),
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            json!({"messages": image(json!({"url": "https://x/y", "detail": "low"}))}),
+            "messages[0].content[0].image_url.detail",
+        ),
         (json!({"messages": image(json!(null))}), "messages[0].content[0].image_url.url"),
     ] {
         let fault = read(change.clone()).unwrap_err();
