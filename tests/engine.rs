@@ -87,6 +87,8 @@ fn requests(lab: &Lab) -> Vec<Request> {
         sampling: sampling.clone(),
         max_tokens: [40, 24, 33, 7][i],
         first_sample: 5 * i as u32,
+        seed: None,
+        adapter: true,
     };
     lab.prompts.iter().enumerate().map(request).collect()
 }

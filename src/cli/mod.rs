@@ -19,9 +19,11 @@ mod output; // text for people, folders for results
 mod plan; // the memory of a run, before there is one
 mod push; // a model to the hub
 mod runs; // runs on disk
+mod serve; // a chat endpoint
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
+mod tried; // runs whose models are tried out
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -137,6 +139,7 @@ fn execute(options: &Options) -> Result<Outcome> {
         Command::Sft => sft::sft(options),
         Command::Eval => eval::eval(options),
         Command::Infer => infer::infer(options),
+        Command::Serve => serve::serve(options),
         Command::Plan => plan::plan(options),
         Command::Init => init::init(options),
         Command::MakeShapes => make_shapes::make_shapes(options),

@@ -6,6 +6,7 @@ pub mod completions; // parquet of completions, TRL's columns
 pub mod dataset; // rows of questions, images and answers
 pub mod hub; // repositories of the Hugging Face hub, as they lie on this machine
 pub mod image; // decoding and Pillow-exact resizing
+pub mod remote; // files on the network, within limits
 pub mod safetensors; // sharded weights
 pub mod text; // tokenizer, chat template, BPE training
 pub mod tfevents; // TensorBoard events

@@ -1,27 +1,19 @@
-//! Generates completions: asks the scheduler for rows, turns them into a tape like any other, runs it
-//! in the arena above the KV cache, draws the next tokens. Which rows share a pass, and when, changes
-//! no bit of any completion.
+//! Generates completions of many prompts: checks what is asked, divides the space above the weights, and
+//! lets a session run to its end. Which rows share a pass, and when, changes no bit of any completion.
 
 use crate::base::{Error, ErrorKind, Result};
 use crate::mem::Arena;
-use crate::model::decoder::{TextInput, logits, text};
-use crate::model::net::Net;
-use crate::model::panels::Panels;
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
-use crate::ops::Slot;
-use crate::ops::attention::{Segment, Span};
-use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::HeadSettings;
-use crate::ops::sample::{Sample, SampleRow, SamplingSettings};
-use crate::rollout::cache::KvPool;
-use crate::rollout::layout::{Layout, Wanted, parts};
+use crate::ops::sample::SamplingSettings;
+use crate::rollout::layout::{Layout, Service, Wanted};
 use crate::rollout::need::DrawShape;
 use crate::rollout::pages::PAGE_ROWS;
-use crate::rollout::scheduler::{Counts, GroupSize, Piece, Scheduler};
-use crate::rollout::sequence::{Completion, Drawn, Finish, Request};
-use crate::tape::Tape;
+use crate::rollout::scheduler::{Counts, GroupSize};
+use crate::rollout::sequence::{Completion, Request};
+use crate::rollout::session::{Event, Session};
 use std::sync::Arc;
 
 /// What holds for all completions of an engine.
@@ -57,6 +49,9 @@ pub type StopCheck<'a> = &'a (dyn Fn(&[u32]) -> bool + Sync);
 /// completions. The engine waits for it to return.
 pub type GroupDone<'a> = &'a (dyn Fn(usize, &[Completion]) + Sync);
 
+/// Hears of tokens. The engine waits for it to return.
+pub type Heard<'a> = &'a dyn Fn(&Event);
+
 /// What came of a call.
 #[derive(Debug, Clone)]
 pub struct Generated {
@@ -72,10 +67,10 @@ pub struct Generated {
 
 /// A model ready to generate.
 pub struct Engine<'a> {
-    model: &'a Vlm,
-    arena: &'a Arena,
-    vision: &'a VisionStore,
-    settings: EngineSettings,
+    pub(super) model: &'a Vlm,
+    pub(super) arena: &'a Arena,
+    pub(super) vision: &'a VisionStore,
+    pub(super) settings: EngineSettings,
     /// State of the tower whose features are used.
     pub vision_weights: VisionWeights,
     /// Ends completions whose text contains a stop string.
@@ -84,23 +79,8 @@ pub struct Engine<'a> {
     pub group_done: Option<GroupDone<'a>>,
     /// Asked before every pass; true ends the call with an error of kind interrupted.
     pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
-    /// False generates with adapters off.
-    pub adapter: bool,
-}
-
-/// Everything a pass needs beside its pieces.
-struct Call<'c> {
-    requests: &'c [Request],
-    /// Per completion: number of its request, its tokens so far and what is known of them.
-    sequences: Vec<(usize, u32, Vec<Drawn>)>,
-    pool: KvPool,
-    panels: Option<Panels>,
-}
-
-impl Call<'_> {
-    fn prompt(&self, group: usize) -> &Prompt {
-        &self.requests[group].prompt
-    }
+    /// Hears of every token as soon as it is drawn.
+    pub heard: Option<Heard<'a>>,
 }
 
 impl<'a> Engine<'a> {
@@ -120,7 +100,7 @@ impl<'a> Engine<'a> {
             stop: None,
             group_done: None,
             cancelled: None,
-            adapter: true,
+            heard: None,
         }
     }
 
@@ -132,77 +112,55 @@ impl<'a> Engine<'a> {
     pub fn generate(&self, requests: &[Request]) -> Result<Generated> {
         let sizes: Vec<GroupSize> = requests.iter().map(|r| self.size(r)).collect::<Result<_>>()?;
         let encoded = self.vision.encoded();
-        let sequences: Vec<_> = requests
-            .iter()
-            .enumerate()
-            .flat_map(|(g, r)| {
-                (0..r.completions).map(move |i| (g, r.first_sample + i as u32, Vec::new()))
-            })
-            .collect();
         let layout = self.layout(requests, &sizes)?;
-        let (limits, base) = (layout.limits, self.arena.shared_base());
-        let head = self.model.config.text.head_name();
-        let panels = match layout.panel_bytes {
-            0 => None,
-            _ => Some(Panels::pack(&self.model.params, &head, self.arena, base)?),
-        };
-        let base = panels.as_ref().map_or(base, |p| p.end);
-        let (rows, float) = (limits.pages * PAGE_ROWS, self.model.params.float_type());
-        let pool = KvPool::place(self.arena, &self.model.config.text, float, base, rows)?;
-        let mut call = Call { requests, sequences, pool, panels };
-        let mut scheduler = Scheduler::new(limits, &sizes);
-        let mut unfinished: Vec<usize> = sizes.iter().map(|g| g.completions).collect();
+        let mut session = Session::new(self, layout)?;
+        for request in requests {
+            session.add(request.clone())?;
+        }
         let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
-        loop {
+        while session.busy() {
             if self.cancelled.is_some_and(|cancelled| cancelled()) {
                 return Err(Error::new(ErrorKind::Interrupted, "the rollout was stopped"));
             }
-            let pass = scheduler.next_pass();
-            if pass.is_empty() {
-                break;
-            }
-            for part in parts(&pass, |group| call.prompt(group), self.vision.rows()) {
-                for (id, drawn) in self.run(&call, part)? {
-                    let group = call.sequences[id].0;
-                    call.sequences[id].2.push(drawn);
-                    let finished = self.finish(&call, id).is_some();
-                    scheduler.drawn(id, finished);
-                    unfinished[group] -= usize::from(finished);
-                    if finished && unfinished[group] == 0 {
-                        completions[group] = self.completions(&call, group);
-                        if let Some(done) = self.group_done {
-                            done(group, &completions[group]);
-                        }
-                    }
+            for event in session.step()? {
+                if let Some(heard) = self.heard {
+                    heard(&event);
+                }
+                let number = event.request;
+                if event.finish.is_none() || !session.finished(number) {
+                    continue;
+                }
+                // Several of its completions may have ended in this pass.
+                let Some(all) = session.take(number) else { continue };
+                completions[number] = all;
+                if let Some(done) = self.group_done {
+                    done(number, &completions[number]);
                 }
             }
         }
         Ok(Generated {
             completions,
-            counts: scheduler.counts(),
+            counts: session.counts(),
             vision_images: self.vision.encoded() - encoded,
-            cache_rows: rows,
+            cache_rows: layout.limits.pages * PAGE_ROWS,
         })
     }
 
-    /// Completions of a group that is finished.
-    fn completions(&self, call: &Call, group: usize) -> Vec<Completion> {
-        let first = call.sequences.partition_point(|(g, ..)| *g < group);
-        (first..first + call.requests[group].completions)
-            .map(|id| {
-                let drawn = &call.sequences[id].2;
-                Completion {
-                    ids: drawn.iter().map(|d| d.token).collect(),
-                    logps: drawn.iter().map(|d| d.logp).collect(),
-                    statistics: drawn.iter().map(|d| [d.lse, d.entropy]).collect(),
-                    finish: self.finish(call, id).unwrap_or(Finish::Length),
-                }
-            })
-            .collect()
+    /// A session for requests that are not known yet.
+    ///
+    /// # Errors
+    /// If the memory is too small for one request of the largest kind.
+    pub fn serve(&self, service: &Service) -> Result<Session<'_, 'a>> {
+        let (model, free) = (self.model, self.arena.shared_room());
+        let layout = Layout::of_service(&model.config, &model.params, service, free)?;
+        match layout.fits() {
+            true => Session::new(self, layout),
+            false => Err(self.too_small(&layout, layout.least)),
+        }
     }
 
     /// What a request asks of the scheduler.
-    fn size(&self, r: &Request) -> Result<GroupSize> {
+    pub(super) fn size(&self, r: &Request) -> Result<GroupSize> {
         let limit = self.model.config.text.max_position_embeddings;
         let room = limit.saturating_sub(r.prompt.next_position as usize);
         if r.max_tokens > room {
@@ -234,21 +192,26 @@ impl<'a> Engine<'a> {
             max_pages: s.max_pages,
             draw: &self.draw_shape(requests, sizes),
         };
-        let (capacity, base) = (self.arena.capacity(), self.arena.shared_base());
         let free = self.arena.shared_room();
         let layout = Layout::of(&self.model.config, &self.model.params, &wanted, free)?;
-        if layout.fits() {
-            return Ok(layout);
+        match layout.fits() {
+            true => Ok(layout),
+            false => Err(self.too_small(&layout, layout.least)),
         }
-        let (cache, pass) = (layout.least * layout.page_bytes, layout.pass_bytes);
-        Err(Error::device("the memory budget is too small for one completion")
+    }
+
+    /// Says that `pages` pages are too many.
+    pub(super) fn too_small(&self, layout: &Layout, pages: usize) -> Error {
+        let (capacity, base) = (self.arena.capacity(), self.arena.shared_base());
+        let (cache, pass) = (pages * layout.page_bytes, layout.pass_bytes);
+        Error::device("the memory budget is too small for one completion")
             .key("memory_budget")
             .expected(format!(
                 "{} bytes: {base} of weights and optimizer, {cache} of KV cache, {pass} for a pass",
                 base + cache + pass,
             ))
             .found(format!("{capacity} bytes"))
-            .hint("raise --memory_budget, or lower --max_completion_length, --max_pixels or --max_num_batched_tokens"))
+            .hint("raise --memory_budget, or lower --max_completion_length, --max_pixels or --max_num_batched_tokens")
     }
 
     /// How tokens are drawn at the most expensive.
@@ -264,185 +227,12 @@ impl<'a> Engine<'a> {
                 sampling.repetition_penalty = s.repetition_penalty;
             }
         }
+        let alike = |a: &&Request| Arc::ptr_eq(&a.sampling, &requests[0].sampling);
         DrawShape {
+            mixed: !requests.iter().all(|r| alike(&r) && r.seed.is_none()),
             head: Arc::new(head_settings(&sampling, &self.settings.forbidden)),
             sampling: Arc::new(sampling),
             seen: sizes.iter().map(|g| g.prompt + g.max_tokens).max().unwrap_or(0),
-        }
-    }
-
-    fn tape(&self) -> Tape {
-        self.model.params.tape()
-    }
-
-    fn net<'t>(&'t self, tape: &'t mut Tape, panels: Option<&'t Panels>) -> Net<'t> {
-        let mut net = Net::new(tape, &self.model.params);
-        net.adapter = self.adapter;
-        net.panels = panels;
-        net
-    }
-
-    /// Runs a pass, or a part of one; returns who drew what.
-    fn run(&self, call: &Call, pass: &[Piece]) -> Result<Vec<(usize, Drawn)>> {
-        let base = call.pool.end;
-        let indices = self.prompt_indices(call, pass)?;
-        let mut tape = self.tape();
-        let mut input = TextInput {
-            index: Vec::new(),
-            vision: match indices.iter().any(Option::is_some) {
-                true => self.vision.slots(&mut tape),
-                false => Vec::new(),
-            },
-            positions: Vec::new(),
-            segments: Arc::new(Vec::new()),
-            cache: None,
-            read: None,
-        };
-        let (mut segments, mut cache_rows, mut draws) = (Vec::new(), Vec::new(), Vec::new());
-        for (piece, index) in pass.iter().zip(indices) {
-            let (start, range) = (input.index.len(), piece.first..piece.first + piece.len);
-            let prompt = call.prompt(piece.group);
-            match (piece.sequence, index) {
-                (Some(id), _) => {
-                    let own = &call.sequences[id].2[range];
-                    input.index.extend(own.iter().map(|d| d.token as i32));
-                    input.positions.extend(prompt.positions_after(piece.first, piece.len));
-                }
-                (None, Some(index)) => {
-                    input.index.extend(&index[range.clone()]);
-                    input.positions.extend(&prompt.positions[range]);
-                }
-                (None, None) => {
-                    input.index.extend(prompt.ids[range.clone()].iter().map(|&t| t as i32));
-                    input.positions.extend(&prompt.positions[range]);
-                }
-            }
-            segments.push(Segment {
-                queries: Span { start, len: piece.len },
-                keys: piece.keys.clone(),
-                causal: true,
-            });
-            match piece.cache_rows.is_empty() {
-                true => cache_rows.extend(std::iter::repeat_n(-1, piece.len)),
-                false => cache_rows.extend(piece.cache_rows.iter().map(|&r| r as i32)),
-            }
-            let last = (start + piece.len - 1) as i32;
-            draws.extend(piece.draws.iter().map(|&id| (id, last)));
-        }
-        input.segments = Arc::new(segments);
-        input.cache = Some((call.pool.layers.clone(), cache_rows));
-        let panels = call.panels.as_ref();
-        let hidden = text(&mut self.net(&mut tape, panels), &self.model.config.text, &input)?;
-        // Rows that draw in the same way are drawn by one op.
-        draws.sort_by_key(|(id, _)| Arc::as_ptr(&call.requests[call.sequences[*id].0].sampling));
-        let rows: Vec<_> = draws.iter().map(|&(id, row)| self.sample_row(call, id, row)).collect();
-        let drawn = self.draw(&mut tape, panels, hidden, &rows)?;
-        let plan = tape.plan();
-        let run = tape.run(&plan, self.arena, base)?;
-        let mut out = Vec::new();
-        let mut ids = draws.iter().map(|(id, _)| *id);
-        for [token, logp, lse, entropy] in drawn {
-            let statistics = run.f32(lse)?.into_iter().zip(run.f32(entropy)?);
-            let columns = run.f32(logp)?.into_iter().zip(statistics);
-            for (token, (logp, (lse, entropy))) in run.i32(token)?.into_iter().zip(columns) {
-                let id = ids.next().expect("one draw per row");
-                out.push((id, Drawn { token: token as u32, logp, lse, entropy }));
-            }
-        }
-        Ok(out)
-    }
-
-    /// Decoder input of the prompts with images of which rows are in the pass, by piece.
-    fn prompt_indices(&self, call: &Call, pass: &[Piece]) -> Result<Vec<Option<Vec<i32>>>> {
-        let with_images =
-            |p: &Piece| p.sequence.is_none() && !call.prompt(p.group).visuals.is_empty();
-        let images: Vec<_> = pass
-            .iter()
-            .filter(|p| with_images(p))
-            .flat_map(|p| &call.prompt(p.group).visuals)
-            .collect();
-        let mut rows = match images.is_empty() {
-            true => Vec::new(),
-            false => self.vision.features(
-                (&self.model.config, &self.model.params),
-                (self.arena, call.pool.end),
-                &images,
-                self.vision_weights,
-            )?,
-        }
-        .into_iter();
-        let index = |p: &Piece| {
-            with_images(p).then(|| {
-                let prompt = call.prompt(p.group);
-                prompt.index(&rows.by_ref().take(prompt.visuals.len()).collect::<Vec<_>>())
-            })
-        };
-        Ok(pass.iter().map(index).collect())
-    }
-
-    /// Hidden row, random key and history of a draw, and how it is drawn.
-    fn sample_row(
-        &self,
-        call: &Call,
-        id: usize,
-        row: i32,
-    ) -> (i32, SampleRow, Arc<SamplingSettings>) {
-        let (group, sample, own) = &call.sequences[id];
-        let settings = call.requests[*group].sampling.clone();
-        let seen = match settings.repetition_penalty == 1.0 {
-            true => Vec::new(),
-            false => {
-                let own = own.iter().map(|d| d.token);
-                call.prompt(*group).ids.iter().copied().chain(own).collect()
-            }
-        };
-        let key =
-            SampleRow { step: self.settings.step, sample: *sample, token: own.len() as u32, seen };
-        (row, key, settings)
-    }
-
-    /// Head and sampling; returns token, log-probability, log-sum-exp and entropy of each run of rows
-    /// with the same settings.
-    fn draw(
-        &self,
-        tape: &mut Tape,
-        panels: Option<&Panels>,
-        hidden: Slot,
-        rows: &[(i32, SampleRow, Arc<SamplingSettings>)],
-    ) -> Result<Vec<[Slot; 4]>> {
-        let mut out = Vec::new();
-        for same in rows.chunk_by(|a, b| Arc::ptr_eq(&a.2, &b.2)) {
-            let gather = tape.indices(same.iter().map(|(row, ..)| *row).collect());
-            let hidden = tape.op(GatherRows, &[hidden, gather])?;
-            let logits = logits(&mut self.net(tape, panels), &self.model.config.text, hidden)?;
-            let op = Sample {
-                head: Arc::new(head_settings(&same[0].2, &self.settings.forbidden)),
-                settings: same[0].2.clone(),
-                rows: Arc::new(same.iter().map(|(_, key, _)| key.clone()).collect()),
-                seed: self.settings.seed,
-            };
-            let drawn = tape.ops(op, &[logits])?;
-            let drawn = [drawn[0], drawn[1], drawn[2], drawn[3]];
-            drawn.iter().for_each(|&s| {
-                tape.keep(s);
-            });
-            out.push(drawn);
-        }
-        Ok(out)
-    }
-
-    fn finish(&self, call: &Call, id: usize) -> Option<Finish> {
-        let (group, _, drawn) = &call.sequences[id];
-        let last = drawn.last()?;
-        let stops = |stop: StopCheck| stop(&drawn.iter().map(|d| d.token).collect::<Vec<_>>());
-        if self.settings.eos.contains(&last.token) && !self.settings.ignore_eos {
-            Some(Finish::Eos)
-        } else if self.stop.is_some_and(stops) {
-            Some(Finish::Stop)
-        } else if drawn.len() >= call.requests[*group].max_tokens {
-            Some(Finish::Length)
-        } else {
-            None
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::ops::attention::{Segment, Span};
 use crate::rollout::need::{
     DrawShape, PassShape, decoder_bytes, most_rows, page_bytes, pass_bytes,
 };
-use crate::rollout::pages::PAGE_ROWS;
+use crate::rollout::pages::{PAGE_ROWS, Pages};
 use crate::rollout::scheduler::{Counts, GroupSize, Limits, Piece, Scheduler};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -29,6 +29,23 @@ pub struct Wanted<'a> {
     pub max_pages: Option<usize>,
     /// How tokens are drawn.
     pub draw: &'a DrawShape,
+}
+
+/// What requests that are not known yet may ask for.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Completions that are decoded at a time.
+    pub max_num_seqs: usize,
+    /// Rows of a pass.
+    pub max_num_batched_tokens: usize,
+    /// Most tokens of a prompt and its completion.
+    pub context: usize,
+    /// Most pages of the KV cache; as many as are useful and fit if `None`.
+    pub max_pages: Option<usize>,
+    /// The images that take most to encode together: patches in time, height and width of each.
+    pub grids: Vec<[usize; 3]>,
+    /// How tokens are drawn at the most expensive.
+    pub draw: DrawShape,
 }
 
 /// How the space above the weights is divided, from the bottom: packed weights, KV cache, a pass.
@@ -92,6 +109,46 @@ impl Layout {
             fit,
             page_bytes: page,
             panel_bytes: if packs && packed <= left { packed } else { 0 },
+            pass_bytes: pass,
+        })
+    }
+
+    /// Divides `free` bytes for requests that are not known yet: the largest pass first, then the
+    /// packed weights if they leave the cache most of the rest, then the cache.
+    ///
+    /// # Errors
+    /// If an image does not fit the model.
+    pub fn of_service(
+        config: &VlmConfig,
+        params: &ParamStore,
+        service: &Service,
+        free: usize,
+    ) -> Result<Self> {
+        let sequences = service.max_num_seqs.max(1);
+        // A prompt and a completion each end on a page of their own.
+        let least = Pages::needed(service.context) + 1;
+        let shape = PassShape {
+            rows: service.max_num_batched_tokens.max(sequences),
+            draws: sequences,
+            pages: least,
+            grids: service.grids.clone(),
+            draw: service.draw.clone(),
+        };
+        let (page, pass) = (page_bytes(config, params), pass_bytes(config, params, &shape)?);
+        let useful = (sequences * least).min(service.max_pages.unwrap_or(usize::MAX)).max(least);
+        let left = free.saturating_sub(pass);
+        let packed = panel_bytes(params, &config.text.head_name());
+        let packs = params.target() == Target::Cpu
+            && (packed <= left / 4 || packed + useful * page <= left);
+        let panels = if packs { packed } else { 0 };
+        let fit = (left - panels) / page;
+        Ok(Layout {
+            limits: Limits { pages: useful.min(fit).max(least), sequences, rows: shape.rows },
+            least,
+            useful,
+            fit,
+            page_bytes: page,
+            panel_bytes: panels,
             pass_bytes: pass,
         })
     }

@@ -8,6 +8,8 @@ pub mod need; // memory, before there are weights
 pub mod pages; // which rows of the cache belong to whom
 pub mod scheduler; // which rows go into the next pass
 pub mod sequence; // requests and completions
+pub mod session; // requests that come and go while others run
 
 pub use engine::{Engine, EngineSettings, Generated, head_settings};
 pub use sequence::{Completion, Finish, Request};
+pub use session::{Event, Session};

@@ -31,6 +31,8 @@ pub struct DrawShape {
     pub sampling: Arc<SamplingSettings>,
     /// Most distinct tokens that a row has seen, where there is a penalty.
     pub seen: usize,
+    /// Rows of a pass are drawn in several ways: by ops of their own, from copies of their logits.
+    pub mixed: bool,
 }
 
 impl DrawShape {
@@ -111,7 +113,11 @@ pub fn decoder_bytes(
     if draws > 0 {
         let last = tape.indices(vec![0; draws]);
         let hidden = tape.op(GatherRows, &[hidden, last])?;
-        let logits = logits(&mut Net::new(&mut tape, params), &config.text, hidden)?;
+        let mut logits = logits(&mut Net::new(&mut tape, params), &config.text, hidden)?;
+        if draw.mixed {
+            let rows = tape.indices((0..draws as i32).collect());
+            logits = tape.op(GatherRows, &[logits, rows])?;
+        }
         for slot in tape.ops(draw.sample(draws), &[logits])? {
             tape.keep(slot);
         }

@@ -1,10 +1,13 @@
 //! Which rows go into the next pass. Prompts are forwarded once for all their completions, in pieces
 //! if they are long; a place that a finished completion leaves is taken at once; when the pages of
 //! the KV cache run out, the completions that came last give theirs back and are computed again
-//! later. Nothing of this changes a bit of any completion. Pure bookkeeping: no tensor, no tape.
+//! later. Groups may come and go while others run. Nothing of this changes a bit of any completion.
+//! Pure bookkeeping: no tensor, no tape.
 
 use crate::ops::attention::Span;
 use crate::rollout::pages::{PageTable, Pages};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Limits of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,8 @@ struct Group {
     pages: PageTable,
     /// Prompt rows in the cache.
     cached: usize,
+    /// Its completions.
+    sequences: Range<usize>,
     running: usize,
     unfinished: usize,
 }
@@ -102,49 +107,87 @@ struct Sequence {
     cached: usize,
 }
 
-/// The state of all groups of a call.
+/// The state of all groups that it was given and has not been told to forget.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     limits: Limits,
     pages: Pages,
-    groups: Vec<Group>,
-    sequences: Vec<Sequence>,
+    /// By number: in the order in which they came.
+    groups: BTreeMap<usize, Group>,
+    sequences: BTreeMap<usize, Sequence>,
+    /// Numbers of the next group and the next completion.
+    next: (usize, usize),
     /// Running completions in order of admission.
     running: Vec<usize>,
     counts: Counts,
 }
 
 impl Scheduler {
-    /// Everything waiting. Panics if a group cannot be finished with the pages there are.
+    /// Everything waiting; groups and completions are numbered in order. Panics if a group cannot be
+    /// finished with the pages there are.
     pub fn new(limits: Limits, sizes: &[GroupSize]) -> Self {
-        let (mut groups, mut sequences) = (Vec::new(), Vec::new());
-        for (group, &size) in sizes.iter().enumerate() {
-            assert!(size.least_pages() <= limits.pages, "group {group} does not fit the pages");
-            groups.push(Group {
-                size,
-                pages: PageTable::default(),
-                cached: 0,
-                running: 0,
-                unfinished: size.completions,
-            });
-            for _ in 0..size.completions {
-                sequences.push(Sequence {
-                    group,
-                    state: State::Waiting,
-                    tokens: 0,
-                    pages: PageTable::default(),
-                    cached: 0,
-                });
-            }
-        }
-        Scheduler {
+        let mut scheduler = Scheduler {
             limits,
             pages: Pages::new(limits.pages),
-            groups,
-            sequences,
+            groups: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            next: (0, 0),
             running: Vec::new(),
             counts: Counts::default(),
+        };
+        for &size in sizes {
+            scheduler.add(size);
         }
+        scheduler
+    }
+
+    /// One more group, waiting behind the others; returns its number and those of its completions.
+    /// Panics if it cannot be finished with the pages there are.
+    pub fn add(&mut self, size: GroupSize) -> (usize, Range<usize>) {
+        let (group, first) = self.next;
+        assert!(size.least_pages() <= self.limits.pages, "group {group} does not fit the pages");
+        let sequences = first..first + size.completions;
+        self.next = (group + 1, sequences.end);
+        let own = Group {
+            size,
+            pages: PageTable::default(),
+            cached: 0,
+            sequences: sequences.clone(),
+            running: 0,
+            unfinished: size.completions,
+        };
+        self.groups.insert(group, own);
+        for id in sequences.clone() {
+            let pages = PageTable::default();
+            let fresh = Sequence { group, state: State::Waiting, tokens: 0, pages, cached: 0 };
+            self.sequences.insert(id, fresh);
+        }
+        (group, sequences)
+    }
+
+    /// Forgets a group, finished or not: what it holds is free. Between passes only: none of its
+    /// completions may be waiting for [`Scheduler::drawn`].
+    pub fn remove(&mut self, group: usize) {
+        for id in self.group(group).sequences.clone() {
+            if self.sequence(id).state != State::Finished {
+                self.end(id);
+            }
+            self.sequences.remove(&id);
+        }
+        self.groups.remove(&group);
+    }
+
+    fn group(&self, group: usize) -> &Group {
+        &self.groups[&group]
+    }
+    fn group_mut(&mut self, group: usize) -> &mut Group {
+        self.groups.get_mut(&group).expect("groups are asked for until they are removed")
+    }
+    fn sequence(&self, id: usize) -> &Sequence {
+        &self.sequences[&id]
+    }
+    fn sequence_mut(&mut self, id: usize) -> &mut Sequence {
+        self.sequences.get_mut(&id).expect("completions are asked for until they are removed")
     }
 
     /// What happened so far.
@@ -154,7 +197,7 @@ impl Scheduler {
 
     /// Tokens that a completion has.
     pub fn tokens(&self, sequence: usize) -> usize {
-        self.sequences[sequence].tokens
+        self.sequence(sequence).tokens
     }
 
     /// Pages that prompts and completions hold; none when everything is finished.
@@ -182,29 +225,45 @@ impl Scheduler {
         pass
     }
 
+    /// Whether anything is left to do.
+    pub fn busy(&self) -> bool {
+        self.groups.values().any(|g| g.unfinished > 0)
+    }
+
+    /// Completions that are decoded, and those that wait.
+    pub fn load(&self) -> (usize, usize) {
+        let waiting = self.sequences.values().filter(|s| s.state == State::Waiting).count();
+        (self.running.len(), waiting)
+    }
+
     /// A completion has a token more; `ends` says that it was its last.
     pub fn drawn(&mut self, sequence: usize, ends: bool) {
-        let s = &mut self.sequences[sequence];
-        s.tokens += 1;
-        if !ends {
-            return;
+        self.sequence_mut(sequence).tokens += 1;
+        if ends {
+            self.end(sequence);
         }
+    }
+
+    /// A completion that is not finished gets no more tokens.
+    pub fn end(&mut self, id: usize) {
+        let s = self.sequences.get_mut(&id).expect("it is not finished");
+        let ran = s.state == State::Running;
         s.state = State::Finished;
         self.pages.release(&mut s.pages);
-        let group = &mut self.groups[s.group];
-        group.running -= 1;
+        let group = self.groups.get_mut(&s.group).expect("a completion has a group");
+        group.running -= usize::from(ran);
         group.unfinished -= 1;
         if group.unfinished == 0 {
             self.pages.release(&mut group.pages);
         }
-        self.running.retain(|&r| r != sequence);
+        self.running.retain(|&r| r != id);
     }
 
     /// Pieces of the running completions; returns their rows.
     fn decode(&mut self, pass: &mut Vec<Piece>) -> usize {
         let (mut next, mut rows) = (0, 0);
         while let Some(&id) = self.running.get(next) {
-            let s = &self.sequences[id];
+            let s = self.sequence(id);
             let (first, tokens) = (s.cached, s.tokens);
             // A single next token always fits; what was preempted is computed again in pieces.
             let room = self.limits.rows.saturating_sub(rows).max(1);
@@ -225,8 +284,8 @@ impl Scheduler {
     /// turn to go.
     fn make_room(&mut self, id: usize, rows: usize) -> bool {
         loop {
-            let table = &mut self.sequences[id].pages;
-            if self.pages.grow(table, rows) {
+            let s = self.sequences.get_mut(&id).expect("it is running");
+            if self.pages.grow(&mut s.pages, rows) {
                 return true;
             }
             if self.drop_idle_prompt(usize::MAX) {
@@ -242,22 +301,21 @@ impl Scheduler {
 
     /// Gives back the pages of the last prompt that no running completion needs.
     fn drop_idle_prompt(&mut self, but: usize) -> bool {
-        let idle = (0..self.groups.len()).rev().find(|&g| {
-            let group = &self.groups[g];
-            g != but && group.running == 0 && group.pages != PageTable::default()
+        let idle = self.groups.iter_mut().rev().find(|(number, group)| {
+            **number != but && group.running == 0 && group.pages != PageTable::default()
         });
-        if let Some(g) = idle {
-            self.pages.release(&mut self.groups[g].pages);
-            self.groups[g].cached = 0;
-        }
-        idle.is_some()
+        let Some((_, group)) = idle else { return false };
+        self.pages.release(&mut group.pages);
+        group.cached = 0;
+        true
     }
 
     fn preempt(&mut self, id: usize) {
-        let s = &mut self.sequences[id];
+        let s = self.sequences.get_mut(&id).expect("it is running");
         self.pages.release(&mut s.pages);
         (s.cached, s.state) = (0, State::Waiting);
-        self.groups[s.group].running -= 1;
+        let group = s.group;
+        self.group_mut(group).running -= 1;
         self.running.retain(|&r| r != id);
         self.counts.preemptions += 1;
     }
@@ -268,19 +326,19 @@ impl Scheduler {
         if self.running.len() >= self.limits.sequences {
             return None;
         }
-        let id = self.sequences.iter().position(|s| s.state == State::Waiting)?;
-        let g = self.sequences[id].group;
+        let mut waiting = self.sequences.iter().filter(|(_, s)| s.state == State::Waiting);
+        let (&id, &Sequence { group: g, tokens, .. }) = waiting.next()?;
         // Each running completion will soon want another page.
         let spare = if self.running.is_empty() { 0 } else { self.running.len() + 1 };
-        let (prompt, tokens) = (self.groups[g].size.prompt, self.sequences[id].tokens);
-        let held = self.groups[g].pages != PageTable::default();
+        let prompt = self.group(g).size.prompt;
+        let held = self.group(g).pages != PageTable::default();
         let wanted = Pages::needed(tokens) + if held { 0 } else { Pages::needed(prompt) };
         while self.pages.free() < wanted + spare {
             if !self.drop_idle_prompt(g) {
                 return None;
             }
         }
-        if self.groups[g].cached < prompt {
+        if self.group(g).cached < prompt {
             return Some(self.prompt_piece(g, room));
         }
         self.start(id);
@@ -291,7 +349,7 @@ impl Scheduler {
             return Some(self.own_piece(id, 0, len));
         }
         // The prompt is there, only its last hidden state is not: a sibling that comes later.
-        let group = &self.groups[g];
+        let group = self.group(g);
         Some(Piece {
             group: g,
             sequence: None,
@@ -304,15 +362,17 @@ impl Scheduler {
     }
 
     fn start(&mut self, id: usize) {
-        self.sequences[id].state = State::Running;
-        self.groups[self.sequences[id].group].running += 1;
+        let s = self.sequence_mut(id);
+        s.state = State::Running;
+        let group = s.group;
+        self.group_mut(group).running += 1;
         self.running.push(id);
     }
 
     /// The next rows of a prompt; with the last one, its completions begin.
     fn prompt_piece(&mut self, g: usize, room: usize) -> Piece {
-        let prompt = self.groups[g].size.prompt;
-        let group = &mut self.groups[g];
+        let group = self.groups.get_mut(&g).expect("it has a waiting completion");
+        let prompt = group.size.prompt;
         let fits = self.pages.grow(&mut group.pages, prompt);
         debug_assert!(fits, "the pages were counted");
         let (first, len) = (group.cached, room.min(prompt - group.cached));
@@ -320,16 +380,14 @@ impl Scheduler {
         let cached = group.cached;
         let keys = group.pages.spans(cached);
         let cache_rows = (first..cached).map(|i| group.pages.row(i)).collect();
+        let own = group.sequences.clone();
         self.counts.prompt_rows += len as u64;
         let mut draws = Vec::new();
         if cached == prompt {
             self.counts.prompts += 1;
-            let fresh = |s: &Sequence| s.group == g && s.state == State::Waiting && s.tokens == 0;
+            let fresh = |s: &Sequence| s.state == State::Waiting && s.tokens == 0;
             let places = self.limits.sequences - self.running.len();
-            draws = (0..self.sequences.len())
-                .filter(|&id| fresh(&self.sequences[id]))
-                .take(places)
-                .collect();
+            draws = own.filter(|&id| fresh(self.sequence(id))).take(places).collect();
             draws.iter().for_each(|&id| self.start(id));
         }
         Piece { group: g, sequence: None, first, len, keys, cache_rows, draws }
@@ -337,9 +395,9 @@ impl Scheduler {
 
     /// Own tokens of a completion; with the last one it draws the next.
     fn own_piece(&mut self, id: usize, first: usize, len: usize) -> Piece {
-        let s = &mut self.sequences[id];
+        let s = self.sequences.get_mut(&id).expect("it is running");
         s.cached = first + len;
-        let group = &self.groups[s.group];
+        let group = &self.groups[&s.group];
         let mut keys = group.pages.spans(group.size.prompt);
         keys.extend(s.pages.spans(s.cached));
         Piece {

@@ -19,6 +19,10 @@ pub struct Request {
     pub max_tokens: usize,
     /// Random key of the first completion within the step; the others follow.
     pub first_sample: u32,
+    /// Seed of its random keys, where it is not the engine's.
+    pub seed: Option<u64>,
+    /// False generates with adapters off.
+    pub adapter: bool,
 }
 
 /// Why a completion ended.

@@ -80,6 +80,7 @@ pub fn read_rows(s: &DataSettings) -> Result<Loaded> {
             saved_by_datasets: s.saved_by_datasets,
             columns: s.columns.clone(),
             filter: s.filter.clone(),
+            unanswered: false,
         },
     )
 }

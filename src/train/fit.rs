@@ -251,6 +251,7 @@ pub(super) fn draw_shape(config: &VlmConfig, s: &TrainSettings, prompt: usize) -
         head: Arc::new(head_settings(&sampling, &forbidden)),
         sampling: Arc::new(sampling),
         seen: prompt + s.sampling.max_completion_length,
+        mixed: false,
     }
 }
 

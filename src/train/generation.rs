@@ -150,11 +150,6 @@ pub fn generate(
     draws: Draws,
     group_done: Option<GroupDone>,
 ) -> Result<Generated> {
-    let tokenizer = &w.encoder.chat.tokenizer;
-    let check = |ids: &[u32]| {
-        let tail = tokenizer.decode(&ids[ids.len().saturating_sub(STOP_WINDOW)..], true);
-        settings.stop.iter().any(|s| tail.contains(s))
-    };
     let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
@@ -164,6 +159,8 @@ pub fn generate(
             sampling: settings.sampling.clone(),
             max_tokens: settings.max_completion_length,
             first_sample: draws.first_sample + (i * draws.per_prompt) as u32,
+            seed: None,
+            adapter: true,
         })
         .collect();
     let engine = EngineSettings { step: draws.step, ..settings.engine.clone() };
@@ -171,10 +168,29 @@ pub fn generate(
     engine.vision_weights = draws.vision_weights;
     engine.group_done = group_done;
     engine.cancelled = Some(&interrupt::asked);
-    if !settings.stop.is_empty() {
+    generate_with(engine, w, &settings.stop, &requests)
+}
+
+/// Lets an engine answer requests whose completions end at one of these texts, too.
+///
+/// # Errors
+/// If a prompt or the memory does not allow it.
+pub fn generate_with(
+    engine: Engine<'_>,
+    w: &Workspace,
+    stop: &[String],
+    requests: &[Request],
+) -> Result<Generated> {
+    let tokenizer = &w.encoder.chat.tokenizer;
+    let check = |ids: &[u32]| {
+        let tail = tokenizer.decode(&ids[ids.len().saturating_sub(STOP_WINDOW)..], true);
+        stop.iter().any(|s| tail.contains(s))
+    };
+    let mut engine: Engine<'_> = engine;
+    if !stop.is_empty() {
         engine.stop = Some(&check);
     }
-    engine.generate(&requests)
+    engine.generate(requests)
 }
 
 /// Groups that are scored at a time: a judge takes its time, and not that of a processor.

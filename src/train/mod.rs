@@ -1,5 +1,6 @@
 //! Floor 8: options, the training loop, checkpoints, metrics, evaluation and the report.
 
+pub mod chats; // chats that are answered once
 pub mod checkpoint; // what a run can be continued from
 pub mod evaluate; // answers to a split and what they earn
 pub mod fit; // does the run fit its memory, and if not, what would
@@ -21,6 +22,7 @@ pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start
 pub mod sinks; // console, metrics.jsonl, TensorBoard
+pub mod speech; // tokens to text as it is heard
 pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead
 pub mod tasks; // prompts, answers and rewards of a task

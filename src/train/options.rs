@@ -423,7 +423,14 @@ fn read_flags(command: Command, args: &[String]) -> Result<Vec<Given>> {
         if texts.is_empty() && opt.kind.bare() {
             given.push(Given { opt, value: Value::Bool(true), source });
         } else {
-            given.push(read_given(opt, &texts, source)?);
+            let new = read_given(opt, &texts, source)?;
+            let before = given.iter_mut().find(|g| g.opt.name == opt.name && opt.gathers);
+            match (before, new.value) {
+                (Some(Given { value: Value::List(all), .. }), Value::List(more)) => {
+                    all.extend(more)
+                }
+                (_, value) => given.push(Given { value, ..new }),
+            }
         }
     }
     let opt = OPTIONS.iter().find(|o| o.positional.contains(&command));

@@ -184,20 +184,47 @@ impl PromptEncoder {
     /// As [`PromptEncoder::encode`], with the row's file and number.
     pub fn encode_row(&self, row: &Row) -> Result<Prompt> {
         let go = || {
-            let files = row.images.iter().map(|i| i.bytes()).collect::<Result<Vec<_>>>()?;
-            let mut need = row.videos.len() as u64 * VIDEO_BYTES;
-            for (bytes, image) in files.iter().zip(&row.images) {
-                let (w, h) = image::dimensions(bytes).map_err(|e| e.at(image.name()))?;
-                need = need.saturating_add(u64::from(w) * u64::from(h) * PIXEL_BYTES);
-            }
-            let _pass = self.decoding.pass(need);
-            let decoded = row.images.iter().zip(&files);
-            let decode = |(i, bytes): (&ImageRef, &Vec<u8>)| i.decode(bytes, Alpha::OverWhite);
-            let images = decoded.map(decode).collect::<Result<Vec<_>>>()?;
-            let media = Media { images, videos: row.videos.clone(), pixels: row.pixels };
-            self.encode(&row.messages, &media, true)
+            let read = |i: &ImageRef| i.bytes().map(|bytes| (i.name(), bytes));
+            let files = row.images.iter().map(read).collect::<Result<Vec<_>>>()?;
+            let files: Vec<(&str, &[u8])> =
+                files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+            self.encode_bounded(&row.messages, &files, &row.videos, row.pixels)
         };
         go().map_err(|e| e.file(&row.file).row(row.row))
+    }
+
+    /// Encodes a chat whose images are files in memory, each with a name for errors, ending where the
+    /// assistant begins. Threads that do so at a time share a bound on decoded pixels.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::encode`].
+    pub fn encode_files(
+        &self,
+        messages: &[Message],
+        files: &[(&str, &[u8])],
+        videos: &[VideoRef],
+    ) -> Result<Prompt> {
+        self.encode_bounded(messages, files, videos, PixelLimits::default())
+    }
+
+    fn encode_bounded(
+        &self,
+        messages: &[Message],
+        files: &[(&str, &[u8])],
+        videos: &[VideoRef],
+        pixels: PixelLimits,
+    ) -> Result<Prompt> {
+        let mut need = videos.len() as u64 * VIDEO_BYTES;
+        for (name, bytes) in files {
+            let (w, h) = image::dimensions(bytes).map_err(|e| e.at(*name))?;
+            need = need.saturating_add(u64::from(w) * u64::from(h) * PIXEL_BYTES);
+        }
+        let _pass = self.decoding.pass(need);
+        let decode = |(name, bytes): &(&str, &[u8])| {
+            image::decode_with(bytes, Alpha::OverWhite).map_err(|e| e.at(*name))
+        };
+        let images = files.iter().map(decode).collect::<Result<Vec<_>>>()?;
+        self.encode(messages, &Media { images, videos: videos.to_vec(), pixels }, true)
     }
 
     /// Encodes the prompts of rows, several at a time; the result is that of one after another.

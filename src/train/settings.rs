@@ -12,6 +12,7 @@ mod output; // where a run is written, and its checkpoints
 mod paths; // whether files that are read exist
 mod publish; // models that leave
 mod rewards; // what completions earn
+mod serve; // the chat endpoint
 mod validation; // evaluation during training
 mod video; // how frames are taken
 
@@ -26,6 +27,7 @@ pub use output::{BestSettings, OutputSettings, Resume, When};
 pub use paths::check_paths;
 pub use publish::{CardSettings, HubSettings, MergeSettings, PushSettings};
 pub use rewards::RewardSettings;
+pub use serve::ServeSettings;
 pub use validation::ValidationSettings;
 pub use video::VideoSettings;
 
@@ -139,10 +141,16 @@ pub struct MeasureSettings {
 /// What `infer` needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InferSettings {
-    /// The model; nothing of it is trained.
+    /// The model; its path is empty where a run names it. Nothing of it is trained.
     pub model: ModelSettings,
+    /// The run whose model answers (`all`: every run), and the folder that it is looked for in.
+    pub run: Option<(String, PathBuf)>,
     /// What is answered.
     pub chat: ChatSettings,
+    /// Answer with the adapter on and off.
+    pub compare: bool,
+    /// Print text as it comes; `None` leaves it to the output.
+    pub stream: Option<bool>,
     /// How completions are drawn; greedy without `do_sample`.
     pub sampling: SamplingSettings,
     /// Completions, at least 1.
@@ -155,21 +163,28 @@ pub struct InferSettings {
     pub machine: MachineSettings,
 }
 
-/// A chat that the assistant goes on with.
+/// Chats that the assistant goes on with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChatSettings {
     /// A JSON file of messages.
     Messages(PathBuf),
-    /// One message of the user.
-    Question {
+    /// One message of the user each.
+    Questions {
         /// System message before it.
         system: Option<String>,
-        /// Image files, before the text.
-        images: Vec<PathBuf>,
+        /// Image files, addresses, and folders of which every picture is asked about by itself.
+        images: Vec<String>,
         /// Video files or folders of frames, after the images.
         videos: Vec<PathBuf>,
-        /// Its text.
-        text: String,
+        /// Texts, asked one by one.
+        texts: Vec<String>,
+    },
+    /// Rows of a data file.
+    Rows {
+        /// System message of rows that have none.
+        system: Option<String>,
+        /// The file.
+        file: PathBuf,
     },
 }
 

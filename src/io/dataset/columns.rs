@@ -59,7 +59,10 @@ pub(super) fn row_of(
     let Record { mut columns, blobs, .. } = record;
     let (video_key, named) = video_column(&columns)?;
     let mut turns = turns_of(&columns, &blobs)?;
-    let answer = take_answer(&columns, &mut turns)?;
+    let answer = match take_answer(&columns, &mut turns) {
+        Err(_) if options.unanswered => String::new(),
+        found => found?,
+    };
     if turns.last().is_none_or(|t| t.role != "user") {
         let key = turns.last().map_or("messages".to_owned(), |t| t.key.clone());
         return Err(bad("the row has no question before the answer", key)

@@ -122,6 +122,8 @@ pub struct DatasetOptions {
     pub columns: Vec<(String, String)>,
     /// Which rows are taken.
     pub filter: Filter,
+    /// Rows need no reference answer: they are asked, not trained on.
+    pub unanswered: bool,
 }
 
 impl DatasetOptions {

@@ -34,6 +34,17 @@ pub enum VideoSource {
 }
 
 impl VideoSource {
+    /// The file or folder; of picture files, the first and how many more there are.
+    pub fn name(&self) -> String {
+        match self {
+            VideoSource::Path(path) => path.display().to_string(),
+            VideoSource::Frames(files) => {
+                let first = files.first().map_or(String::new(), |f| f.display().to_string());
+                format!("{first} and {} more", files.len().saturating_sub(1))
+            }
+        }
+    }
+
     /// Sees whether the files exist; opens none.
     ///
     /// # Errors

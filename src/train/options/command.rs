@@ -16,6 +16,8 @@ pub enum Command {
     Eval,
     /// Answers of a model to one prompt.
     Infer,
+    /// An OpenAI-compatible chat endpoint.
+    Serve,
     /// The memory of a GRPO run, from configuration and settings alone.
     Plan,
     /// A new model with random weights.
@@ -64,6 +66,7 @@ impl Command {
         Command::Sft,
         Command::Eval,
         Command::Infer,
+        Command::Serve,
         Command::Plan,
         Command::Init,
         Command::MakeShapes,
@@ -93,6 +96,7 @@ impl Command {
             Command::Sft => "sft",
             Command::Eval => "eval",
             Command::Infer => "infer",
+            Command::Serve => "serve",
             Command::Plan => "plan",
             Command::Init => "init",
             Command::MakeShapes => "data make-shapes",
@@ -122,7 +126,8 @@ impl Command {
             Command::Train => "trains a vision-language model with GRPO",
             Command::Sft => "trains on given answers (supervised fine-tuning)",
             Command::Eval => "measures a model's rewards on a data file",
-            Command::Infer => "answers one prompt with pictures, on the engine of training",
+            Command::Infer => "answers prompts with pictures, on the engine of training",
+            Command::Serve => "answers chats over HTTP, as OpenAI's endpoint does",
             Command::Plan => "says what memory a training run takes, and what fits a device",
             Command::Init => "makes a new model with random weights and its tokenizer",
             Command::MakeShapes => "draws a data set of shapes with questions and answers",

@@ -28,6 +28,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A file or folder. Lists of them may be written `a:b` (the form of VLM-R1).
     Path,
+    /// A file or folder, or an `http` or `https` address.
+    PathOrUrl,
     /// `true`, `false` or a path; a bare flag is true.
     BoolOrPath,
     /// `true`, `false` or `auto`; a bare flag is true.
@@ -74,7 +76,9 @@ impl Kind {
             Kind::Choice(words) => {
                 words.iter().find(|w| **w == trimmed).map(|w| Value::Text(w.to_string()))
             }
-            Kind::Path => (!text.is_empty()).then(|| Value::Text(text.to_string())),
+            Kind::Path | Kind::PathOrUrl => {
+                (!text.is_empty()).then(|| Value::Text(text.to_string()))
+            }
             Kind::BoolOrPath => match read_bool(trimmed) {
                 Some(b) => Some(Value::Bool(b)),
                 None => Kind::Path.read(text),
@@ -93,7 +97,8 @@ impl Kind {
     pub fn split(self, text: &str) -> Vec<&str> {
         let separator = match self {
             Kind::List(Kind::Text) => return vec![text],
-            Kind::List(Kind::Path) => ':',
+            Kind::List(Kind::PathOrUrl) if text.contains("://") => return vec![text],
+            Kind::List(Kind::Path | Kind::PathOrUrl) => ':',
             Kind::List(_) => ',',
             _ => return vec![text],
         };
@@ -116,6 +121,7 @@ impl Kind {
             Kind::Word => "a name without spaces and commas".into(),
             Kind::Choice(words) => format!("one of: {}", words.join(", ")),
             Kind::Path => "a path".into(),
+            Kind::PathOrUrl => "a path or an http(s) address".into(),
             Kind::BoolOrPath => "true, false or a path".into(),
             Kind::BoolOrAuto => "true, false or auto".into(),
             Kind::Bytes => "a number of bytes such as 24GiB, 500MB or 1073741824".into(),
@@ -133,6 +139,7 @@ impl Kind {
             Kind::Word => "NAME".into(),
             Kind::Choice(words) => words.join("|"),
             Kind::Path => "PATH".into(),
+            Kind::PathOrUrl => "PATH|URL".into(),
             Kind::BoolOrPath => "[PATH]".into(),
             Kind::BoolOrAuto => "[auto]".into(),
             Kind::Bytes => "BYTES".into(),

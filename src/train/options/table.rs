@@ -16,13 +16,14 @@ mod plan; // what a plan assumes
 mod publish; // models that leave
 mod rewards; // what completions earn
 mod runs; // runs on disk
+mod serve; // the chat endpoint
 mod trace; // one pass
 mod training; // batches, length of the run, optimizer // device, threads, memory
 
 use super::Command::{
     self, ConvertVivqaX, Demo, Doctor, Eval, Infer, Init, Inspect, MakeShapes, Merge, Ops, Plan,
     Push, RunsCheckpoints, RunsCompare, RunsDelete, RunsFetch, RunsList, RunsLogs, RunsReport,
-    RunsServe, RunsShow, Sft, Trace, Train,
+    RunsServe, RunsShow, Serve, Sft, Trace, Train,
 };
 use super::Kind::{self, Bool, Float, Int};
 
@@ -47,6 +48,8 @@ pub struct Opt {
     pub commands: &'static [Command],
     /// The commands that take it without its name, as the words that no option claims.
     pub positional: &'static [Command],
+    /// A list that is given several times on the command line is all of them together.
+    pub gathers: bool,
     /// The commands that do not run without it.
     pub required: &'static [Command],
     /// One of the twenty that matter first: shown by a plain `--help`.
@@ -76,6 +79,7 @@ pub(super) const fn of(group: &'static str, commands: &'static [Command]) -> Opt
         group,
         commands,
         positional: &[],
+        gathers: false,
         required: &[],
         first: false,
     }
@@ -126,18 +130,20 @@ const PLANNING: &str = "Plan";
 const CHAT: &str = "One chat";
 const TRACING: &str = "Trace";
 const RUNS: &str = "Runs";
+const SERVING: &str = "Chat endpoint";
 
 const TRAINS: &[Command] = &[Train, Sft];
 /// What decides the memory of a run.
 const TUNES: &[Command] = &[Train, Sft, Plan];
 const GROUPED: &[Command] = &[Train, Plan];
-const MODELS: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace];
+/// Commands to which no run can name a model.
+const NEEDS_MODEL: &[Command] = &[Train, Sft, Eval, Plan, Trace];
 /// Commands that read a model folder.
-const NAMED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect, Merge];
+const NAMED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect, Merge, Serve];
 /// Commands that read an adapter.
-const ADAPTED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Merge];
+const ADAPTED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Merge, Serve];
 /// Commands that turn images into tokens.
-const PROCESSES: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect];
+const PROCESSES: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect, Serve];
 const READS: &[Command] = &[Train, Sft, Eval, Inspect];
 const FOLDERS: &[Command] = &[Train, Sft, Eval, Inspect, ConvertVivqaX];
 /// Commands that make prompts.
@@ -145,6 +151,8 @@ const PROMPTS: &[Command] = &[Train, Sft, Eval, Infer, Inspect];
 const SYSTEMS: &[Command] = &[Train, Sft, Eval, Infer, Inspect, ConvertVivqaX];
 const SAMPLES: &[Command] = &[Train, Eval, Infer];
 const DECODES: &[Command] = &[Train, Eval, Infer, Plan];
+/// Commands that hold an engine.
+const ENGINES: &[Command] = &[Train, Eval, Infer, Plan, Serve];
 const SCORES: &[Command] = &[Train, Eval];
 /// Commands that fill a folder of their own.
 const MAKES: &[Command] = &[Demo, Train, Sft, Init, MakeShapes, ConvertVivqaX, Merge];
@@ -166,6 +174,8 @@ const WRITES: &[Command] = &[
     RunsCheckpoints,
     RunsFetch,
     RunsServe,
+    Infer,
+    Serve,
 ];
 /// Commands that name runs.
 const RUN_NAMES: &[Command] =
@@ -181,6 +191,8 @@ const NAMED_RUNS: &[Command] = &[
     RunsLogs,
     RunsCheckpoints,
     RunsFetch,
+    Infer,
+    Serve,
 ];
 const FILES: &[Command] =
     &[Demo, Train, Sft, Eval, Init, MakeShapes, ConvertVivqaX, Trace, Merge, Push];
@@ -198,14 +210,16 @@ const CONFIGURED: &[Command] = &[
     Trace,
     Merge,
     Push,
+    Serve,
 ];
-const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan];
+const BUDGETED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Serve];
 /// Commands whose text may be one JSON object.
 const PRINTS: &[Command] =
     &[Plan, Inspect, Ops, Doctor, RunsList, RunsShow, RunsCompare, RunsCheckpoints];
 /// Commands that compute on a device of the user's choice, or plan for one.
-const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops];
-const COMPUTES: &[Command] = &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor, Merge];
+const PLACED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Ops, Serve];
+const COMPUTES: &[Command] =
+    &[Demo, Train, Sft, Eval, Infer, Init, Inspect, Trace, Doctor, Merge, Serve];
 
 /// Any number.
 const SIGNED: Kind = Float { min: f64::MIN, max: f64::MAX };
@@ -217,7 +231,7 @@ pub(super) const NATURAL: Kind = Int { min: 0 };
 /// Headings in the order of the help and the documentation.
 pub const GROUPS: &[&str] = &[
     MODEL, DATA, GENERATION, GRPO, REWARDS, TRAINING, OUTPUT, LOGGING, EVALUATION, PUBLISHING,
-    PLANNING, MAKING, CHAT, RUNS, TRACING, MACHINE,
+    PLANNING, MAKING, CHAT, SERVING, RUNS, TRACING, MACHINE,
 ];
 
 /// The options by concern, in the order of the help and the documentation.
@@ -235,6 +249,7 @@ const CHAPTERS: &[&[Opt]] = &[
     plan::OPTIONS,
     making::OPTIONS,
     chat::OPTIONS,
+    serve::OPTIONS,
     runs::OPTIONS,
     trace::OPTIONS,
     machine::OPTIONS,

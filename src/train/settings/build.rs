@@ -10,6 +10,7 @@ mod output; // where a run is written, and its checkpoints
 mod plan; // a run that is planned
 mod publish; // models that leave
 mod rewards; // what completions earn
+mod serve; // the chat endpoint
 mod validation; // evaluation during training
 
 use std::path::PathBuf;
@@ -210,6 +211,19 @@ fn below_one(o: &Options, name: &str) -> Result<f64> {
     Err(o.wrong(name, format!("wrong value for `{name}`")).expected("a number from 0 to below 1"))
 }
 
+/// The model that is named, or one that a run will name: then its path is empty.
+fn model_or_run(o: &Options) -> Result<ModelSettings> {
+    match (o.path("model_name_or_path"), o.text("run_id")) {
+        (Some(_), None) | (None, Some(_)) => model(o),
+        (Some(_), Some(_)) => Err(o
+            .wrong("run_id", "`run_id` and `model_name_or_path` both name a model")
+            .hint("give one of the two; the run knows the model that it began with")),
+        (None, None) => Err(Error::usage(format!("`{}` needs a model", o.command().name()))
+            .expected("model_name_or_path, or run_id of a run")
+            .hint("add --model_name_or_path DIR, or --run_id NAME; grpo-rt runs list shows runs")),
+    }
+}
+
 fn model(o: &Options) -> Result<ModelSettings> {
     let (min, max) = (o.count("min_pixels"), o.count("max_pixels"));
     if let (Some(low), Some(high)) = (min, max)
@@ -221,7 +235,7 @@ fn model(o: &Options) -> Result<ModelSettings> {
     }
     let trains = matches!(o.command(), Command::Train | Command::Sft);
     Ok(ModelSettings {
-        path: path(o, "model_name_or_path"),
+        path: o.path("model_name_or_path").unwrap_or_default(),
         dtype: match o.text("dtype") {
             Some("bfloat16") => DType::BF16,
             _ => DType::F32,

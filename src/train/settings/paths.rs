@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::BASE;
 use crate::base::Result;
+use crate::io::remote::is_url;
 use crate::train::options::{Kind, OPTIONS, Options};
 
 /// Checks that every file and folder the options read from exists, before any work is done.
@@ -21,6 +22,10 @@ pub fn check_paths(o: &Options) -> Result<()> {
         let paths = match opt.kind {
             Kind::Path | Kind::BoolOrPath => o.path(opt.name).into_iter().collect(),
             Kind::List(Kind::Path) => o.paths(opt.name),
+            Kind::List(Kind::PathOrUrl) => {
+                let named = o.texts(opt.name).into_iter().filter(|text| !is_url(text));
+                named.map(PathBuf::from).collect()
+            }
             _ => Vec::new(),
         };
         if WRITTEN.contains(&opt.name) || PROGRAMS.contains(&opt.name) {

@@ -1,7 +1,9 @@
 //! Options: how completions are drawn. Data, no logic.
 
-use super::{COUNT, DECODES, GENERATION, GROUPED, NATURAL, Opt, POSITIVE, RATIO, SAMPLES, of};
-use crate::train::options::Command::{Eval, Infer, Inspect, Plan, Train};
+use super::{
+    COUNT, DECODES, ENGINES, GENERATION, GROUPED, NATURAL, Opt, POSITIVE, RATIO, SAMPLES, of,
+};
+use crate::train::options::Command::{Eval, Infer, Inspect, Plan, Serve, Train};
 use crate::train::options::Kind::{Bool, Int, List, Text};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
@@ -9,7 +11,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "num_generations", aliases: &["grpo_sample_size"], kind: Int { min: 2 }, default: "8", first: true,
         help: "Completions per prompt: the size G of a group.", ..of(GENERATION, GROUPED) },
     Opt { name: "max_completion_length", aliases: &["max_new_tokens", "generation_max_length"], kind: COUNT, default: "512", first: true,
-        help: "Tokens after which a completion is cut.", ..of(GENERATION, &[Train, Eval, Infer, Plan, Inspect]) },
+        help: "Tokens after which a completion is cut.", ..of(GENERATION, &[Train, Eval, Infer, Plan, Inspect, Serve]) },
     Opt { name: "temperature", aliases: &["generation_temperature"], kind: POSITIVE, default: "1.0",
         help: "Divides the logits before sampling.", ..of(GENERATION, SAMPLES) },
     Opt { name: "top_p", aliases: &["generation_top_p"], kind: RATIO, default: "1.0",
@@ -25,10 +27,10 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "ignore_eos", kind: Bool, default: "false",
         help: "Go on after end tokens, to the full length; for measurements of speed.", ..of(GENERATION, SAMPLES) },
 
-    Opt { name: "max_num_seqs", aliases: &["vllm_max_num_seqs"], kind: COUNT, default: "256",
+    Opt { name: "max_num_seqs", aliases: &["vllm_max_num_seqs"], kind: COUNT, default: "256", default_of: &[(Serve, "64")],
         help: "Completions decoded at a time; when one ends, the next takes its place. Decides memory and speed only.",
-        ..of(GENERATION, DECODES) },
+        ..of(GENERATION, ENGINES) },
     Opt { name: "max_num_batched_tokens", kind: COUNT, default: "2048",
         help: "Tokens of a pass of the rollout; longer prompts go in pieces. Decides memory and speed only.",
-        ..of(GENERATION, DECODES) },
+        ..of(GENERATION, ENGINES) },
 ];

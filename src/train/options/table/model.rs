@@ -1,12 +1,12 @@
 //! Options: the model and what of it is trained. Data, no logic.
 
-use super::{ADAPTED, COUNT, MODEL, MODELS, NAMED, Opt, POSITIVE, RATIO, TRAINS, TUNES, of};
+use super::{ADAPTED, COUNT, MODEL, NAMED, NEEDS_MODEL, Opt, POSITIVE, RATIO, TRAINS, TUNES, of};
 use crate::train::options::Command::Merge;
 use crate::train::options::Kind::{Bool, Choice, List, Path, Text, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
-    Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: MODELS,
+    Opt { name: "model_name_or_path", aliases: &["model_name", "model"], kind: Path, first: true, required: NEEDS_MODEL,
         help: "Folder of the model, or its name on the hub (org/name): taken from the cache, else fetched by the hf client.",
         ..of(MODEL, NAMED) },
     Opt { name: "model_revision", kind: Text,

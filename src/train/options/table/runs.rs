@@ -2,7 +2,7 @@
 
 use super::{NATURAL, Opt, RUN_NAMES, RUNS, of};
 use crate::train::options::Command::{
-    RunsCheckpoints, RunsCompare, RunsDelete, RunsFetch, RunsList, RunsLogs, RunsServe,
+    RunsCheckpoints, RunsCompare, RunsDelete, RunsFetch, RunsList, RunsLogs, RunsServe, Serve,
 };
 use crate::train::options::Kind::{Bool, Choice, List, Path, Text, Word};
 
@@ -28,9 +28,9 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "to", kind: Path, required: &[RunsFetch],
         help: "New folder for the copy.", ..of(RUNS, &[RunsFetch]) },
     Opt { name: "host", kind: Word, default: "127.0.0.1",
-        help: "Interface to listen on; any but loopback needs --token.", ..of(RUNS, &[RunsServe]) },
-    Opt { name: "port", kind: NATURAL, default: "7070",
-        help: "Port to listen on; 0 takes a free one and prints it.", ..of(RUNS, &[RunsServe]) },
-    Opt { name: "token", kind: Text,
-        help: "What requests must show (a browser asks for it as a password).", ..of(RUNS, &[RunsServe]) },
+        help: "Interface to listen on; any but loopback needs --token.", ..of(RUNS, &[RunsServe, Serve]) },
+    Opt { name: "port", kind: NATURAL, default: "7070", default_of: &[(Serve, "8000")],
+        help: "Port to listen on; 0 takes a free one and prints it.", ..of(RUNS, &[RunsServe, Serve]) },
+    Opt { name: "token", aliases: &["api_key"], kind: Text,
+        help: "What requests must show: `Authorization: Bearer TOKEN`; a browser asks for it as a password.", ..of(RUNS, &[RunsServe, Serve]) },
 ];

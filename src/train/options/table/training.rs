@@ -1,7 +1,9 @@
 //! Options: batches, length of the run, optimizer. Data, no logic.
 
 use super::{COUNT, NATURAL, Opt, POSITIVE, RATIO, TRAINING, TRAINS, TUNES, of};
-use crate::train::options::Command::{Demo, Eval, Infer, Init, MakeShapes, Plan, Sft, Train};
+use crate::train::options::Command::{
+    Demo, Eval, Infer, Init, MakeShapes, Plan, Serve, Sft, Train,
+};
 use crate::train::options::Kind::{Choice, Int};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
@@ -43,5 +45,5 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "Seed of the order of rows alone (default: seed).", ..of(TRAINING, TRAINS) },
     Opt { name: "seed", kind: NATURAL, default: "42", first: true,
         help: "Everything random follows from it: order, sampling, dropout, new weights.",
-        ..of(TRAINING, &[Demo, Train, Sft, Eval, Infer, Init, MakeShapes]) },
+        ..of(TRAINING, &[Demo, Train, Sft, Eval, Infer, Serve, Init, MakeShapes]) },
 ];

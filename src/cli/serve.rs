@@ -1,0 +1,30 @@
+//! `grpo-rt serve`: answers chats over HTTP until it is stopped, and prints where. The tokens it is told never
+//! reach the screen.
+
+use super::output::{print, print_warning};
+use super::{Outcome, tried};
+use crate::base::Result;
+use crate::runs;
+use crate::train::options::Options;
+use crate::train::settings::ServeSettings;
+use crate::web::chat;
+
+/// Serves a model.
+///
+/// # Errors
+/// Wrong options, and what the serving returns.
+pub fn serve(options: &Options) -> Result<Outcome> {
+    let mut s = ServeSettings::from_options(options)?;
+    if let Some((id, root)) = &s.run {
+        let run = runs::find(root, id)?;
+        s.model = tried::model_of(&run, options, &s.model)?;
+    }
+    if !matches!(s.host.as_str(), "127.0.0.1" | "localhost" | "::1" | "[::1]") && s.token.is_some()
+    {
+        print_warning(
+            "the token and everything that is asked travel unencrypted; put TLS in front",
+        );
+    }
+    chat::serve(&s, &|line| print(line))?;
+    Ok(Outcome::Done)
+}
