@@ -12,6 +12,7 @@ use crate::train::generation::{
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::settings::{DataSettings, EvalSettings, check_paths};
+use crate::train::sinks::tell;
 use crate::train::tasks::{Task, text_or_file, without_last_line_end};
 use crate::train::workspace::{Prepared, Workspace};
 use serde_json::json;
@@ -104,10 +105,10 @@ pub fn split_rows(rows: Vec<Row>, ratio: f64, seed: u64) -> Result<(Vec<Row>, Ve
 pub fn name_skipped(skipped: &[Error]) {
     const NAMED: usize = 5;
     for e in skipped.iter().take(NAMED) {
-        eprintln!("skipped: {}", e.one_line());
+        tell(&format!("skipped: {}", e.one_line()));
     }
     if skipped.len() > NAMED {
-        eprintln!("skipped: {} more rows", skipped.len() - NAMED);
+        tell(&format!("skipped: {} more rows", skipped.len() - NAMED));
     }
 }
 
@@ -115,9 +116,9 @@ pub fn name_skipped(skipped: &[Error]) {
 fn name_failures(rewards: &RewardSet, scores: &Scores) {
     const NAMED: usize = 3;
     for f in scores.failures.iter().take(NAMED) {
-        eprintln!("a reward failed: {}", f.error.one_line());
+        tell(&format!("a reward failed: {}", f.error.one_line()));
     }
-    rewards.notices().iter().for_each(|line| eprintln!("{line}"));
+    rewards.notices().iter().for_each(|line| tell(line));
 }
 
 /// Answers and scores rows.

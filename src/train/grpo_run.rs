@@ -21,6 +21,7 @@ use crate::train::fit;
 use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
 };
+use crate::train::health::repeated_share;
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::record;
@@ -92,6 +93,7 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let dir = s.output.run_dir.clone();
     let resumed = resume.is_some().then_some(state.step);
     let mut log = RunLog::open(options, &dir, &s.logging, total, resumed)?;
+    log.describe_model(&s.model.path)?;
     let rollout = rollout_settings(&w, &s.sampling, seed);
     let mut run = GrpoRun {
         schedule: schedule(&s.training, total),
@@ -109,13 +111,16 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let stopped = run.run(&mut log)?;
     if !stopped {
         checkpoint::save_model(&dir, &w.model, &w.arena)?;
+        let t = &s.training;
+        log.summarise(total, t.batch_size * t.gradient_accumulation_steps)?;
     }
     if let (Some(rows), false) = (&eval_rows, stopped) {
         run.evaluate(rows, &mut log)?;
     }
+    let alert = log.stop_reason().cloned();
     log.finish()?;
     if stopped {
-        return Err(interrupt::error(&dir.display().to_string()));
+        return Err(interrupt::stopped(alert.as_ref(), &dir.display().to_string()));
     }
     Ok(dir)
 }
@@ -313,6 +318,8 @@ impl<'a> GrpoRun<'a> {
             out.push((format!("rewards/{name}/mean"), mean));
             out.push((format!("rewards/{name}/std"), std));
         }
+        let repeated: Vec<f64> = all.iter().filter_map(|c| repeated_share(&c.ids)).collect();
+        let judged = all.len() * self.rewards.names().len();
         let clipped = 1.0 - ended.len() as f64 / lengths.len().max(1) as f64;
         let seconds = scored.rollout_seconds;
         let figures = [
@@ -326,6 +333,8 @@ impl<'a> GrpoRun<'a> {
             ("completions/min_terminated_length", if ended.is_empty() { 0.0 } else { min(&ended) }),
             ("completions/max_terminated_length", if ended.is_empty() { 0.0 } else { max(&ended) }),
             ("completions/clipped_ratio", clipped),
+            ("completions/repetition", mean(&repeated)),
+            ("rewards/failed_ratio", scored.scores.failures.len() as f64 / judged.max(1) as f64),
             ("rewards/failed", (scored.scores.failures.len() + failures) as f64),
             ("rollout/vision_images", scored.vision_images as f64),
             ("rollout/prompt_prefills", scored.counts.prompts as f64),
@@ -359,10 +368,13 @@ impl<'a> GrpoRun<'a> {
         if (now - 1).is_multiple_of(generations.div_ceil(12)) || now == generations {
             log.write(batch.sample_group(0))?;
         }
-        if step.is_multiple_of(logging.steps) || step + updates > self.total {
+        if log.is_due(step) || step + updates > self.total {
             log.write(batch.completions(&self.settings.output.run_dir))?;
-            for line in batch.printed(logging.print_completions) {
+            for line in batch.printed(logging.print_completions, logging.unique_prompts) {
                 log.say(&line)?;
+            }
+            if log.wants_histograms() {
+                batch.histograms().into_iter().try_for_each(|h| log.write(h))?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ pub mod evaluate; // answers to a split and what they earn
 pub mod fit; // does the run fit its memory, and if not, what would
 pub mod generation; // prompts to scored completions
 pub mod grpo_run; // the training loop
+pub mod health; // what goes wrong in a run
 pub mod infer; // answers to one chat
 pub mod inspect; // what a data set holds and what a model sees of it
 pub mod interrupt; // Ctrl-C
@@ -16,7 +17,7 @@ pub mod report; // report.html
 pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start
-pub mod sinks; // console, metrics.jsonl, TensorBoard
+pub mod sinks; // console, dashboard, files, TensorBoard, Weights & Biases
 pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead
 pub mod tasks; // prompts, answers and rewards of a task

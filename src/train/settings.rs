@@ -6,6 +6,7 @@ mod build; // from options to these structs
 mod data; // rows
 mod grpo; // the algorithm
 mod inspect; // data that is looked at or converted
+mod logging; // what is reported, and where
 mod paths; // whether files that are read exist
 mod rewards; // what completions earn
 mod video; // how frames are taken
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 pub use data::DataSettings;
 pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
 pub use inspect::{ConvertSettings, InspectSettings};
+pub use logging::LoggingSettings;
 pub use paths::check_paths;
 pub use rewards::RewardSettings;
 pub use video::VideoSettings;
@@ -443,23 +445,6 @@ pub struct OutputSettings {
     pub save_total_limit: Option<usize>,
     /// What the run starts from.
     pub resume: Resume,
-}
-
-/// What is reported, and where.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LoggingSettings {
-    /// Steps between two lines of metrics, at least 1.
-    pub steps: usize,
-    /// Folder of the TensorBoard events; `None` writes none.
-    pub tensorboard_dir: Option<PathBuf>,
-    /// Whether metrics.jsonl is written.
-    pub jsonl: bool,
-    /// Completions printed at every logged step; `None` is all of them, `Some(0)` is none.
-    pub print_completions: Option<usize>,
-    /// Say what is trained before the first step.
-    pub print_trainable: bool,
-    /// Print warnings, errors and results only.
-    pub quiet: bool,
 }
 
 /// Threads and memory.

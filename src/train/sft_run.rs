@@ -53,6 +53,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     let dir = &s.output.run_dir;
     let resumed = resume.is_some().then_some(state.step);
     let mut log = RunLog::open(options, dir, &s.logging, total, resumed)?;
+    log.describe_model(&s.model.path)?;
     let (schedule, optimizer) = (schedule(t, total), optimizer_settings(t));
     let head = Arc::new(HeadSettings { temperature: 1.0, forbidden: w.forbidden_tokens() });
     let w = &w;
@@ -125,7 +126,7 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
             let epoch = state.cursor as f64 / rows.len() as f64;
             log.step(state.step, epoch, values, last)?;
             let due = s.output.save_steps.is_some_and(|n| state.step.is_multiple_of(n));
-            let stop = interrupt::asked() && !last;
+            let stop = (interrupt::asked() || log.stop_reason().is_some()) && !last;
             if due || last || stop {
                 let keep = s.output.save_total_limit;
                 log.flush()?;
@@ -140,10 +141,12 @@ pub fn sft(options: &Options) -> Result<PathBuf> {
     })?;
     if !stopped {
         checkpoint::save_model(dir, &w.model, &w.arena)?;
+        log.summarise(total, per_step)?;
     }
+    let alert = log.stop_reason().cloned();
     log.finish()?;
     if stopped {
-        return Err(interrupt::error(&dir.display().to_string()));
+        return Err(interrupt::stopped(alert.as_ref(), &dir.display().to_string()));
     }
     Ok(dir.clone())
 }

@@ -1,8 +1,9 @@
 //! The console: one line that overwrites itself on a terminal, one line per row anywhere else.
 //! Nothing but numbers that are in the row (and the clock) is shown, and nothing with `--quiet`.
 
-use super::{MetricRow, Sink};
+use super::{Event, MetricRow, Sink, dashboard};
 use crate::base::{Error, Result};
+use crate::train::health::Turn;
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
@@ -54,9 +55,12 @@ impl ConsoleSink {
         ConsoleSink { options, out, recent, last: Instant::now(), standing: 0 }
     }
 
-    /// Prints a message above the progress line.
+    /// Prints a message above the progress line; with `--quiet` only one that begins with `warning:`.
+    ///
+    /// # Errors
+    /// If the console cannot be written.
     pub fn message(&mut self, text: &str) -> Result<()> {
-        if self.options.quiet {
+        if (self.options.quiet && !text.starts_with("warning:")) || dashboard::is_shown() {
             return Ok(());
         }
         let blank = if self.standing > 0 { "\r\x1b[K" } else { "" };
@@ -132,8 +136,8 @@ impl ConsoleSink {
     }
 }
 
-impl Sink for ConsoleSink {
-    fn log(&mut self, row: &MetricRow) -> Result<()> {
+impl ConsoleSink {
+    fn row(&mut self, row: &MetricRow) -> Result<()> {
         if self.options.quiet {
             return Ok(());
         }
@@ -141,6 +145,9 @@ impl Sink for ConsoleSink {
             return self.message(&Self::eval_line(row));
         }
         self.remember(row);
+        if dashboard::is_shown() {
+            return Ok(());
+        }
         let line = self.train_line(row);
         if !self.options.overwrite {
             return self.write(&(line + "\n"));
@@ -150,6 +157,24 @@ impl Sink for ConsoleSink {
         let line: String = line.chars().take(width).collect();
         self.standing = line.chars().count();
         self.write(&format!("\r{line}\x1b[K"))
+    }
+}
+
+impl Sink for ConsoleSink {
+    fn take(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Line(text) => self.message(text),
+            Event::Row(row) => self.row(row),
+            Event::Alert(alert) if alert.state == Turn::Begun => {
+                self.message(&format!("warning: {}", alert.line()))
+            }
+            Event::Alert(alert) => self.message(&alert.line()),
+            Event::Summary { figures, .. } => {
+                let shown = figures.iter().map(|(name, v)| format!("{name} {}", short(*v)));
+                self.message(&shown.collect::<Vec<_>>().join("  "))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn close(&mut self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one JSON object per line and step, on disk after every line. Lines are only
 //! ever appended, except that a resume cuts off what the lost part of the run had written.
 
-use super::{MetricRow, Sink};
+use super::{Event, MetricRow, Sink};
 use crate::base::{Error, Result};
 use serde_json::{Map, Number, Value};
 use std::fs::{File, OpenOptions};
@@ -57,7 +57,8 @@ impl JsonlSink {
 }
 
 impl Sink for JsonlSink {
-    fn log(&mut self, row: &MetricRow) -> Result<()> {
+    fn take(&mut self, event: &Event) -> Result<()> {
+        let Event::Row(row) = event else { return Ok(()) };
         let mut object = Map::new();
         object.insert("step".into(), row.step.into());
         object.insert("epoch".into(), number(row.epoch));
