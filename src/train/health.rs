@@ -62,8 +62,8 @@ struct Seen {
     window: VecDeque<(f64, f64)>,
     /// Mean of the first full window.
     start: Option<f64>,
-    /// Highest mean of a window, and highest unit.
-    best: (f64, f64),
+    /// Highest mean of a window, and highest unit; None before the first full one.
+    best: Option<(f64, f64)>,
     on: bool,
     ever: bool,
 }
@@ -128,12 +128,9 @@ impl Seen {
         let mean = self.window.iter().map(|w| w.0).sum::<f64>() / n;
         let unit = self.window.iter().map(|w| w.1).sum::<f64>() / n;
         let start = *self.start.get_or_insert(mean);
-        let (best, unit) = match self.ever_full() {
-            true => (self.best.0.max(mean), self.best.1.max(unit)),
-            false => (mean, unit),
-        };
-        self.best = (best, unit);
-        let (bad, good) = rule.test.judge(mean, start, self.best);
+        let best = self.best.map_or((mean, unit), |b| (b.0.max(mean), b.1.max(unit)));
+        self.best = Some(best);
+        let (bad, good) = rule.test.judge(mean, start, best);
         let turned = if self.on { good } else { bad };
         if !turned {
             return None;
@@ -141,11 +138,6 @@ impl Seen {
         self.on = !self.on;
         self.ever = true;
         Some(rule.alert(row.step, mean, if self.on { Turn::Begun } else { Turn::Over }))
-    }
-
-    /// Whether `best` holds anything yet: a unit is never negative, so a fresh pair is told apart by it.
-    fn ever_full(&self) -> bool {
-        self.best != (0.0, 0.0)
     }
 }
 

@@ -163,7 +163,7 @@ impl RunLog {
         sinks.push(Box::new(alerts));
         if let Some(events) = &logging.tensorboard_dir {
             let sink = TensorBoardSink::create(events, resumed.map(|s| s as u64))?;
-            let most = logging.shown_completions();
+            let most = logging.track_completions;
             sinks.push(Box::new(sink.with_completions(most, logging.multimodal)));
         }
         let lost = wandb.as_ref().map(WandbSink::lost);

@@ -109,3 +109,13 @@ fn figures_name_what_has_been_and_alerts_are_lines_of_json() {
     let text = serde_json::to_string(&endless).unwrap();
     assert_eq!(serde_json::from_str::<Alert>(&text).unwrap(), endless);
 }
+
+#[test]
+fn the_option_names_every_rule() {
+    use crate::train::options::{Kind, OPTIONS};
+    let option = OPTIONS.iter().find(|o| o.name == "stop_on_alert").unwrap();
+    let Kind::List(Kind::Choice(words)) = option.kind else { panic!("{:?}", option.kind) };
+    let rules: Vec<&str> = RULES.iter().map(|r| r.name).collect();
+    assert_eq!(words[0], "all");
+    assert_eq!(words[1..], rules);
+}

@@ -20,8 +20,8 @@ pub struct LoggingSettings {
     pub wandb: Option<WandbSettings>,
     /// Completions printed at every logged step; `None` is all of them, `Some(0)` is none.
     pub print_completions: Option<usize>,
-    /// Whether trackers show the completions of every logged step.
-    pub track_completions: bool,
+    /// Completions of every logged step that trackers show.
+    pub track_completions: usize,
     /// Only the first completion of each prompt is printed and sent.
     pub unique_prompts: bool,
     /// Whether trackers show images.
@@ -39,15 +39,6 @@ pub struct LoggingSettings {
 }
 
 impl LoggingSettings {
-    /// Completions of a table that trackers show.
-    pub fn shown_completions(&self) -> usize {
-        match (self.track_completions, self.print_completions) {
-            (false, _) => 0,
-            (true, Some(0) | None) => usize::MAX,
-            (true, Some(count)) => count,
-        }
-    }
-
     /// Whether an alert of this name stops the run.
     pub fn stops_at(&self, alert: &str) -> bool {
         self.stop_on_alert.iter().any(|name| name == "all" || name == alert)

@@ -16,7 +16,7 @@ pub use event::{CompletionTable, Event, Picture, Png};
 pub use files::{CompletionsSink, HealthSink, read_alerts};
 pub use jsonl::{JsonlSink, read_metrics};
 pub use tensorboard::TensorBoardSink;
-pub use wandb::{WandbSettings, WandbSink};
+pub use wandb::{Limits as WandbLimits, WandbSettings, WandbSink};
 
 use crate::base::Result;
 

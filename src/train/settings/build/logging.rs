@@ -47,14 +47,15 @@ pub(super) fn logging(o: &Options) -> Result<LoggingSettings> {
         useless(o, &["stop_on_alert"], why, "leave out --health_alerts false")?;
     }
     let run_name = o.text("run_name").map(str::to_string);
-    let prints = completions && !quiet;
+    let most = o.count("num_completions_to_print");
     Ok(LoggingSettings {
         print_trainable: o.flag("print_trainable"),
         steps: count(o, "logging_steps"),
         first_step: o.flag("logging_first_step"),
         tensorboard_dir: to("tensorboard")
             .then(|| o.path("logging_dir").unwrap_or_else(|| run_dir(o).join("runs"))),
-        jsonl: to("jsonl"),
+        // The record that resuming, the report and the registry of runs are made from.
+        jsonl: !named("none"),
         wandb: to("wandb").then(|| WandbSettings {
             run_name: run_name.clone(),
             project: o.text("project").map(str::to_string),
@@ -65,8 +66,8 @@ pub(super) fn logging(o: &Options) -> Result<LoggingSettings> {
             multimodal: !trains || o.flag("log_multimodal"),
         }),
         run_name,
-        print_completions: if prints { o.count("num_completions_to_print") } else { Some(0) },
-        track_completions: completions,
+        print_completions: if completions && !quiet { most } else { Some(0) },
+        track_completions: if completions { most.unwrap_or(usize::MAX) } else { 0 },
         unique_prompts: trains && o.flag("log_unique_prompts"),
         multimodal: !trains || o.flag("log_multimodal"),
         health_alerts: o.flag("health_alerts"),
