@@ -88,7 +88,7 @@ def written_by_trl(table, folder):
     logs = {
         "prompt": [row["prompt"] for row in plain],
         "completion": [row["completion"] for row in plain],
-        "rewards": {name: [row[name] for row in plain] for name in ("format", "exact")},
+        "rewards": {name: [row[name] for row in plain] for name in table.column_names[3:-1]},
         "advantages": [row["advantage"] for row in plain],
         "extra": {},
         "images": [],
@@ -165,7 +165,7 @@ def check_wandb(run_folder):
     assert kept["project"] == "grpo-rt-check" and kept["name"] == "colours", kept
     folders = sorted((run_folder / "wandb").glob("offline-run-*"))
     assert len(folders) == 2, "the run and the session that resumed it"
-    losses, tables, config, exits = [], 0, {}, []
+    losses, tables, histograms, config, exits = [], 0, set(), {}, []
     for folder in folders:
         (log,) = folder.glob("*.wandb")
         assert kept["id"] in log.name, (kept, log)
@@ -181,23 +181,26 @@ def check_wandb(run_folder):
             items = {name_of(i): json.loads(i.value_json) for i in record.history.item}
             if "train/loss" in items:
                 losses.append((items["train/global_step"], items["train/loss"]))
-            if "completions" in items:
+            if "completions/path" in items:
                 tables += 1
-                check_table(folder / "files", items["completions"])
-            for name, value in items.items():
-                if name.startswith("histograms/"):
-                    assert len(value["bins"]) == len(value["values"]) + 1, name
+                check_table(folder / "files", items["completions/path"])
+            for name in ("reward", "entropy"):
+                if f"histograms/{name}/bins" in items:
+                    histograms.add(name)
+                    counts = items[f"histograms/{name}/values"]
+                    assert len(items[f"histograms/{name}/bins"]) == len(counts) + 1, name
     metrics = [json.loads(line) for line in (run_folder / "metrics.jsonl").open()]
     assert losses == [(m["step"], m["loss"]) for m in metrics], (losses, metrics)
-    assert tables == len(metrics) and exits == [0, 0]
+    assert tables == len(metrics) and exits == [0, 0], (tables, exits)
+    assert histograms == {"reward", "entropy"}, histograms
     assert config["max_steps"] == STEPS + 1 or config["max_steps"] == STEPS, config
 
 
-def check_table(files, item):
+def check_table(files, path):
     """A table of the client's with its images."""
     from PIL import Image
 
-    table = json.loads((files / item["path"]).read_text())
+    table = json.loads((files / path).read_text())
     want = ["step", "prompt", "completion", "format", "exact", "advantage", "image"]
     assert table["columns"] == want, table["columns"]
     assert len(table["data"]) == 4

@@ -129,11 +129,11 @@ impl DashboardState {
 
     /// A line of the log.
     pub(super) fn line(&mut self, text: &str) {
-        for part in text.lines().filter(|l| !l.trim().is_empty()) {
+        for line in text.lines().map(plain).filter(|l| !l.is_empty()) {
             if self.lines.len() == LINES {
                 self.lines.pop_front();
             }
-            self.lines.push_back(plain(part));
+            self.lines.push_back(line);
         }
         self.changed = true;
     }

@@ -51,7 +51,9 @@ class Run:
         # One axis for all metrics, as transformers does it.
         self.wandb.define_metric("train/global_step")
         self.wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
-        known = ("id", "project", "entity", "name", "url", "dir")
+        known = ["id", "project", "entity", "name"]
+        if not getattr(self.run, "offline", False):
+            known.append("url")
         found = {key: getattr(self.run, key, None) for key in known}
         return {key: str(value) for key, value in found.items() if value}
 
