@@ -270,14 +270,14 @@ fn settings(fake: &FakeWandb) -> WandbSettings {
 fn a_client_that_hangs_is_left_behind_after_its_limit() {
     let dir = tempfile::tempdir().unwrap();
     let fake = FakeWandb::new(&dir.path().join("fake"), "hangs");
-    let limits = WandbLimits { tell: Duration::from_secs(1), ..WandbLimits::default() };
+    let limits = WandbLimits { tell: Duration::from_secs(10), ..WandbLimits::default() };
     let start = Instant::now();
     let mut sink =
         WandbSink::start_within(&settings(&fake), dir.path(), &Map::new(), false, limits).unwrap();
     let lost = sink.lost();
     (1..=5).for_each(|s| sink.log(&row(s, &[("loss", 0.5)])).unwrap());
     sink.close().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(200), "{:?}", start.elapsed());
     assert_eq!(fake.calls_of("log").len(), 2);
     assert_eq!(lost.load(Ordering::Relaxed), 3);
     let notices = sink.notices().join("\n");

@@ -142,30 +142,7 @@ impl RunLog {
             remove_run(dir)?;
         }
         atomic::write_atomic(dir.join("config.resolved.yaml"), options.to_yaml().as_bytes())?;
-        let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-        let mut history = Vec::new();
-        let (samples, alerts) = (SampleLog::new(dir), HealthSink::new(dir));
-        if let Some(step) = resumed {
-            samples.truncate_after(step as u64)?;
-            alerts.truncate_after(step as u64)?;
-        }
-        if logging.jsonl {
-            let path = dir.join("metrics.jsonl");
-            let mut sink = JsonlSink::open(&path)?;
-            if let Some(step) = resumed {
-                sink.truncate_after(step as u64)?;
-                history = read_metrics(&path)?;
-            }
-            sinks.push(Box::new(sink));
-        }
-        sinks.push(Box::new(CompletionsSink));
-        sinks.push(Box::new(samples));
-        sinks.push(Box::new(alerts));
-        if let Some(events) = &logging.tensorboard_dir {
-            let sink = TensorBoardSink::create(events, resumed.map(|s| s as u64))?;
-            let most = logging.track_completions;
-            sinks.push(Box::new(sink.with_completions(most, logging.multimodal)));
-        }
+        let (mut sinks, history) = file_sinks(dir, logging, resumed)?;
         let lost = wandb.as_ref().map(WandbSink::lost);
         if let Some(mut sink) = wandb {
             sink.keep_identity(dir)?;
@@ -337,6 +314,40 @@ impl RunLog {
         }
         write_report(&self.dir).map(Some)
     }
+}
+
+/// The sinks that are files, and the rows of former sessions. What was written after the checkpoint that a
+/// session resumes from goes.
+fn file_sinks(
+    dir: &Path,
+    logging: &LoggingSettings,
+    resumed: Option<usize>,
+) -> Result<(Vec<Box<dyn Sink>>, Vec<MetricRow>)> {
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    let mut history = Vec::new();
+    let (samples, alerts) = (SampleLog::new(dir), HealthSink::new(dir));
+    if let Some(step) = resumed {
+        samples.truncate_after(step as u64)?;
+        alerts.truncate_after(step as u64)?;
+    }
+    if logging.jsonl {
+        let path = dir.join("metrics.jsonl");
+        let mut sink = JsonlSink::open(&path)?;
+        if let Some(step) = resumed {
+            sink.truncate_after(step as u64)?;
+            history = read_metrics(&path)?;
+        }
+        sinks.push(Box::new(sink));
+    }
+    sinks.push(Box::new(CompletionsSink));
+    sinks.push(Box::new(samples));
+    sinks.push(Box::new(alerts));
+    if let Some(events) = &logging.tensorboard_dir {
+        let sink = TensorBoardSink::create(events, resumed.map(|s| s as u64))?;
+        let sink = sink.with_completions(logging.track_completions, logging.multimodal);
+        sinks.push(Box::new(sink));
+    }
+    Ok((sinks, history))
 }
 
 /// What one figure of several steps becomes: extremes stay extremes, running totals stay totals,
