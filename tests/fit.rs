@@ -108,3 +108,27 @@ fn what_a_supervised_run_is_told_to_do_works() {
     let seen = suggestions("sft", &format!("{sft} --max_prompt_length 120"), &[130, 97, 45, 25]);
     assert!(seen.contains("micro_batch_tokens") && seen.contains("use_peft"), "{seen:?}");
 }
+
+#[test]
+fn evaluations_are_planned_with_the_run() {
+    let dir = lab();
+    let wide = "data make-shapes --output_dir wide --num_rows 2 --seed 4 --image_size 336 --quiet";
+    assert_eq!(go(dir, wide).0, 0);
+    // Small pictures are trained on, large ones are measured.
+    let line = "train --model model --dataset_name data/train.jsonl --reward_funcs length \
+        --num_generations 2 --batch_size 2 --max_completion_length 4 --max_steps 1 --use_peft \
+        --vision_cache_size 1MiB --quiet --memory_budget";
+    let (code, error) = go(dir, &format!("{line} 1KiB --output_dir e1"));
+    assert_eq!(code, DEVICE, "{error}");
+    let plain = bytes(&error, "found:");
+    let measured = |budget: usize, name: &str| {
+        go(dir, &format!("{line} {budget} --eval_dataset wide/train.jsonl --output_dir {name}"))
+    };
+    let (code, error) = measured(1024, "e2");
+    assert_eq!(code, DEVICE, "{error}");
+    let more = bytes(&error, "found:");
+    assert!(more > plain + plain / 20, "{plain} {more}");
+    let (code, error) = measured(plain + (more - plain) / 2, "e3");
+    assert_eq!(code, DEVICE, "refused before the first step: {error}");
+    assert!(!dir.join("e3/metrics.jsonl").exists() && error.contains("memory_budget"), "{error}");
+}

@@ -14,7 +14,7 @@ use grpo_rt::train::options::{
 use grpo_rt::train::settings::{
     ConvertSettings, DemoSettings, EvalSettings, InitSettings, InspectSettings, LossType,
     MakeShapesSettings, Resume, RunLength, SftSettings, TraceSettings, TrainSettings, Trained,
-    TrainedParts, VideoSettings, Warmup, check_paths,
+    TrainedParts, VideoSettings, Warmup, When, check_paths,
 };
 
 mod algorithm_options; // what each loss reads
@@ -457,7 +457,7 @@ fn videos_are_the_models_or_the_rows_unless_asked_otherwise() {
 fn output_and_logging_follow_the_run() {
     let s = settings("--run_id r1 --resume_from_checkpoint --save_steps 0").unwrap();
     assert_eq!(s.output.run_dir, Path::new("o/r1"));
-    assert_eq!((s.output.resume, s.output.save_steps), (Resume::Latest, None));
+    assert_eq!((s.output.resume, s.output.save), (Resume::Latest, When::Last));
     assert_eq!(s.logging.tensorboard_dir.as_deref(), Some(Path::new("o/r1/runs")));
     assert_eq!((s.logging.jsonl, s.logging.print_completions), (true, Some(0)));
     let s = settings("--report_to none --log_completions --resume_from_checkpoint o/c").unwrap();
@@ -480,6 +480,53 @@ fn output_and_logging_follow_the_run() {
     assert_eq!((eval.max_rows, eval.shuffle), (None, false));
     assert_eq!(eval.image_folder(0), Path::new("e"));
     assert_eq!((s.data.max_rows, s.data.shuffle), (Some(3), true));
+}
+
+#[test]
+fn saving_and_measuring_fit_each_other() {
+    let save = |line: &str| settings(line).unwrap().output;
+    assert_eq!(save("").save, When::Steps(500));
+    assert_eq!(save("--save_strategy epoch").save, When::Epochs);
+    assert_eq!((save("--save_strategy no").save, save("").best), (When::Never, None));
+    refused("--save_strategy no --save_steps 5", &["`save_steps` would do nothing"]);
+    refused("--save_strategy no --save_total_limit 2", &["no checkpoint is saved"]);
+    refused("--greater_is_better false", &["metric_for_best_model"]);
+    for line in ["--save_strategy best", "--metric_for_best_model kl", "--load_best_model_at_end"] {
+        refused(line, &["nothing is measured", "--eval_dataset or --val_split_ratio"]);
+    }
+    let eval = "--eval_dataset e.jsonl --eval_strategy steps";
+    let o = save(&format!("{eval} --eval_steps 4 --save_steps 8 --load_best_model_at_end"));
+    let best = o.best.unwrap();
+    assert!(o.load_best && best.greater && best.metric == "eval_reward");
+    let lower = "--metric_for_best_model eval_some/loss --save_strategy best";
+    assert!(!save(&format!("{eval} {lower}")).best.unwrap().greater);
+    for wrong in ["--eval_steps 3 --save_steps 8", "--save_strategy epoch", "--save_steps 0"] {
+        let line = format!("{eval} {wrong} --load_best_model_at_end");
+        refused(&line, &["not saved where rewards are measured", "save_strategy best"]);
+    }
+    let m = |line: &str| settings(&format!("--eval_dataset e.jsonl {line}")).unwrap().measure;
+    let plain = m("--eval_on_start");
+    assert!(plain.sampling.greedy && plain.on_start && plain.num_generations == 1);
+    assert_eq!((plain.when, plain.batch_size, plain.max_rows), (When::Last, 32, None));
+    let drawn = m("--num_generations_eval 3 --eval_top_p 0.5 --temperature 0.7 --eval_max_rows 9");
+    assert_eq!((drawn.sampling.greedy, drawn.num_generations, drawn.max_rows), (false, 3, Some(9)));
+    assert_eq!((drawn.sampling.temperature, drawn.sampling.top_p), (0.7, 0.5));
+    assert_eq!(m("--eval_do_sample --num_generations 4").num_generations, 4);
+    assert_eq!(m("--evaluation_strategy epoch").when, When::Epochs);
+    refused("--eval_strategy steps", &["no rows to measure on", "--eval_dataset"]);
+    let line = "--eval_dataset e.jsonl --eval_do_sample false";
+    refused(&format!("{line} --num_generations_eval 2"), &["all the same"]);
+    refused(&format!("{line} --eval_temperature 0.5"), &["eval_do_sample is false"]);
+    refused("--eval_dataset e.jsonl --eval_steps 5", &["eval_strategy is not steps"]);
+    refused("--eval_dataset e.jsonl --eval_temperature 0", &["greedy without this option"]);
+    let sft = SftSettings::from_options(
+        &parse(
+            Command::Sft,
+            "--model_name_or_path m --dataset_name d --output_dir o --save_strategy best",
+        )
+        .unwrap(),
+    );
+    says(sft.expect_err("best"), "sft", &["steps, epoch or no"]);
 }
 
 #[test]

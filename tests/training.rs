@@ -339,8 +339,9 @@ fn a_run_goes_on_from_a_checkpoint_to_the_same_bits() {
             assert!(read(&straight) == read(&resumed), "{name}: {file}");
         }
         let (a, b) = (lasting(&metrics(&straight)), lasting(&metrics(&resumed)));
-        assert_eq!((a.len(), b.len()), (6, 3), "{name}");
-        assert_eq!(a[3..], b[..], "{name}");
+        // The rows that led to the checkpoint came with it.
+        assert_eq!(a.len(), 6, "{name}");
+        assert_eq!(a, b, "{name}");
         // In its own folder: what was logged after the checkpoint is logged anew, not twice.
         run(&format!(
             "{line} --resume_from_checkpoint {straight}/checkpoint-3 --output_dir {straight}"
@@ -354,7 +355,7 @@ fn a_run_goes_on_from_a_checkpoint_to_the_same_bits() {
     run(&format!("{line} --resume_from_checkpoint true --output_dir resumed_sft"));
     let read = |run: &str| bytes(&format!("{run}/adapter_model.safetensors"));
     assert!(read("straight_sft") == read("resumed_sft"));
-    assert_eq!(lasting(&metrics("straight_sft"))[3..], lasting(&metrics("resumed_sft"))[..]);
+    assert_eq!(lasting(&metrics("straight_sft")), lasting(&metrics("resumed_sft")));
 }
 
 #[test]

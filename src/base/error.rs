@@ -73,9 +73,13 @@ impl Error {
     pub fn data(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Data, what)
     }
-    /// An operating-system error on `path`.
+    /// An operating-system error on `path`, with what to do about the usual ones.
     pub fn io(what: impl Into<String>, path: impl AsRef<Path>, source: &std::io::Error) -> Self {
-        Self::new(ErrorKind::Io, what).file(path).found(source.to_string())
+        let error = Self::new(ErrorKind::Io, what).file(path).found(source.to_string());
+        match usual_remedy(source.kind()) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
     /// A device is missing, too small or failed.
     pub fn device(what: impl Into<String>) -> Self {
@@ -180,6 +184,26 @@ impl Error {
             }
         }
         s
+    }
+}
+
+/// What helps against the operating system's usual refusals.
+fn usual_remedy(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind::{
+        FileTooLarge, NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
+    };
+    match kind {
+        StorageFull | QuotaExceeded => Some(
+            "free some space (old checkpoints? --save_total_limit keeps fewer) and run it again; \
+             what was saved before is whole",
+        ),
+        FileTooLarge => Some("raise the limit on the size of files (ulimit -f) and run it again"),
+        ReadOnlyFilesystem | PermissionDenied => {
+            Some("choose a folder that can be written, or change its permissions")
+        }
+        NotFound | NotADirectory => Some("is the path right, and are its folders there?"),
+        _ => None,
     }
 }
 

@@ -157,16 +157,68 @@ fn sync_dir(dir: &Path) -> Result<()> {
 }
 
 fn write_error(path: &Path, e: &std::io::Error) -> Error {
-    use std::io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, StorageFull};
     let error = Error::io("cannot write the file", path, e);
     match e.kind() {
-        StorageFull | QuotaExceeded => {
-            error.hint("free some space, or choose another --output_dir, and run it again")
-        }
-        NotFound => error.hint("create the folder first"),
-        PermissionDenied => error.hint("choose a folder that you may write to"),
+        std::io::ErrorKind::NotFound => error.hint("create the folder first"),
         _ => error,
     }
+}
+
+/// Removes what a killed writer left in `dir` (temporary files, folders that were never finished)
+/// and puts back a finished folder that was being replaced. Only for a folder that nobody else
+/// writes to. Returns the names of what was removed; a folder that is not there has none.
+///
+/// # Errors
+/// Of kind I/O, naming what cannot be removed.
+pub fn clear_leftovers(dir: impl AsRef<Path>) -> Result<Vec<String>> {
+    let dir = dir.as_ref();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("cannot read the folder", dir, &e)),
+    };
+    let mut removed = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Some(of) = leftover(&name) else { continue };
+        let (path, end) = (entry.path(), dir.join(of.name));
+        let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+        let gone = match (of.replaced && !end.exists(), is_dir) {
+            // Killed between the two renames of `commit_dir`: the old folder is the whole one.
+            (true, _) => fs::rename(&path, &end),
+            (false, true) => fs::remove_dir_all(&path),
+            (false, false) => fs::remove_file(&path),
+        };
+        gone.map_err(|e| Error::io("cannot remove what a killed run left", &path, &e))?;
+        removed.push(name);
+    }
+    Ok(removed)
+}
+
+/// What a hidden name was on its way to.
+struct Leftover<'a> {
+    name: &'a str,
+    /// The old one, moved aside.
+    replaced: bool,
+}
+
+/// Reads the hidden names of [`hidden_beside`], and `.<name>.part` and `.<name>.<process>.part`.
+fn leftover(hidden: &str) -> Option<Leftover<'_>> {
+    let rest = hidden.strip_prefix('.')?;
+    if let Some(name) = rest.strip_suffix(".part") {
+        let owner = name.rsplit_once('.').filter(|(_, n)| number(n));
+        return Some(Leftover { name: owner.map_or(name, |(name, _)| name), replaced: false });
+    }
+    let (rest, count) = rest.rsplit_once('-')?;
+    let (rest, process) = rest.rsplit_once('-')?;
+    let (name, what) = rest.rsplit_once('.')?;
+    let ours =
+        number(count) && number(process) && !name.is_empty() && ["tmp", "old"].contains(&what);
+    ours.then_some(Leftover { name, replaced: what == "old" })
+}
+
+fn number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -231,5 +283,24 @@ mod tests {
         }
         assert_eq!(commit_dir(&tmp, &end).unwrap_err().exit_code(), 4);
         assert_eq!(fs::read_to_string(end.join("sub/w.bin")).unwrap(), "two");
+    }
+
+    #[test]
+    fn leftovers_go_and_a_folder_that_was_being_replaced_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in [".a.json.tmp-12-0", ".b.parquet.77.part", "kept.part", ".hidden", ".x-1-2"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        for name in [".checkpoint-3.part", ".checkpoint-4.old-9-1", ".checkpoint-5.old-9-2"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("w"), name).unwrap();
+        }
+        fs::create_dir(at("checkpoint-5")).unwrap();
+        assert_eq!(clear_leftovers(dir.path()).unwrap().len(), 5);
+        let left = [".hidden", ".x-1-2", "checkpoint-4", "checkpoint-5", "kept.part"];
+        assert_eq!(names(dir.path()), left);
+        assert!(at("checkpoint-4/w").is_file());
+        assert!(clear_leftovers(at("none")).unwrap().is_empty());
     }
 }

@@ -107,8 +107,23 @@ fn write_file(part: &Path, batch: &RecordBatch) -> Result<()> {
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let written = ArrowWriter::try_new(&file, batch.schema(), Some(properties))
         .and_then(|mut w| w.write(batch).and_then(|()| w.close()));
-    written.map_err(|e| io(&std::io::Error::other(e)))?;
+    written.map_err(|e| match system_error(&e) {
+        Some(system) => io(system),
+        None => io(&std::io::Error::other(e.to_string())),
+    })?;
     file.sync_all().map_err(|e| io(&e))
+}
+
+/// The operating system's error behind one of parquet's: a full disk has its own remedy.
+fn system_error(e: &parquet::errors::ParquetError) -> Option<&std::io::Error> {
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = at {
+        if let Some(system) = error.downcast_ref::<std::io::Error>() {
+            return Some(system);
+        }
+        at = error.source();
+    }
+    None
 }
 
 type ArrowResult<T> = std::result::Result<T, arrow_schema::ArrowError>;

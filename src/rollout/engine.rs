@@ -2,7 +2,7 @@
 //! in the arena above the KV cache, draws the next tokens. Which rows share a pass, and when, changes
 //! no bit of any completion.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, ErrorKind, Result};
 use crate::mem::Arena;
 use crate::model::decoder::{TextInput, logits, text};
 use crate::model::net::Net;
@@ -82,6 +82,8 @@ pub struct Engine<'a> {
     pub stop: Option<StopCheck<'a>>,
     /// Hears of finished requests while the others go on.
     pub group_done: Option<GroupDone<'a>>,
+    /// Asked before every pass; true ends the call with an error of kind interrupted.
+    pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
     /// False generates with adapters off.
     pub adapter: bool,
 }
@@ -117,6 +119,7 @@ impl<'a> Engine<'a> {
             vision_weights: 0,
             stop: None,
             group_done: None,
+            cancelled: None,
             adapter: true,
         }
     }
@@ -124,7 +127,8 @@ impl<'a> Engine<'a> {
     /// Completions of all requests.
     ///
     /// # Errors
-    /// If a prompt is longer than the model's context, or memory is too small for one completion.
+    /// If a prompt is longer than the model's context, memory is too small for one completion, or the
+    /// call was cancelled.
     pub fn generate(&self, requests: &[Request]) -> Result<Generated> {
         let sizes: Vec<GroupSize> = requests.iter().map(|r| self.size(r)).collect::<Result<_>>()?;
         let encoded = self.vision.encoded();
@@ -150,6 +154,9 @@ impl<'a> Engine<'a> {
         let mut unfinished: Vec<usize> = sizes.iter().map(|g| g.completions).collect();
         let mut completions: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
         loop {
+            if self.cancelled.is_some_and(|cancelled| cancelled()) {
+                return Err(Error::new(ErrorKind::Interrupted, "the rollout was stopped"));
+            }
             let pass = scheduler.next_pass();
             if pass.is_empty() {
                 break;

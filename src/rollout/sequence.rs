@@ -40,9 +40,8 @@ pub struct Completion {
     /// Log-probability of each token under the policy at the sampling temperature.
     pub logps: Vec<f32>,
     /// Per token, logarithm of the softmax denominator and entropy of the distribution that it was
-    /// drawn from: the first update on the same weights needs them. Not kept in checkpoints, and
-    /// then computed again.
-    #[serde(skip)]
+    /// drawn from: the first update on the same weights needs them. Empty where that has been taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub statistics: Vec<[f32; 2]>,
     /// Why it ended.
     pub finish: Finish,

@@ -105,15 +105,33 @@ impl Need {
     }
 }
 
-/// Refuses a GRPO run that will not fit.
+/// Refuses a GRPO run that will not fit, its evaluations on `measured` rows included.
 ///
 /// # Errors
 /// Kind device, with settings that fit.
-pub fn check_grpo(options: &Options, prepared: &Prepared, rows: &[Row]) -> Result<()> {
+pub fn check_grpo(
+    options: &Options,
+    prepared: &Prepared,
+    rows: &[Row],
+    measured: &[Row],
+) -> Result<()> {
     let s = TrainSettings::from_options(options)?;
     let order = RowOrder::new(rows.len(), s.training.seed, s.data.shuffle);
     let Some(known) = look(prepared, rows, order, &s.data, false) else { return Ok(()) };
-    check(options, &known, &|o| grpo_need(o, Ground::of(prepared), &known))
+    let first = RowOrder::new(measured.len().max(1), s.training.seed, false);
+    let held_out = match measured {
+        [] => None,
+        rows => look(prepared, rows, first, &s.data, false),
+    };
+    let need = |o: &Options| {
+        let mut need = grpo_need(o, Ground::of(prepared), &known)?;
+        if let Some(held_out) = &held_out {
+            need.rollout = need.rollout.max(eval_need(o, Ground::of(prepared), held_out)?);
+        }
+        Ok(need)
+    };
+    let longer = held_out.as_ref().filter(|h| h.prompt.len() > known.prompt.len());
+    check(options, longer.unwrap_or(&known), &need)
 }
 
 /// Refuses a supervised run that will not fit.
@@ -266,6 +284,27 @@ pub(super) fn grpo_need(o: &Options, ground: Ground, known: &Known) -> Result<Ne
         Update { config: ground.config, params: &params, settings: &s, training: &training };
     need.update = update.least(&known.prompt, need.room())?;
     Ok(need)
+}
+
+/// Bytes of an evaluation's rollout, at the least.
+fn eval_need(o: &Options, ground: Ground, known: &Known) -> Result<usize> {
+    let s = TrainSettings::from_options(o)?;
+    let training = training_of(&s.model, ground.config)?;
+    let (params, _) = places(ground, &training, &s.model, &s.machine)?;
+    let m = &s.measure;
+    let mut draw = draw_shape(ground.config, &s, known.prompt.len());
+    draw.sampling = Arc::new(drawn(&m.sampling));
+    let prompts = (m.batch_size / m.num_generations).max(1);
+    let shape = RolloutShape {
+        prompt: &known.prompt,
+        prompts,
+        completions: prompts * m.num_generations,
+        completion_length: m.sampling.max_completion_length,
+        max_num_seqs: m.sampling.max_num_seqs,
+        max_num_batched_tokens: m.sampling.max_num_batched_tokens,
+        draw: &draw,
+    };
+    least_bytes(ground.config, &params, &shape)
 }
 
 /// The updates of a GRPO run, planned from shapes.

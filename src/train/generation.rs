@@ -14,6 +14,7 @@ use crate::reward::{
 use crate::rollout::engine::GroupDone;
 use crate::rollout::scheduler::Counts;
 use crate::rollout::{Completion, Engine, EngineSettings, Generated, Request, head_settings};
+use crate::train::interrupt;
 use crate::train::settings::{RewardSettings, SamplingSettings};
 use crate::train::workspace::Workspace;
 use std::sync::mpsc::channel;
@@ -95,7 +96,7 @@ pub fn reward_set(
 }
 
 /// Completions of some prompts with what they earned.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scored {
     /// Completions of each prompt.
     pub completions: Vec<Vec<Completion>>,
@@ -141,7 +142,7 @@ pub struct Draws {
 /// Generates completions of each prompt; `group_done` hears of each prompt that has all of its own.
 ///
 /// # Errors
-/// If a prompt or the memory does not allow it.
+/// If a prompt or the memory does not allow it, or the user asked to stop.
 pub fn generate(
     w: &Workspace,
     settings: &RolloutSettings,
@@ -169,6 +170,7 @@ pub fn generate(
     let mut engine = Engine::new(&w.model, &w.arena, &w.vision, engine);
     engine.vision_weights = draws.vision_weights;
     engine.group_done = group_done;
+    engine.cancelled = Some(&interrupt::asked);
     if !settings.stop.is_empty() {
         engine.stop = Some(&check);
     }

@@ -1,41 +1,44 @@
 //! `grpo-rt train`: rollout, rewards, advantages, updates, over and over. One call of [`train`] is
 //! one session of a run; the arithmetic lives in `grpo`, the files in `runlog` and `checkpoint`.
 
+mod between; // what is done between two optimizer steps
+mod figures; // what is told of completions
+mod measure; // evaluation while a run goes on
 mod resample; // groups that teach nothing, replaced
 mod slice; // what an optimizer step trains on
 mod update; // an optimizer step
 
-use crate::base::{Error, Result};
-use crate::grpo::advantage::{advantages, decoupled_advantages, mean};
+use crate::base::{Error, ErrorKind, Result};
+use crate::grpo::advantage::{advantages, decoupled_advantages};
 use crate::grpo::optim::OptimizerSettings;
 use crate::grpo::schedule::Schedule;
 use crate::io::dataset::Row;
 use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
-use crate::reward::set::mean_std;
 use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
-use crate::train::checkpoint::{self, RunState, Window};
-use crate::train::evaluate::{Evaluation, load_rows, name_skipped, split_rows};
+use crate::train::checkpoint::{self, Loaded, RunState, Window};
+use crate::train::evaluate::{load_rows, name_skipped, split_rows};
 use crate::train::fit;
 use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
 };
-use crate::train::health::repeated_share;
 use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::record;
-use crate::train::runlog::{RunLog, open_run_dir};
+use crate::train::run_dir::open_run_dir;
+use crate::train::runlog::RunLog;
 use crate::train::settings::{TrainSettings, check_paths};
-use crate::train::sinks::MetricRow;
 use crate::train::step::{
     check_rates, needs_frozen_copy, optimizer_settings, schedule, updates_per_generation,
 };
 use crate::train::stream::{Batch, RowOrder, prefetch};
 use crate::train::trainable::trainable_table;
 use crate::train::workspace::{Prepared, Workspace};
+use figures::{Named, rollout_figures};
+use measure::{check_best, measured_rows};
 use resample::{Drawn, Pool, dead_groups};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -51,19 +54,18 @@ pub fn train(options: &Options) -> Result<PathBuf> {
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     let limit = s.sampling.max_completion_length;
     let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
-    let resume = open_run_dir(&s.output)?;
+    check_best(s.output.best.as_ref(), &rewards, s.measure.num_generations)?;
+    let opened = open_run_dir(options, &s.output)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;
     let eval_rows = s.eval_data.as_ref().map(load_rows).transpose()?.map(|l| l.rows);
     let (rows, eval_rows) = match s.data.val_split_ratio {
-        0.0 => (loaded.rows, eval_rows),
-        ratio => {
-            let (train, eval) = split_rows(loaded.rows, ratio, seed)?;
-            (train, Some(eval))
-        }
+        0.0 => (loaded.rows, eval_rows.unwrap_or_default()),
+        ratio => split_rows(loaded.rows, ratio, seed)?,
     };
+    let eval_rows = measured_rows(&eval_rows, &s.measure);
     prepared.bound_prompts(s.data.max_prompt_length, limit)?;
-    fit::check_grpo(options, &prepared, &rows)?;
+    fit::check_grpo(options, &prepared, &rows, eval_rows)?;
     let training = prepared.training.clone();
     let mut w = prepared.open(&s.model, &s.machine, seed)?;
     if s.logging.print_trainable {
@@ -74,27 +76,18 @@ pub fn train(options: &Options) -> Result<PathBuf> {
         true => Some(w.model.params.frozen_copy(&mut w.arena)?),
         false => None,
     };
-    let state = match &resume {
-        Some(dir) => {
-            if let (Some(_), Some(reference)) = (s.grpo.sync, &frozen) {
-                checkpoint::load_reference(dir, &w.model, reference, &mut w.arena)?;
-            }
-            checkpoint::load(dir, &w.model, &mut w.arena)?
-        }
-        None => RunState { skipped_rows: loaded.skipped_rows as u64, ..RunState::default() },
+    let resumed = match &opened.from {
+        Some(dir) => Some(take_up(dir, &s, &mut w, frozen.as_ref(), rows.len())?),
+        None => None,
     };
     let updates = updates_per_generation(&s);
-    if let (Some(dir), Some(window)) = (&resume, &state.window) {
-        let vocabulary = w.model.config.text.vocab_size;
-        check_window(window, &s, rows.len(), vocabulary).map_err(|e| e.file(dir))?;
-    }
     let per_epoch = (rows.len() / s.grpo.prompts_per_generation).max(1) * updates;
     let total = s.training.length.steps(per_epoch);
     let dir = s.output.run_dir.clone();
-    let resumed = resume.is_some().then_some(state.step);
-    let mut log = RunLog::open(options, &dir, &s.logging, total, resumed)?;
+    let mut log = RunLog::open(options, &dir, &s.logging, total, resumed.as_ref(), opened.anew)?;
     log.describe_model(&s.model.path)?;
     let rollout = rollout_settings(&w, &s.sampling, seed);
+    let skipped_rows = loaded.skipped_rows as u64;
     let mut run = GrpoRun {
         schedule: schedule(&s.training, total),
         optimizer: optimizer_settings(&s.training),
@@ -105,24 +98,53 @@ pub fn train(options: &Options) -> Result<PathBuf> {
         rewards: &rewards,
         frozen: frozen.as_ref(),
         rows: &rows,
+        eval_rows,
         total,
-        state,
+        per_epoch,
+        saved: resumed.as_ref().map(|r| (r.state.step, r.state.recorded() > r.state.step)),
+        current: None,
+        state: match resumed {
+            Some(resumed) => resumed.state,
+            None => RunState { skipped_rows, ..RunState::default() },
+        },
     };
-    let stopped = run.run(&mut log)?;
-    if !stopped {
-        checkpoint::save_model(&dir, &w.model, &w.arena)?;
-        let t = &s.training;
-        log.summarise(total, t.batch_size * t.gradient_accumulation_steps)?;
+    if run.run(&mut log)? {
+        let saved = run.saved.is_some();
+        let alert = log.stop_reason().cloned();
+        log.finish()?;
+        return Err(match alert {
+            Some(alert) => interrupt::alarmed(&alert, &dir),
+            None => interrupt::of_run(&dir, saved, s.output.save_only_model),
+        });
     }
-    if let (Some(rows), false) = (&eval_rows, stopped) {
-        run.evaluate(rows, &mut log)?;
+    if let Some(best) = run.best_folder()? {
+        log.say(&format!("the model is that of {}", best.display()))?;
+        checkpoint::verify(&best)?;
+        checkpoint::load_model(&best, &w.model, &mut w.arena)?;
     }
-    let alert = log.stop_reason().cloned();
+    checkpoint::save_model(&dir, &w.model, &w.arena)?;
+    log.summarise(total, s.training.batch_size * s.training.gradient_accumulation_steps)?;
     log.finish()?;
-    if stopped {
-        return Err(interrupt::stopped(alert.as_ref(), &dir.display().to_string()));
-    }
     Ok(dir)
+}
+
+/// Loads a checkpoint and sees whether it is one of this run.
+fn take_up(
+    dir: &Path,
+    s: &TrainSettings,
+    w: &mut Workspace,
+    frozen: Option<&ParamStore>,
+    rows: usize,
+) -> Result<Loaded> {
+    if let (Some(_), Some(reference)) = (s.grpo.sync, frozen) {
+        checkpoint::load_reference(dir, &w.model, reference, &mut w.arena)?;
+    }
+    let loaded = checkpoint::load(dir, &w.model, &mut w.arena)?;
+    if let Some(window) = &loaded.state.window {
+        let vocabulary = w.model.config.text.vocab_size;
+        check_window(window, s, rows, vocabulary).map_err(|e| e.file(dir))?;
+    }
+    Ok(loaded)
 }
 
 /// Refuses completions of a checkpoint that are not of this run's groups and rows.
@@ -131,6 +153,7 @@ fn check_window(w: &Window, s: &TrainSettings, rows: usize, vocabulary: usize) -
     let whole = |c: &Completion| {
         !c.ids.is_empty()
             && c.ids.len() == c.logps.len()
+            && (c.statistics.is_empty() || c.statistics.len() == c.ids.len())
             && c.ids.iter().all(|&id| (id as usize) < vocabulary)
     };
     let fits = w.rows.len() == prompts
@@ -171,10 +194,21 @@ struct GrpoRun<'a> {
     rewards: &'a RewardSet,
     frozen: Option<&'a ParamStore>,
     rows: &'a [Row],
+    /// Rows on which rewards are measured; none if that is not asked.
+    eval_rows: &'a [Row],
     rollout: RolloutSettings,
     schedule: Schedule,
     optimizer: OptimizerSettings,
+    /// Optimizer steps of the run.
     total: usize,
+    /// Optimizer steps of an epoch.
+    per_epoch: usize,
+    /// Completions that are being trained on.
+    current: Option<Rollout>,
+    /// The checkpoint that was saved last: its step, and whether completions came with it that no
+    /// step had been taken on.
+    saved: Option<(usize, bool)>,
+    /// Where the run stands; `window` and `pending` are filled in when it is saved.
     state: RunState,
 }
 
@@ -185,30 +219,53 @@ impl<'a> GrpoRun<'a> {
         let order = RowOrder::new(self.rows.len(), s.training.seed, s.data.shuffle);
         let (rows, encoder) = (self.rows, &self.workspace.encoder);
         let (cursor, n) = (self.state.cursor, s.grpo.prompts_per_generation);
-        let updates = updates_per_generation(s);
         std::thread::scope(|scope| {
             let batches = prefetch(scope, rows, encoder, order, cursor, n, s.data.strict);
-            let mut current = self.reopen_window()?;
-            while self.state.step < self.total {
-                let mut rollout = match current.take() {
-                    Some(r) => r,
-                    None => self.next_rollout(&batches, log)?,
-                };
-                if self.update(&mut rollout, log)? {
-                    return Ok(true);
+            self.reopen_window()?;
+            match self.steps(&batches, log) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {
+                    self.save_stopped(log)?;
+                    Ok(true)
                 }
-                current = (rollout.window.used < updates).then_some(rollout);
+                ended => ended.map(|()| false),
             }
-            Ok(false)
         })
     }
 
+    /// Trains to the end. Whatever it is stopped in is as if it had not begun.
+    fn steps(&mut self, batches: &Receiver<Result<Batch>>, log: &mut RunLog) -> Result<()> {
+        let updates = updates_per_generation(self.settings);
+        loop {
+            self.between_steps(log)?;
+            if self.state.step >= self.total {
+                return Ok(());
+            }
+            log.check()?;
+            let mut rollout = match self.current.take() {
+                Some(rollout) => rollout,
+                None => {
+                    let before = self.state.clone();
+                    let drawn = self.next_rollout(batches, log);
+                    drawn.inspect_err(|_| self.state = before)?
+                }
+            };
+            let updated = self.update(&mut rollout, log);
+            self.current = (rollout.window.used < updates).then_some(rollout);
+            updated?;
+        }
+    }
+
     /// The completions that a checkpoint was in the middle of.
-    fn reopen_window(&mut self) -> Result<Option<Rollout>> {
-        let Some(window) = self.state.window.take() else { return Ok(None) };
+    fn reopen_window(&mut self) -> Result<()> {
+        self.state.pending = Vec::new();
+        let Some(mut window) = self.state.window.take() else { return Ok(()) };
         let encode = |&r: &usize| self.workspace.encoder.encode_row(&self.rows[r]).map(Arc::new);
         let prompts = window.rows.iter().map(encode).collect::<Result<_>>()?;
-        Ok(Some(Rollout { window, prompts, metrics: Vec::new(), seconds: 0.0 }))
+        let metrics = std::mem::take(&mut window.metrics);
+        let metrics = metrics.into_iter().map(|(name, value)| (name, value.0)).collect();
+        let seconds = window.seconds;
+        self.current = Some(Rollout { window, prompts, metrics, seconds });
+        Ok(())
     }
 
     /// Generates, scores and turns rewards into advantages.
@@ -242,7 +299,8 @@ impl<'a> GrpoRun<'a> {
             }
             false => advantages(&total, g.num_generations, g.estimator),
         };
-        let mut metrics = self.rollout_metrics(&scored, drawing.failures);
+        let mut metrics: Named =
+            rollout_figures(&scored, self.rewards, g.num_generations, drawing.failures);
         metrics.extend(penalty);
         if g.sampling_batches > 1 {
             metrics.extend(drawing.named());
@@ -251,7 +309,8 @@ impl<'a> GrpoRun<'a> {
         self.record(&rows, &scored, &adv.values, log)?;
         let dead = dead_groups(&scored.scores.total, g.num_generations);
         let completions = scored.completions;
-        let window = Window { rows: numbers, completions, advantages: adv.values, dead, used: 0 };
+        let advantages = adv.values;
+        let window = Window { rows: numbers, completions, advantages, dead, ..Window::default() };
         Ok(Rollout { window, prompts, metrics, seconds: start.elapsed().as_secs_f64() })
     }
 
@@ -294,67 +353,6 @@ impl<'a> GrpoRun<'a> {
         Ok(Drawn { prompts: batch.prompts, scored })
     }
 
-    /// Figures of a rollout under TRL's names.
-    fn rollout_metrics(&self, scored: &Scored, failures: usize) -> Vec<(String, f64)> {
-        let dead = dead_groups(&scored.scores.total, self.settings.grpo.num_generations);
-        let all: Vec<_> = scored.completions.iter().flatten().collect();
-        let lengths: Vec<f64> = all.iter().map(|c| c.ids.len() as f64).collect();
-        let ended: Vec<f64> =
-            all.iter().filter(|c| !c.truncated()).map(|c| c.ids.len() as f64).collect();
-        // NaN where nothing was judged: no verdict is no 0.
-        let (reward, reward_std) = mean_std(&scored.scores.total);
-        let min = |v: &[f64]| v.iter().copied().reduce(f64::min).unwrap_or(f64::NAN);
-        let max = |v: &[f64]| v.iter().copied().reduce(f64::max).unwrap_or(f64::NAN);
-        let mut out: Vec<(String, f64)> = vec![
-            ("reward".into(), reward),
-            ("reward_std".into(), reward_std),
-            (
-                "frac_reward_zero_std".into(),
-                dead.iter().filter(|d| **d).count() as f64 / dead.len().max(1) as f64,
-            ),
-        ];
-        for (name, column) in self.rewards.names().iter().zip(&scored.scores.per_reward) {
-            let (mean, std) = mean_std(column);
-            out.push((format!("rewards/{name}/mean"), mean));
-            out.push((format!("rewards/{name}/std"), std));
-        }
-        let repeated: Vec<f64> = all.iter().filter_map(|c| repeated_share(&c.ids)).collect();
-        let judged = all.len() * self.rewards.names().len();
-        let clipped = 1.0 - ended.len() as f64 / lengths.len().max(1) as f64;
-        let seconds = scored.rollout_seconds;
-        let figures = [
-            ("completions/mean_length", mean(&lengths)),
-            ("completions/min_length", min(&lengths)),
-            ("completions/max_length", max(&lengths)),
-            (
-                "completions/mean_terminated_length",
-                if ended.is_empty() { 0.0 } else { mean(&ended) },
-            ),
-            ("completions/min_terminated_length", if ended.is_empty() { 0.0 } else { min(&ended) }),
-            ("completions/max_terminated_length", if ended.is_empty() { 0.0 } else { max(&ended) }),
-            ("completions/clipped_ratio", clipped),
-            ("completions/repetition", mean(&repeated)),
-            ("rewards/failed_ratio", scored.scores.failures.len() as f64 / judged.max(1) as f64),
-            ("rewards/failed", (scored.scores.failures.len() + failures) as f64),
-            ("rollout/vision_images", scored.vision_images as f64),
-            ("rollout/prompt_prefills", scored.counts.prompts as f64),
-            ("rollout/passes", scored.counts.passes as f64),
-            ("rollout/preemptions", scored.counts.preemptions as f64),
-            ("perf/rollout_tokens_per_second", lengths.iter().sum::<f64>() / seconds),
-            ("time/rollout", seconds),
-            ("time/reward", scored.reward_seconds),
-            ("time/wait_for_rewards", scored.wait_seconds),
-        ];
-        out.extend(figures.map(|(n, v)| (n.to_string(), v)));
-        out.extend(self.rewards.figures());
-        for (name, value) in scored.scores.aside.means() {
-            // A figure of the user's never mixes with one of ours.
-            let taken = out.iter().any(|(n, _)| *n == name);
-            out.push((if taken { format!("logged/{name}") } else { name }, value));
-        }
-        out
-    }
-
     /// Completions for the files and, now and then, a group for the report.
     fn record(&self, rows: &[&Row], scored: &Scored, adv: &[f64], log: &RunLog) -> Result<()> {
         let step = self.state.step + 1;
@@ -378,30 +376,5 @@ impl<'a> GrpoRun<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Greedy rewards on held-out rows, logged as `eval_*`.
-    fn evaluate(&self, rows: &[Row], log: &mut RunLog) -> Result<()> {
-        let evaluation = Evaluation {
-            workspace: self.workspace,
-            rollout: self.rollout.clone().greedy(),
-            vision_weights: self.workspace.learner(self.state.step).vision_weights,
-            rewards: self.rewards,
-            samples: 1,
-            batch: self.settings.grpo.generation_batch_size.max(32),
-            strict: self.settings.eval_data.as_ref().is_some_and(|d| d.strict),
-        };
-        let report = evaluation.run(rows, |_, _| Ok(()))?;
-        let epoch = self.state.cursor as f64 / self.rows.len() as f64;
-        let mut row = MetricRow::new(self.state.step as u64, epoch);
-        for (name, value) in &report.per_reward {
-            row.push(format!("eval_rewards/{name}/mean"), *value);
-        }
-        for (name, value) in &report.figures {
-            row.push(format!("eval_{name}"), *value);
-        }
-        row.push("eval_completions/mean_length", report.mean_length);
-        row.push("eval_runtime", report.seconds);
-        log.log(row)
     }
 }

@@ -1,7 +1,7 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop after the present piece of work and to save,
-//! the second ends the program at once.
+//! Wishes to stop: Ctrl-C (SIGINT), SIGTERM and SIGHUP. The first asks the run to stop at the next
+//! moment from which it can go on to the same bits, and to save; the second ends the program at once.
 
-use crate::base::{Error, ErrorKind};
+use crate::base::{Error, ErrorKind, Result};
 use crate::train::health::Alert;
 use crate::train::sinks::{restore_terminal, tell};
 use std::sync::Once;
@@ -28,7 +28,7 @@ pub fn ask() {
         crate::reward::process::end_all();
         std::process::exit(130);
     }
-    tell("\nstopping after this step; once more to stop at once");
+    tell("\nstopping and saving; once more to stop at once");
 }
 
 /// True once the user has asked to stop.
@@ -36,17 +36,42 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// The error that ends a run which was stopped by its user, or by an alert.
-pub fn stopped(alert: Option<&Alert>, saved: &str) -> Error {
-    let Some(alert) = alert.filter(|_| !asked()) else { return error(saved) };
-    Error::new(ErrorKind::Interrupted, format!("the run was stopped by the alert `{}`", alert.name))
-        .found(&alert.message)
-        .hint(format!("{}; see {}; {saved} has a checkpoint", alert.advice, alert.link))
+/// Between two pieces of work: an error of kind [`ErrorKind::Interrupted`] if the user has asked to
+/// stop, for whoever can save to catch.
+///
+/// # Errors
+/// That one.
+pub fn check() -> Result<()> {
+    match asked() {
+        true => Err(Error::new(ErrorKind::Interrupted, "the run was stopped")),
+        false => Ok(()),
+    }
 }
 
-/// The error that ends a stopped run.
+/// The error that ends a run which an alert was told to stop.
+pub fn alarmed(alert: &Alert, dir: &std::path::Path) -> Error {
+    let Alert { name, message, advice, link, .. } = alert;
+    Error::new(ErrorKind::Interrupted, format!("the run was stopped by the alert `{name}`"))
+        .file(dir)
+        .found(message)
+        .hint(format!("{advice}; see {link}; the folder has a checkpoint of this step"))
+}
+
+/// The error that ends a stopped run or evaluation.
 pub fn error(saved: &str) -> Error {
     Error::new(ErrorKind::Interrupted, "the run was stopped")
         .found(format!("everything up to here is kept in {saved}"))
         .hint("continue with --resume_from_checkpoint true")
+}
+
+/// The error that ends a stopped run: `saved` says whether it has a checkpoint, `only_model` whether
+/// that has the model alone.
+pub fn of_run(dir: &std::path::Path, saved: bool, only_model: bool) -> Error {
+    match (saved, only_model) {
+        (true, false) => error(&dir.display().to_string()),
+        (true, true) => error(&dir.display().to_string())
+            .hint("checkpoints of --save_only_model are models: a run cannot go on from them"),
+        (false, _) => Error::new(ErrorKind::Interrupted, "the run was stopped before its first step")
+            .hint("start it again; a command with --resume_from_checkpoint true starts over now, and goes on from a checkpoint as soon as there is one"),
+    }
 }

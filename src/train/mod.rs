@@ -8,12 +8,13 @@ pub mod grpo_run; // the training loop
 pub mod health; // what goes wrong in a run
 pub mod infer; // answers to one chat
 pub mod inspect; // what a data set holds and what a model sees of it
-pub mod interrupt; // Ctrl-C
+pub mod interrupt; // Ctrl-C and other wishes to stop
 pub mod options; // the option table: flags, YAML/TOML keys, help, docs
 pub mod plan; // the memory of a run, before there is one
 pub mod prompts; // rows and chats to prompts
 pub mod record; // what is kept of completions
 pub mod report; // report.html
+pub mod run_dir; // what a run finds in its folder
 pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start

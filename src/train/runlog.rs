@@ -5,14 +5,16 @@
 
 use crate::base::{Error, Result};
 use crate::io::atomic;
-use crate::train::checkpoint;
+use crate::train::checkpoint::{Exact, Figures, Loaded};
 use crate::train::health::{Alert, Health, NON_FINITE, Turn};
+use crate::train::interrupt;
 use crate::train::options::Options;
 use crate::train::report::{SampleLog, write_report};
-use crate::train::settings::{LoggingSettings, OutputSettings, Resume};
+use crate::train::run_dir::{RESOLVED, clear, cut_back, holds_run, remove_run};
+use crate::train::settings::LoggingSettings;
 use crate::train::sinks::{
     CompletionsSink, ConsoleOptions, ConsoleSink, DashboardSink, Event, HealthSink, JsonlSink,
-    TensorBoardSink, WandbSink, read_metrics,
+    TensorBoardSink, WandbSink,
 };
 use crate::train::sinks::{MetricRow, Sink, Sinks};
 use crate::train::writer::Writer;
@@ -22,93 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing:
-/// a former run goes when [`RunLog::open`] is reached, after model and data have been read.
-///
-/// # Errors
-/// If the folder holds another run and may not be overwritten, or there is nothing to continue.
-pub fn open_run_dir(output: &OutputSettings) -> Result<Option<PathBuf>> {
-    let dir = &output.run_dir;
-    let from = match &output.resume {
-        Resume::No => None,
-        Resume::From(path) => Some(path.clone()),
-        Resume::Latest => {
-            let last = checkpoint::list(dir)?.pop();
-            Some(last.map(|(_, path)| path).ok_or_else(|| {
-                Error::usage("there is no checkpoint to continue from")
-                    .file(dir)
-                    .key("resume_from_checkpoint")
-                    .expected("a folder checkpoint-<step> in the run's folder")
-                    .hint("start without --resume_from_checkpoint, or name the checkpoint's folder")
-            })?)
-        }
-    };
-    // A checkpoint of this very folder is continued; one of elsewhere starts a run of its own.
-    let own = from.as_deref().is_some_and(|f| same_folder(f.parent(), dir));
-    if !own && !output.overwrite && holds_run(dir)? {
-        return Err(Error::usage("the output folder holds a run already")
-            .file(dir)
-            .key("output_dir")
-            .hint("continue it with --resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"));
-    }
-    std::fs::create_dir_all(dir).map_err(|e| {
-        Error::io("cannot create the run's folder", dir, &e)
-            .key("output_dir")
-            .hint("give an --output_dir that can be written")
-    })?;
-    Ok(from)
-}
-
-/// Whether the folder has metrics or checkpoints of a run.
-fn holds_run(dir: &Path) -> Result<bool> {
-    Ok(dir.join("metrics.jsonl").exists() || !checkpoint::list(dir)?.is_empty())
-}
-
-/// Whether two paths lead to one folder that exists.
-fn same_folder(a: Option<&Path>, b: &Path) -> bool {
-    // The parent of a bare name is the current folder.
-    let full =
-        |p: &Path| std::fs::canonicalize(if p == Path::new("") { Path::new(".") } else { p });
-    a.is_some_and(|a| full(a).is_ok_and(|a| full(b).is_ok_and(|b| a == b)))
-}
-
-/// Removes what a former run left, and nothing else.
-fn remove_run(dir: &Path) -> Result<()> {
-    let remove = |path: PathBuf| -> Result<()> {
-        let gone = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else if path.exists() {
-            std::fs::remove_file(&path)
-        } else {
-            Ok(())
-        };
-        gone.map_err(|e| Error::io("cannot remove what a former run left", &path, &e))
-    };
-    for name in [
-        "metrics.jsonl",
-        "samples.jsonl",
-        "health.jsonl",
-        "train_results.json",
-        "wandb_run.json",
-        "report.html",
-        "config.resolved.yaml",
-        "completions",
-        "runs",
-    ] {
-        remove(dir.join(name))?;
-    }
-    for (_, path) in checkpoint::list(dir)? {
-        remove(path)?;
-    }
-    Ok(())
-}
-
 /// Where metrics go.
 pub struct RunLog {
     dir: PathBuf,
     writer: Writer,
     settings: LoggingSettings,
-    pending: Vec<(String, Vec<f64>)>,
+    pending: Figures,
     health: Option<Health>,
     /// The trouble that the run is to stop at.
     stop: Option<Alert>,
@@ -121,8 +42,8 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the sinks. After a resume at step `resumed`, later lines of a former session go;
-    /// without one, what a former run left goes if `overwrite_output_dir` says so.
+    /// Opens the sinks. A run that goes on from a checkpoint (`resumed`) has the files as they were
+    /// then; where `anew`, what a former session or run left goes first.
     ///
     /// # Errors
     /// If a file cannot be written, or a tracker that was asked for is not there.
@@ -131,18 +52,24 @@ impl RunLog {
         dir: &Path,
         logging: &LoggingSettings,
         total_steps: usize,
-        resumed: Option<usize>,
+        resumed: Option<&Loaded>,
+        anew: bool,
     ) -> Result<Self> {
         let args = resolved(options)?;
         // The client may be missing: that is found out before anything of a former run is removed.
         let wandb = logging.wandb.as_ref();
         let wandb =
             wandb.map(|w| WandbSink::start(w, dir, &args, resumed.is_some())).transpose()?;
-        if resumed.is_none() && options.flag("overwrite_output_dir") && holds_run(dir)? {
+        clear(dir)?;
+        if anew || resumed.is_none() && options.flag("overwrite_output_dir") && holds_run(dir)? {
             remove_run(dir)?;
         }
-        atomic::write_atomic(dir.join("config.resolved.yaml"), options.to_yaml().as_bytes())?;
-        let (mut sinks, history) = file_sinks(dir, logging, resumed)?;
+        atomic::write_atomic(dir.join(RESOLVED), options.to_yaml().as_bytes())?;
+        let mut sinks = file_sinks(dir, logging, resumed)?;
+        let (history, pending) = match resumed {
+            Some(loaded) => (loaded.history.clone(), loaded.state.pending.clone()),
+            None => Default::default(),
+        };
         let lost = wandb.as_ref().map(WandbSink::lost);
         if let Some(mut sink) = wandb {
             sink.keep_identity(dir)?;
@@ -159,12 +86,12 @@ impl RunLog {
             dir: dir.to_path_buf(),
             writer: Writer::start(Sinks(sinks))?,
             settings: logging.clone(),
-            pending: Vec::new(),
+            pending,
             health: logging.health_alerts.then(|| Health::after(&history)),
             stop: None,
             lost,
             started: Instant::now(),
-            resumed: resumed.unwrap_or(0),
+            resumed: resumed.map_or(0, |loaded| loaded.state.step),
             history,
         };
         log.write(Event::Settings { name: "args", values: args })?;
@@ -193,9 +120,21 @@ impl RunLog {
         self.settings.tensorboard_dir.is_some() || self.settings.wandb.is_some()
     }
 
-    /// The trouble that the run was told to stop at.
+    /// Between two steps: an error of kind `Interrupted` if the user or an alert wants the run to stop.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn check(&self) -> Result<()> {
+        interrupt::check()?;
+        match &self.stop {
+            Some(alert) => Err(interrupt::alarmed(alert, &self.dir)),
+            None => Ok(()),
+        }
+    }
+
+    /// The trouble that the run was told to stop at, if it was not the user who stopped it.
     pub fn stop_reason(&self) -> Option<&Alert> {
-        self.stop.as_ref()
+        self.stop.as_ref().filter(|_| !interrupt::asked())
     }
 
     /// Prints a line to the person who watches.
@@ -238,8 +177,8 @@ impl RunLog {
         let marks = values.iter().any(broken).then(|| (NON_FINITE.to_string(), 1.0));
         for (name, value) in values.into_iter().chain(marks) {
             match self.pending.iter_mut().find(|(n, _)| *n == name) {
-                Some((_, list)) => list.push(value),
-                None => self.pending.push((name, vec![value])),
+                Some((_, list)) => list.push(Exact(value)),
+                None => self.pending.push((name, vec![Exact(value)])),
             }
         }
         if !last && !self.is_due(step) {
@@ -251,6 +190,17 @@ impl RunLog {
         }
         self.log(row)?;
         Ok(true)
+    }
+
+    /// Figures of the steps since the last line of metrics, for a checkpoint.
+    pub fn pending(&self) -> Figures {
+        self.pending.clone()
+    }
+
+    /// Whether an evaluation was logged at a step.
+    pub fn evaluated(&self, step: usize) -> bool {
+        let late = self.history.iter().rev().take_while(|r| r.step >= step as u64);
+        late.into_iter().any(|r| r.step == step as u64 && r.is_eval())
     }
 
     /// Logs a finished row, with what the health of the run is after it.
@@ -316,44 +266,43 @@ impl RunLog {
     }
 }
 
-/// The sinks that are files, and the rows of former sessions. What was written after the checkpoint that a
+/// The sinks that are files. What was written after the checkpoint that a
 /// session resumes from goes.
 fn file_sinks(
     dir: &Path,
     logging: &LoggingSettings,
-    resumed: Option<usize>,
-) -> Result<(Vec<Box<dyn Sink>>, Vec<MetricRow>)> {
+    resumed: Option<&Loaded>,
+) -> Result<Vec<Box<dyn Sink>>> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-    let mut history = Vec::new();
-    let (samples, alerts) = (SampleLog::new(dir), HealthSink::new(dir));
-    if let Some(step) = resumed {
-        samples.truncate_after(step as u64)?;
-        alerts.truncate_after(step as u64)?;
+    let alerts = HealthSink::new(dir);
+    let step = resumed.map(|loaded| loaded.state.step as u64);
+    if let Some(loaded) = resumed {
+        cut_back(dir, loaded.state.recorded())?;
+        // Alerts are of rows of metrics, not of completions.
+        alerts.truncate_after(loaded.state.step as u64)?;
     }
     if logging.jsonl {
-        let path = dir.join("metrics.jsonl");
-        let mut sink = JsonlSink::open(&path)?;
-        if let Some(step) = resumed {
-            sink.truncate_after(step as u64)?;
-            history = read_metrics(&path)?;
+        let mut sink = JsonlSink::open(dir.join("metrics.jsonl"))?;
+        if let Some(loaded) = resumed {
+            sink.restore(&loaded.history)?;
         }
         sinks.push(Box::new(sink));
     }
     sinks.push(Box::new(CompletionsSink));
-    sinks.push(Box::new(samples));
+    sinks.push(Box::new(SampleLog::new(dir)));
     sinks.push(Box::new(alerts));
     if let Some(events) = &logging.tensorboard_dir {
-        let sink = TensorBoardSink::create(events, resumed.map(|s| s as u64))?;
+        let sink = TensorBoardSink::create(events, step)?;
         let sink = sink.with_completions(logging.track_completions, logging.multimodal);
         sinks.push(Box::new(sink));
     }
-    Ok((sinks, history))
+    Ok(sinks)
 }
 
 /// What one figure of several steps becomes: extremes stay extremes, running totals stay totals,
 /// everything else is averaged over the values that are numbers.
-fn summary(name: &str, values: &[f64]) -> f64 {
-    let known: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
+fn summary(name: &str, values: &[Exact]) -> f64 {
+    let known: Vec<f64> = values.iter().map(|v| v.0).filter(|v| !v.is_nan()).collect();
     let Some(&last) = known.last() else { return f64::NAN };
     if matches!(name, "num_tokens" | "learning_rate") || name.starts_with("data/") {
         return last;

@@ -7,6 +7,8 @@ mod data; // rows
 mod grpo; // the algorithm
 mod inspect; // data that is looked at or converted
 mod logging; // what is reported, and where
+mod measure; // evaluation during training
+mod output; // where a run is written, and its checkpoints
 mod paths; // whether files that are read exist
 mod rewards; // what completions earn
 mod video; // how frames are taken
@@ -17,6 +19,8 @@ pub use data::DataSettings;
 pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
 pub use inspect::{ConvertSettings, InspectSettings};
 pub use logging::LoggingSettings;
+pub use measure::MeasureSettings;
+pub use output::{BestSettings, OutputSettings, Resume, When};
 pub use paths::check_paths;
 pub use rewards::RewardSettings;
 pub use video::VideoSettings;
@@ -34,8 +38,10 @@ pub struct TrainSettings {
     pub model: ModelSettings,
     /// The rows that prompts are made of.
     pub data: DataSettings,
-    /// Rows on which rewards are measured greedily after the last step.
+    /// Rows on which rewards are measured.
     pub eval_data: Option<DataSettings>,
+    /// When and how that is done.
+    pub measure: MeasureSettings,
     /// How completions are drawn.
     pub sampling: SamplingSettings,
     /// Rewards and their weights.
@@ -421,30 +427,6 @@ pub struct TrainingSettings {
     pub seed: u64,
 }
 
-/// What a run starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resume {
-    /// From the model.
-    No,
-    /// From the latest checkpoint of the run's folder.
-    Latest,
-    /// From this checkpoint.
-    From(PathBuf),
-}
-
-/// Where a run is written and what it starts from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OutputSettings {
-    /// Folder of the run: `output_dir`, or `output_dir/run_id`.
-    pub run_dir: PathBuf,
-    /// Write into a folder that is not empty.
-    pub overwrite: bool,
-    /// Steps between checkpoints; `None` is only after the last step.
-    pub save_steps: Option<usize>,
-    /// Checkpoints that are kept, at least 1; `None` is all.
-    pub save_total_limit: Option<usize>,
-    /// What the run starts from.
-    pub resume: Resume,
 }
 
 /// Threads and memory.

@@ -18,6 +18,7 @@ pub(super) fn dead_groups(total: &[Option<f64>], n: usize) -> Vec<bool> {
 }
 
 /// Prompts that were drawn together, with what came of them.
+#[derive(Default)]
 pub(super) struct Drawn {
     /// Row and prompt of each group.
     pub prompts: Vec<(usize, Arc<Prompt>)>,
@@ -134,9 +135,9 @@ fn keep(drawn: Drawn, chosen: &[bool], n: usize) -> Drawn {
 }
 
 /// Batches one after the other.
-fn join(parts: Vec<Drawn>) -> Drawn {
+pub(super) fn join(parts: Vec<Drawn>) -> Drawn {
     let mut parts = parts.into_iter();
-    let Some(mut all) = parts.next() else { unreachable!("a batch was drawn") };
+    let Some(mut all) = parts.next() else { return Drawn::default() };
     for part in parts {
         all.prompts.extend(part.prompts);
         let (to, from) = (&mut all.scored, part.scored);

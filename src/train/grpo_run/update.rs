@@ -11,21 +11,21 @@ use crate::grpo::stats::{TokenColumns, TokenStats, token_stats};
 use crate::grpo::update::{MicroResult, grpo_micro_batch, log_probs, reference_log_probs};
 use crate::model::prompt::Prompt;
 use crate::ops::grpo_loss::GrpoLoss;
-use crate::train::checkpoint::{self, Shelf};
 use crate::train::generation::Scored;
 use crate::train::interrupt;
 use crate::train::runlog::RunLog;
 use crate::train::sinks::Event;
 use crate::train::step::{
     Moment, dropout, memory_metrics, rate_metrics, reference_version, slices_per_generation,
-    update_settings, updates_per_generation,
+    update_settings,
 };
 use std::sync::Arc;
 use std::time::Instant;
 
 impl GrpoRun<'_> {
-    /// One optimizer step on the next slice of the rollout; true if the user asked to stop.
-    pub(super) fn update(&mut self, rollout: &mut Rollout, log: &mut RunLog) -> Result<bool> {
+    /// One optimizer step on the next slice of the rollout. Nothing has changed if it fails before the
+    /// optimizer is reached, as it does when the user asks to stop.
+    pub(super) fn update(&mut self, rollout: &mut Rollout, log: &mut RunLog) -> Result<()> {
         let start = Instant::now();
         let (s, w) = (self.settings, self.workspace);
         let slicing = Slicing::new(s, rollout, rollout.window.used % slices_per_generation(s));
@@ -75,17 +75,11 @@ impl GrpoRun<'_> {
         ]);
         values.extend(memory_metrics(w));
         let last = self.state.step == self.total;
-        let epoch = self.state.cursor as f64 / self.rows.len() as f64;
-        log.step(self.state.step, epoch, values, last)?;
+        log.step(self.state.step, self.epoch(), values, last)?;
         if log.wants_histograms() && (last || log.is_due(self.state.step)) {
             sum.histograms(self.state.step).into_iter().try_for_each(|h| log.write(h))?;
         }
-        let due = s.output.save_steps.is_some_and(|n| self.state.step.is_multiple_of(n));
-        let stop = (interrupt::asked() || log.stop_reason().is_some()) && !last;
-        if due || last || stop {
-            self.save(rollout, log)?;
-        }
-        Ok(stop)
+        Ok(())
     }
 
     /// Forward and backward passes over a slice; the loss that was used, what they found, and which
@@ -103,6 +97,7 @@ impl GrpoRun<'_> {
         let mut sum = Sum::default();
         let learner = w.learner(self.state.step);
         for micro in self.micro_batches(slice.groups) {
+            interrupt::check()?;
             let packed = pack(&micro);
             let r = grpo_micro_batch(&learner, &packed, &update)?;
             sum.add(r, &packed);
@@ -142,6 +137,7 @@ impl GrpoRun<'_> {
         let head = Arc::new(self.rollout.head());
         let mut measured = Vec::new();
         for micro in self.micro_batches(slicing.to_measure()) {
+            interrupt::check()?;
             measured.extend(log_probs(&learner, &pack(&micro), &head, true)?.1);
         }
         Ok(slicing.measured_entropies(&measured))
@@ -218,6 +214,7 @@ impl GrpoRun<'_> {
         let beta = self.state.beta.unwrap_or(term.beta);
         let (mut at, mut sum, mut tokens) = (0, 0.0, 0usize);
         for micro in self.micro_batches(groups) {
+            interrupt::check()?;
             let packed = pack(&micro);
             let found = reference_log_probs(&w.learner(step), &packed, &head, reference)?;
             for range in packed.starts.windows(2).map(|w| w[0] as usize..w[1] as usize) {
@@ -235,23 +232,6 @@ impl GrpoRun<'_> {
             self.state.beta = Some(control.next(beta, kl, total.len()));
         }
         Ok((total, vec![("kl".into(), kl), ("kl_coef".into(), beta)]))
-    }
-
-    /// Writes a checkpoint; what is left of the rollout goes with it.
-    fn save(&mut self, rollout: &Rollout, log: &mut RunLog) -> Result<()> {
-        let (s, w) = (self.settings, self.workspace);
-        let unfinished = rollout.window.used < updates_per_generation(s);
-        self.state.window = unfinished.then(|| rollout.window.clone());
-        let shelf = Shelf {
-            run_dir: &s.output.run_dir,
-            max_steps: self.total,
-            keep: s.output.save_total_limit,
-            reference: s.grpo.sync.and(self.frozen),
-        };
-        log.flush()?;
-        checkpoint::save(&shelf, &w.model, &w.arena, &self.state, &log.history)?;
-        self.state.window = None;
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! images inside (PNG in base64), so that the report needs no other file. It never decodes them.
 
 use crate::base::{Error, Result};
+use crate::io::atomic::write_atomic;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -72,10 +73,10 @@ impl SampleLog {
                 && serde_json::from_str::<SampleGroup>(line).is_ok_and(|g| g.step <= step)
         };
         let kept: String = text.split_inclusive('\n').filter(keep).collect();
-        let part = self.path.with_extension(format!("{}.part", std::process::id()));
-        std::fs::write(&part, kept)
-            .and_then(|()| std::fs::rename(&part, &self.path))
-            .map_err(|e| Error::io("cannot shorten the samples file", &self.path, &e))
+        if kept.len() == text.len() {
+            return Ok(());
+        }
+        write_atomic(&self.path, kept.as_bytes())
     }
 }
 

@@ -6,6 +6,8 @@ mod grpo; // the algorithm
 mod infer; // one chat
 mod inspect; // data that is looked at or converted
 mod logging; // what is reported, and where
+mod measure; // evaluation during training
+mod output; // where a run is written, and its checkpoints
 mod plan; // a run that is planned
 mod rewards; // what completions earn
 
@@ -14,6 +16,8 @@ use std::path::PathBuf;
 use data::{data, eval_data};
 use grpo::grpo;
 use logging::logging;
+use measure::measure;
+use output::output;
 use rewards::rewards;
 
 use super::*;
@@ -30,6 +34,7 @@ impl TrainSettings {
             model: model(o)?,
             data: data(o)?,
             eval_data: eval_data(o)?,
+            measure: measure(o)?,
             sampling: sampling(o)?,
             rewards: rewards(o)?,
             grpo: grpo(o, &training)?,
@@ -396,28 +401,6 @@ fn run_dir(o: &Options) -> PathBuf {
     o.text("run_id").map_or(dir.clone(), |id| dir.join(id))
 }
 
-fn output(o: &Options) -> Result<OutputSettings> {
-    if let Some(id) = o.text("run_id")
-        && (id.contains(['/', '\\']) || id == "." || id == "..")
-    {
-        return Err(o.wrong("run_id", "a run id is one folder name").expected("no slashes"));
-    }
-    let resume = match o.get("resume_from_checkpoint") {
-        Value::Bool(true) => Resume::Latest,
-        Value::Text(path) => Resume::From(PathBuf::from(path)),
-        _ => Resume::No,
-    };
-    if resume != Resume::No && o.flag("overwrite_output_dir") {
-        return Err(o
-            .wrong("overwrite_output_dir", "a run cannot be resumed and overwritten")
-            .hint("give one of overwrite_output_dir and resume_from_checkpoint"));
-    }
-    Ok(OutputSettings {
-        run_dir: run_dir(o),
-        overwrite: o.flag("overwrite_output_dir"),
-        save_steps: o.count("save_steps").filter(|n| *n > 0),
-        save_total_limit: o.count("save_total_limit"),
-        resume,
     })
 }
 

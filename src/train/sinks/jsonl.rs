@@ -3,6 +3,7 @@
 
 use super::{Event, MetricRow, Sink};
 use crate::base::{Error, Result};
+use crate::io::atomic::write_atomic;
 use serde_json::{Map, Number, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -33,23 +34,13 @@ impl JsonlSink {
         Ok(JsonlSink { file, path })
     }
 
-    /// Removes rows later than `step` and lines that are no rows; called on resume from the
-    /// checkpoint of `step`. The file is replaced in one move.
-    pub fn truncate_after(&mut self, step: u64) -> Result<()> {
+    /// Makes the file hold exactly these rows: called on resume with those that led to the
+    /// checkpoint, whatever the lost part of the run wrote or did not write after it.
+    pub fn restore(&mut self, rows: &[MetricRow]) -> Result<()> {
         let io = |e: std::io::Error| Error::io("cannot shorten the metrics file", &self.path, &e);
-        let text = std::fs::read(&self.path).map_err(io)?;
-        let text = String::from_utf8_lossy(&text);
-        let mut kept = String::with_capacity(text.len());
-        for line in text.split_inclusive('\n') {
-            if line.ends_with('\n') && parse_row(line).is_some_and(|r| r.step <= step) {
-                kept += line;
-            }
-        }
-        if kept.len() != text.len() {
-            let part = self.path.with_extension(format!("{}.part", std::process::id()));
-            let mut file = File::create(&part).map_err(io)?;
-            file.write_all(kept.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
-            std::fs::rename(&part, &self.path).map_err(io)?;
+        let text: String = rows.iter().map(line).collect();
+        if std::fs::read(&self.path).map_err(io)? != text.as_bytes() {
+            write_atomic(&self.path, text.as_bytes())?;
             self.file = OpenOptions::new().append(true).open(&self.path).map_err(io)?;
         }
         Ok(())
@@ -59,13 +50,7 @@ impl JsonlSink {
 impl Sink for JsonlSink {
     fn take(&mut self, event: &Event) -> Result<()> {
         let Event::Row(row) = event else { return Ok(()) };
-        let mut object = Map::new();
-        object.insert("step".into(), row.step.into());
-        object.insert("epoch".into(), number(row.epoch));
-        for (name, value) in &row.values {
-            object.insert(name.clone(), number(*value));
-        }
-        let line = Value::Object(object).to_string() + "\n";
+        let line = line(row);
         // One write per line: a reader sees a row or no row, a kill leaves at most one broken line.
         self.file
             .write_all(line.as_bytes())
@@ -81,8 +66,23 @@ fn number(v: f64) -> Value {
     Number::from_f64(v).map_or(Value::Null, Value::Number)
 }
 
-fn parse_row(line: &str) -> Option<MetricRow> {
-    let object: Map<String, Value> = serde_json::from_str(line).ok()?;
+/// A row as a JSON object: `step`, `epoch`, then the values in their order.
+pub fn json_row(row: &MetricRow) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("step".into(), row.step.into());
+    object.insert("epoch".into(), number(row.epoch));
+    for (name, value) in &row.values {
+        object.insert(name.clone(), number(*value));
+    }
+    object
+}
+
+fn line(row: &MetricRow) -> String {
+    Value::Object(json_row(row)).to_string() + "\n"
+}
+
+/// The row of an object that [`json_row`] made; `None` of another one. null becomes NaN.
+pub fn row_of_json(object: Map<String, Value>) -> Option<MetricRow> {
     let mut row = MetricRow::new(object.get("step")?.as_u64()?, 0.0);
     for (name, value) in object {
         match (name.as_str(), value) {
@@ -97,6 +97,10 @@ fn parse_row(line: &str) -> Option<MetricRow> {
         }
     }
     Some(row)
+}
+
+fn parse_row(line: &str) -> Option<MetricRow> {
+    row_of_json(serde_json::from_str(line).ok()?)
 }
 
 /// Reads a metrics file. Lines that are no rows (the last one of a killed run) are skipped; null
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn resume_removes_later_and_broken_lines() {
+    fn a_resume_leaves_the_rows_of_the_checkpoint_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let mut sink = JsonlSink::open(&path).unwrap();
@@ -143,10 +147,15 @@ mod tests {
         sink.log(&row(5, 0.0)).unwrap();
         let steps = |p: &Path| read_metrics(p).unwrap().iter().map(|r| r.step).collect::<Vec<_>>();
         assert_eq!(steps(&path), [1, 2, 3, 4, 5], "the broken line is gone, not glued");
-        sink.truncate_after(2).unwrap();
+        let kept: Vec<MetricRow> = [1, 2].map(|s| row(s, 0.0)).into();
+        sink.restore(&kept).unwrap();
         sink.log(&row(3, 9.0)).unwrap();
         assert_eq!(steps(&path), [1, 2, 3]);
         assert_eq!(read_metrics(&path).unwrap()[2].get("loss"), Some(9.0));
+        // Lines that never came to the disk come back, too.
+        std::fs::write(&path, "").unwrap();
+        JsonlSink::open(&path).unwrap().restore(&kept).unwrap();
+        assert_eq!(steps(&path), [1, 2]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no part file stays");
     }
 

@@ -14,7 +14,7 @@ pub use console::{ConsoleOptions, ConsoleSink};
 pub use dashboard::{DashboardSink, DashboardState, Key, restore_terminal, tell};
 pub use event::{CompletionTable, Event, Picture, Png};
 pub use files::{CompletionsSink, HealthSink, read_alerts};
-pub use jsonl::{JsonlSink, read_metrics};
+pub use jsonl::{JsonlSink, json_row, read_metrics, row_of_json};
 pub use tensorboard::TensorBoardSink;
 pub use wandb::{Limits as WandbLimits, WandbSettings, WandbSink};
 

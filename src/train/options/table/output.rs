@@ -2,7 +2,7 @@
 
 use super::{COUNT, NATURAL, OUTPUT, Opt, TRAINS, WRITES, of};
 use crate::train::options::Command::{Demo, Init, MakeShapes, Sft, Train};
-use crate::train::options::Kind::{Bool, BoolOrPath, Path, Word};
+use crate::train::options::Kind::{Bool, BoolOrPath, Choice, Path, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
 pub(super) const OPTIONS: &[Opt] = &[
@@ -13,10 +13,23 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "Write into a folder that is not empty.", ..of(OUTPUT, WRITES) },
     Opt { name: "run_id", kind: Word,
         help: "Subfolder of output_dir for this run.", ..of(OUTPUT, TRAINS) },
+    Opt { name: "save_strategy", kind: Choice(&["steps", "epoch", "best", "no"]), default: "steps",
+        help: "When checkpoints are saved: every save_steps, every epoch, at every best evaluation; never.",
+        ..of(OUTPUT, TRAINS) },
     Opt { name: "save_steps", kind: NATURAL, default: "500", first: true,
         help: "Steps between checkpoints (0: only after the last step).", ..of(OUTPUT, TRAINS) },
     Opt { name: "save_total_limit", kind: COUNT,
-        help: "Checkpoints that are kept; the oldest are removed (default: all).", ..of(OUTPUT, TRAINS) },
+        help: "Checkpoints that are kept; the oldest are removed, never the last or the best (default: all).",
+        ..of(OUTPUT, TRAINS) },
+    Opt { name: "save_only_model", kind: Bool, default: "false",
+        help: "Checkpoints without the optimizer: smaller, and a run cannot be resumed from them.", ..of(OUTPUT, TRAINS) },
+    Opt { name: "load_best_model_at_end", kind: Bool, default: "false",
+        help: "The model of output_dir is that of the best evaluation instead of the last step.", ..of(OUTPUT, &[Train]) },
+    Opt { name: "metric_for_best_model", kind: Word,
+        help: "Figure of the evaluation that the best checkpoint is the best in (default: reward; transformers: loss).",
+        ..of(OUTPUT, &[Train]) },
+    Opt { name: "greater_is_better", kind: Bool,
+        help: "Whether more of it is better (default: unless its name ends in loss).", ..of(OUTPUT, &[Train]) },
     Opt { name: "resume_from_checkpoint", kind: BoolOrPath, default: "false", first: true,
-        help: "Go on from a checkpoint folder, or (true) from the latest of output_dir.", ..of(OUTPUT, TRAINS) },
+        help: "Go on from a checkpoint folder, or (true) from the latest of output_dir, if there is one yet.", ..of(OUTPUT, TRAINS) },
 ];

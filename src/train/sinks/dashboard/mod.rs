@@ -10,7 +10,7 @@ pub use state::{DashboardState, Key};
 
 use super::{Event, MetricRow, Sink};
 use crate::base::{Error, Result};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
@@ -37,7 +37,8 @@ pub fn tell(line: &str) {
     let state = lock(&STATE).clone().filter(|_| is_shown());
     match state {
         Some(state) => lock(&state).line(line),
-        None => eprintln!("{line}"),
+        // The terminal may be what went away (SIGHUP): then nobody reads this.
+        None => drop(writeln!(std::io::stderr(), "{line}")),
     }
 }
 
