@@ -453,7 +453,13 @@ fn other_contradictions_are_refused() {
     refused("--report_to none jsonl", &["none alone"]);
     refused("--report_to jsonl --logging_dir l", &["`logging_dir` would do nothing"]);
     refused("--num_completions_to_print 2", &["--log_completions"]);
-    refused("--log_completions --quiet", &["`quiet`"]);
+    refused("--log_completions --quiet --report_to jsonl", &["`quiet`"]);
+    refused("--log_unique_prompts", &["--log_completions"]);
+    refused("--report_to all wandb", &["all alone"]);
+    refused("--project p", &["`project` would do nothing", "--report_to wandb"]);
+    refused("--tui --quiet", &["`quiet` shows nothing"]);
+    refused("--stop_on_alert all --health_alerts false", &["no alerts are raised"]);
+    refused("--stop_on_alert reward", &["reward_collapse"]);
     refused("--run_id a/b", &["one folder name"]);
     refused("--resume_from_checkpoint --overwrite_output_dir", &["resumed and overwritten"]);
     refused("--eval_dataset e.jsonl --dataset_name a b --image_folders c d", &["leave open"]);
@@ -489,6 +495,17 @@ fn output_and_logging_follow_the_run() {
     let s = settings("--report_to none --log_completions --resume_from_checkpoint o/c").unwrap();
     assert_eq!((s.logging.tensorboard_dir, s.logging.jsonl), (None, false));
     assert_eq!(s.logging.print_completions, None);
+    let line =
+        "--report_to wandb --log_completions --num_completions_to_print 3 --quiet --run_name r";
+    let l = settings(line).unwrap().logging;
+    assert_eq!((l.tensorboard_dir, l.jsonl, l.print_completions), (None, true, Some(0)));
+    assert_eq!(l.track_completions, 3);
+    let wandb = l.wandb.unwrap();
+    assert!(wandb.required && wandb.completions && wandb.multimodal && !wandb.unique_prompts);
+    assert_eq!((wandb.run_name.as_deref(), wandb.project), (Some("r"), None));
+    let l = settings("--report_to all --stop_on_alert truncation,repetition").unwrap().logging;
+    assert!(l.stops_at("repetition") && !l.stops_at("kl_explosion"));
+    assert!(l.tensorboard_dir.is_some() && l.wandb.is_some_and(|w| !w.required));
     assert_eq!(s.output.resume, Resume::From("o/c".into()));
     let s = settings("--eval_dataset e/e.jsonl --max_rows 3").unwrap();
     let eval = s.eval_data.unwrap();

@@ -8,7 +8,7 @@ use crate::base::Result;
 use crate::io::atomic::write_atomic;
 use crate::train::options::{OPTIONS, Options};
 use crate::train::report::{ReportInput, SampleGroup, read_samples, render};
-use crate::train::sinks::{MetricRow, read_metrics};
+use crate::train::sinks::{MetricRow, read_alerts, read_metrics};
 
 /// Groups of completions on the page.
 const GROUPS_SHOWN: usize = 12;
@@ -38,6 +38,7 @@ pub fn write(
         metrics,
         rewards: rewards.into_iter().collect(),
         groups: spread(groups),
+        alerts: read_alerts(run_dir)?,
     });
     write_atomic(file, page.as_bytes())
 }

@@ -36,6 +36,21 @@ pub struct PromptMessage {
     pub content: Vec<PromptPart>,
 }
 
+impl std::fmt::Display for PromptMessage {
+    /// `user: [image] How many?`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:", self.role)?;
+        for part in &self.content {
+            match part {
+                PromptPart::Text(text) => write!(f, " {text}")?,
+                PromptPart::Image => f.write_str(" [image]")?,
+                PromptPart::Video => f.write_str(" [video]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One completion, one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletionRecord {

@@ -20,6 +20,7 @@ use crate::reward::{Aside, RewardSet, Scores};
 use crate::train::generation::{Draws, RolloutSettings, Scored, generate_scored};
 use crate::train::interrupt;
 use crate::train::settings::DataSettings;
+use crate::train::sinks::tell;
 use crate::train::tasks::{Task, text_or_file, without_last_line_end};
 use crate::train::workspace::Workspace;
 use std::collections::HashSet;
@@ -111,10 +112,10 @@ pub fn split_rows(rows: Vec<Row>, ratio: f64, seed: u64) -> Result<(Vec<Row>, Ve
 pub fn name_skipped(skipped: &[Error]) {
     const NAMED: usize = 5;
     for e in skipped.iter().take(NAMED) {
-        eprintln!("skipped: {}", e.one_line());
+        tell(&format!("skipped: {}", e.one_line()));
     }
     if skipped.len() > NAMED {
-        eprintln!("skipped: {} more rows", skipped.len() - NAMED);
+        tell(&format!("skipped: {} more rows", skipped.len() - NAMED));
     }
 }
 
@@ -122,9 +123,9 @@ pub fn name_skipped(skipped: &[Error]) {
 fn name_failures(rewards: &RewardSet, scores: &Scores) {
     const NAMED: usize = 3;
     for f in scores.failures.iter().take(NAMED) {
-        eprintln!("a reward failed: {}", f.error.one_line());
+        tell(&format!("a reward failed: {}", f.error.one_line()));
     }
-    rewards.notices().iter().for_each(|line| eprintln!("{line}"));
+    rewards.notices().iter().for_each(|line| tell(line));
 }
 
 /// Answers and scores rows.

@@ -93,6 +93,7 @@ fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let total = s.training.length.steps(per_epoch);
     let dir = s.output.run_dir.clone();
     let mut log = RunLog::open(options, &dir, &s.logging, total, resumed.as_ref(), opened.anew)?;
+    log.describe_model(&s.model.path)?;
     let rollout = rollout_settings(&w, &s.sampling, seed);
     let skipped_rows = loaded.skipped_rows as u64;
     let mut run = GrpoRun {
@@ -117,8 +118,12 @@ fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     };
     if run.run(&mut log)? {
         let saved = run.saved.is_some();
+        let alert = log.stop_reason().cloned();
         log.finish()?;
-        return Err(interrupt::of_run(&dir, saved, s.output.save_only_model));
+        return Err(match alert {
+            Some(alert) => interrupt::alarmed(&alert, &dir),
+            None => interrupt::of_run(&dir, saved, s.output.save_only_model),
+        });
     }
     if let Some(best) = run.best_folder()? {
         log.say(&format!("the model is that of {}", best.display()))?;
@@ -126,6 +131,7 @@ fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
         checkpoint::load_model(&best, &w.model, &mut w.arena)?;
     }
     checkpoint::save_model(&dir, &w.model, &w.arena)?;
+    log.summarise(total, s.training.batch_size * s.training.gradient_accumulation_steps)?;
     log.finish()?;
     publish::finish(&dir, s.hub.as_ref())?;
     Ok(dir)
@@ -243,7 +249,7 @@ impl<'a> GrpoRun<'a> {
             if self.state.step >= self.total {
                 return Ok(());
             }
-            interrupt::check()?;
+            log.check()?;
             let mut rollout = match self.current.take() {
                 Some(rollout) => rollout,
                 None => {
@@ -369,10 +375,13 @@ impl<'a> GrpoRun<'a> {
         if (now - 1).is_multiple_of(generations.div_ceil(12)) || now == generations {
             log.write(batch.sample_group(0))?;
         }
-        if step.is_multiple_of(logging.steps) || step + updates > self.total {
+        if log.is_due(step) || step + updates > self.total {
             log.write(batch.completions(&self.settings.output.run_dir))?;
-            for line in batch.printed(logging.print_completions) {
+            for line in batch.printed(logging.print_completions, logging.unique_prompts) {
                 log.say(&line)?;
+            }
+            if log.wants_histograms() {
+                batch.histograms().into_iter().try_for_each(|h| log.write(h))?;
             }
         }
         Ok(())

@@ -2,7 +2,8 @@
 //! moment from which it can go on to the same bits, and to save; the second ends the program at once.
 
 use crate::base::{Error, ErrorKind, Result};
-use std::io::Write;
+use crate::train::health::Alert;
+use crate::train::sinks::{restore_terminal, tell};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,18 +13,22 @@ static INSTALL: Once = Once::new();
 /// Catches the signals from now on.
 pub fn watch() {
     INSTALL.call_once(|| {
-        let set = ctrlc::set_handler(|| {
-            if ASKED.swap(true, Ordering::SeqCst) {
-                crate::reward::process::end_all();
-                std::process::exit(130);
-            }
-            // The terminal may be what went away (SIGHUP): then nobody reads this.
-            let _ = writeln!(std::io::stderr(), "\nstopping and saving; once more to stop at once");
-        });
+        let set = ctrlc::set_handler(ask);
         if let Err(e) = set {
             eprintln!("warning: Ctrl-C will not save a checkpoint: {e}");
         }
     });
+}
+
+/// What a signal does: the first asks to stop, the second ends the program. A terminal that passes
+/// Ctrl-C on as a key calls it, too.
+pub fn ask() {
+    if ASKED.swap(true, Ordering::SeqCst) {
+        restore_terminal();
+        crate::reward::process::end_all();
+        std::process::exit(130);
+    }
+    tell("\nstopping and saving; once more to stop at once");
 }
 
 /// True once the user has asked to stop.
@@ -41,6 +46,15 @@ pub fn check() -> Result<()> {
         true => Err(Error::new(ErrorKind::Interrupted, "the run was stopped")),
         false => Ok(()),
     }
+}
+
+/// The error that ends a run which an alert was told to stop.
+pub fn alarmed(alert: &Alert, dir: &std::path::Path) -> Error {
+    let Alert { name, message, advice, link, .. } = alert;
+    Error::new(ErrorKind::Interrupted, format!("the run was stopped by the alert `{name}`"))
+        .file(dir)
+        .found(message)
+        .hint(format!("{advice}; see {link}; the folder has a checkpoint of this step"))
 }
 
 /// The error that ends a stopped run or evaluation.

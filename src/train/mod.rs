@@ -6,6 +6,7 @@ pub mod evaluate; // answers to a split and what they earn
 pub mod fit; // does the run fit its memory, and if not, what would
 pub mod generation; // prompts to scored completions
 pub mod grpo_run; // the training loop
+pub mod health; // what goes wrong in a run
 pub mod infer; // answers to one chat
 pub mod inspect; // what a data set holds and what a model sees of it
 pub mod interrupt; // Ctrl-C and other wishes to stop
@@ -21,7 +22,7 @@ pub mod run_file; // what a run says about itself, and its lock
 pub mod runlog; // the run's folder, metrics, samples, report
 pub mod settings; // options, typed and checked against each other
 pub mod sft_run; // supervised warm start
-pub mod sinks; // console, metrics.jsonl, TensorBoard
+pub mod sinks; // console, dashboard, files, TensorBoard, Weights & Biases
 pub mod speech; // tokens to text as it is heard
 pub mod step; // what both kinds of run share of an optimizer step
 pub mod stream; // rows in the order of a run, encoded ahead

@@ -5,7 +5,7 @@ use crate::io::completions::{CompletionRecord, PromptMessage, PromptPart, comple
 use crate::io::dataset::{Part, Row};
 use crate::train::generation::{Scored, question};
 use crate::train::report::{SampleCompletion, SampleGroup};
-use crate::train::writer::Entry;
+use crate::train::sinks::{CompletionTable, Event, Picture};
 use std::path::Path;
 
 /// A scored batch and where it belongs.
@@ -32,7 +32,7 @@ impl Recorded<'_> {
     }
 
     /// All completions, for `completions/completions_<step>.parquet`.
-    pub fn completions(&self, run_dir: &Path) -> Entry {
+    pub fn completions(&self, run_dir: &Path) -> Event {
         let n = self.group_size();
         let texts = self.scored.texts.iter().enumerate();
         let extra = &self.scored.scores.aside.columns;
@@ -44,15 +44,19 @@ impl Recorded<'_> {
             extra: extra.iter().map(|(n, column)| (n.clone(), column[i].clone())).collect(),
             advantage: self.advantages[i],
         };
-        Entry::Completions {
+        Event::Completions(CompletionTable {
+            step: self.step as u64,
             path: completions_path(run_dir, self.step as u64),
             rewards: self.rewards.to_vec(),
             records: texts.map(record).collect(),
-        }
+            totals: self.scored.scores.total.clone(),
+            group_size: n,
+            pictures: self.rows.iter().map(|row| Picture::all(&row.images)).collect(),
+        })
     }
 
     /// Group number `prompt`, for the report.
-    pub fn sample_group(&self, prompt: usize) -> Entry {
+    pub fn sample_group(&self, prompt: usize) -> Event {
         let n = self.group_size();
         let row = self.rows[prompt];
         let completions = (prompt * n..(prompt + 1) * n)
@@ -71,25 +75,41 @@ impl Recorded<'_> {
             images_png: Vec::new(),
             completions,
         };
-        Entry::Sample(group, row.images.clone())
+        Event::Group(group, Picture::all(&row.images))
     }
 
-    /// Lines to print: the first `count` completions (all if `None`).
-    pub fn printed(&self, count: Option<usize>) -> Vec<String> {
+    /// Distributions of the batch.
+    pub fn histograms(&self) -> Vec<Event> {
+        let step = self.step as u64;
+        let lengths = self.scored.completions.iter().flatten().map(|c| c.ids.len() as f64);
+        let judged = self.scored.scores.total.iter().flatten().copied();
+        [
+            ("reward", judged.collect()),
+            ("completion_length", lengths.collect()),
+            ("advantage", self.advantages.to_vec()),
+        ]
+        .map(|(name, values)| Event::Histogram { name, step, values })
+        .into()
+    }
+
+    /// Lines to print: the first `count` completions (all if `None`), only the first of each prompt if
+    /// `unique`.
+    pub fn printed(&self, count: Option<usize>, unique: bool) -> Vec<String> {
         let n = self.group_size();
-        let take = count.unwrap_or(self.scored.texts.len());
-        let texts = self.scored.texts.iter().enumerate().take(take);
-        texts
-            .map(|(i, text)| {
-                let total =
-                    self.scored.scores.total[i].map_or("none".into(), |r| format!("{r:.3}"));
-                let question = question(self.rows[i / n]).replace('\n', " ");
-                format!(
-                    "step {} | {question} | {text:?} | reward {total} | advantage {:+.3}",
-                    self.step, self.advantages[i]
-                )
-            })
-            .collect()
+        let shown = self.scored.texts.iter().enumerate().filter(|(i, _)| !unique || i % n == 0);
+        let score = |v: Option<f64>| v.map_or("none".into(), |r| format!("{r:.3}"));
+        let line = |(i, text): (usize, &String)| {
+            let question = question(self.rows[i / n]).replace('\n', " ");
+            let scores = self.rewards.iter().zip(self.scores_of(i));
+            let each: String = scores.map(|(name, v)| format!("{name} {}, ", score(v))).collect();
+            let total = score(self.scored.scores.total[i]);
+            let advantage = self.advantages[i];
+            format!(
+                "step {} | {question} | {text:?} | {each}reward {total} | advantage {advantage:+.3}",
+                self.step
+            )
+        };
+        shown.map(line).take(count.unwrap_or(usize::MAX)).collect()
     }
 }
 

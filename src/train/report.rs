@@ -1,6 +1,7 @@
 //! `report.html`: a run on one page. One file without scripts from elsewhere, fonts or requests;
 //! every text in it is escaped, because models and data sets write most of it.
 
+mod alerts;
 mod bars;
 mod chart;
 mod page;
@@ -15,7 +16,8 @@ pub(crate) use page::escape;
 pub(in crate::train) use samples::base64;
 
 use crate::base::{Error, Result};
-use crate::train::sinks::{MetricRow, read_metrics};
+use crate::train::health::Alert;
+use crate::train::sinks::{MetricRow, read_alerts, read_metrics};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ pub struct ReportInput {
     pub rewards: Vec<(u64, Vec<f64>)>,
     /// Groups to show, in the order of their steps.
     pub groups: Vec<SampleGroup>,
+    /// Alerts in the order of their steps.
+    pub alerts: Vec<Alert>,
     /// Key figures. `before/<name>` and `after/<name>` become a line of the evaluation table.
     pub summary: Vec<(String, String)>,
 }
@@ -78,6 +82,7 @@ pub fn report_from_dir(output_dir: impl AsRef<Path>) -> Result<String> {
         metrics,
         rewards: rewards.into_iter().collect(),
         groups: spread(samples, GROUPS_SHOWN),
+        alerts: read_alerts(dir)?,
     }))
 }
 

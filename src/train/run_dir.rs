@@ -152,9 +152,20 @@ pub fn remove_run(dir: &Path) -> Result<()> {
     for (_, path) in checkpoint::list(dir)?.into_iter().filter(|(_, path)| checkpoint::ours(path)) {
         remove(path)?;
     }
-    let records =
-        ["metrics.jsonl", "samples.jsonl", "report.html", RESOLVED, "completions", "runs"];
-    for name in records.into_iter().chain([RUN_FILE, LOG_FILE]) {
+    let records = [
+        "metrics.jsonl",
+        "samples.jsonl",
+        "health.jsonl",
+        "train_results.json",
+        "wandb_run.json",
+        "report.html",
+        RESOLVED,
+        "completions",
+        "runs",
+        RUN_FILE,
+        LOG_FILE,
+    ];
+    for name in records {
         remove(dir.join(name))?;
     }
     Ok(())

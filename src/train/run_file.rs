@@ -8,7 +8,7 @@ use crate::base::{Error, ErrorKind, Result, utc};
 use crate::io::atomic::write_atomic;
 use crate::io::tfevents::host_name;
 use crate::train::options::{OPTIONS, Options};
-use crate::train::sinks::{MetricRow, Sink};
+use crate::train::sinks::{Event, Sink};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -296,7 +296,8 @@ impl RunFileSink {
 }
 
 impl Sink for RunFileSink {
-    fn log(&mut self, row: &MetricRow) -> Result<()> {
+    fn take(&mut self, event: &Event) -> Result<()> {
+        let Event::Row(row) = event else { return Ok(()) };
         self.file.step = self.file.step.max(row.step);
         // A step may take milliseconds, and every writing is synced to the disk.
         if self.written.elapsed() >= PAUSE || row.step == self.file.max_steps {

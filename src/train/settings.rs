@@ -8,6 +8,7 @@ mod data_sets; // names of data sets
 mod grpo; // the algorithm
 mod hub; // options that name repositories
 mod inspect; // data that is looked at or converted
+mod logging; // what is reported, and where
 mod output; // where a run is written, and its checkpoints
 mod paths; // whether files that are read exist
 mod publish; // models that leave
@@ -23,6 +24,7 @@ pub use data_sets::resolve_data_sets;
 pub use grpo::{EntropySettings, GrpoSettings, KlSettings, LossType, ReferenceSync};
 pub use hub::{adapter_in, resolve_repositories};
 pub use inspect::{ConvertSettings, InspectSettings};
+pub use logging::LoggingSettings;
 pub use output::{BestSettings, OutputSettings, Resume, When};
 pub use paths::check_paths;
 pub use publish::{CardSettings, HubSettings, MergeSettings, PushSettings};
@@ -480,23 +482,6 @@ pub struct TrainingSettings {
     pub seed: u64,
     /// Root of the order of rows.
     pub data_seed: u64,
-}
-
-/// What is reported, and where.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LoggingSettings {
-    /// Steps between two lines of metrics, at least 1.
-    pub steps: usize,
-    /// Folder of the TensorBoard events; `None` writes none.
-    pub tensorboard_dir: Option<PathBuf>,
-    /// Whether metrics.jsonl is written.
-    pub jsonl: bool,
-    /// Completions printed at every logged step; `None` is all of them, `Some(0)` is none.
-    pub print_completions: Option<usize>,
-    /// Say what is trained before the first step.
-    pub print_trainable: bool,
-    /// Print warnings, errors and results only.
-    pub quiet: bool,
 }
 
 /// Threads and memory.

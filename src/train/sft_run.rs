@@ -66,6 +66,7 @@ fn sft_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     };
     let dir = s.output.run_dir.clone();
     let mut log = RunLog::open(options, &dir, &s.logging, total, resumed.as_ref(), opened.anew)?;
+    log.describe_model(&s.model.path)?;
     let skipped_rows = loaded.skipped_rows as u64;
     let head = HeadSettings { temperature: 1.0, forbidden: w.forbidden_tokens() };
     let mut run = SftRun {
@@ -86,10 +87,15 @@ fn sft_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     };
     if run.run(&mut log)? {
         let saved = run.saved.is_some();
+        let alert = log.stop_reason().cloned();
         log.finish()?;
-        return Err(interrupt::of_run(&dir, saved, s.output.save_only_model));
+        return Err(match alert {
+            Some(alert) => interrupt::alarmed(&alert, &dir),
+            None => interrupt::of_run(&dir, saved, s.output.save_only_model),
+        });
     }
     checkpoint::save_model(&dir, &w.model, &w.arena)?;
+    log.summarise(total, per_step)?;
     log.finish()?;
     publish::finish(&dir, s.hub.as_ref())?;
     Ok(dir)
@@ -143,7 +149,7 @@ impl SftRun<'_> {
             if self.state.step >= self.total {
                 return Ok(());
             }
-            interrupt::check()?;
+            log.check()?;
             let start = Instant::now();
             let batch = batches.recv().map_err(|_| ended())??;
             self.update(batch, start, log)?;

@@ -3,81 +3,26 @@
 //! for it only in [`Writer::flush`], or when it is hundreds of entries behind.
 
 use crate::base::{Error, Result};
-use crate::io::completions::{self, CompletionRecord};
-use crate::io::dataset::ImageRef;
-use crate::io::image::{self, Alpha};
-use crate::train::report::{SampleGroup, SampleLog};
-use crate::train::sinks::{ConsoleSink, MetricRow, Sink, Sinks};
-use std::path::PathBuf;
+use crate::train::sinks::{Event, Sink, Sinks};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Entries that may wait.
+/// Events that may wait.
 const WAITING: usize = 256;
 
-/// Something to write.
-#[derive(Debug)]
-pub enum Entry {
-    /// A line for the person who watches.
-    Line(String),
-    /// A row of metrics.
-    Row(MetricRow),
-    /// A group for the report, and its images.
-    Sample(SampleGroup, Vec<ImageRef>),
-    /// A parquet file of completions.
-    Completions {
-        /// The file.
-        path: PathBuf,
-        /// Names of the rewards.
-        rewards: Vec<String>,
-        /// One per completion.
-        records: Vec<CompletionRecord>,
-    },
-}
-
-/// Where entries go.
-pub struct Targets {
-    /// Metrics.
-    pub sinks: Sinks,
-    /// Metrics and lines.
-    pub console: ConsoleSink,
-    /// Samples.
-    pub samples: SampleLog,
-}
-
-impl Targets {
-    fn write(&mut self, entry: Entry) -> Result<()> {
-        match entry {
-            Entry::Line(text) => self.console.message(&text),
-            Entry::Row(row) => {
-                self.sinks.log(&row)?;
-                self.console.log(&row)
-            }
-            Entry::Sample(mut group, images) => {
-                let png = |i: &ImageRef| image::encode_png(&i.open(Alpha::Drop)?);
-                group.images_png = images.iter().map(png).collect::<Result<_>>()?;
-                self.samples.append(&group)
-            }
-            Entry::Completions { path, rewards, records } => {
-                completions::write(path, &rewards, &records)
-            }
-        }
-    }
-}
-
 enum Message {
-    Write(Entry),
+    Write(Event),
     /// Answered when everything before it is written.
     Flush(Sender<()>),
 }
 
 type Failure = Arc<Mutex<Option<Error>>>;
 
-/// Hands entries to the thread. What was handed over is written even if the writer is dropped.
+/// Hands events to the thread. What was handed over is written even if the writer is dropped.
 pub struct Writer {
     send: Option<SyncSender<Message>>,
-    thread: Option<JoinHandle<Targets>>,
+    thread: Option<JoinHandle<Sinks>>,
     failure: Failure,
 }
 
@@ -86,24 +31,24 @@ impl Writer {
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(targets: Targets) -> Result<Self> {
+    pub fn start(sinks: Sinks) -> Result<Self> {
         let (send, receive) = sync_channel(WAITING);
         let failure = Failure::default();
         let place = failure.clone();
         let thread = std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || serve(targets, &receive, &place))
+            .spawn(move || serve(sinks, &receive, &place))
             .map_err(|e| Error::device("cannot start a thread").found(e.to_string()))?;
         Ok(Writer { send: Some(send), thread: Some(thread), failure })
     }
 
-    /// Hands an entry over.
+    /// Hands an event over.
     ///
     /// # Errors
     /// If an earlier one could not be written; nothing is written after a failure.
-    pub fn write(&self, entry: Entry) -> Result<()> {
+    pub fn write(&self, event: Event) -> Result<()> {
         self.failed()?;
-        self.send(Message::Write(entry))
+        self.send(Message::Write(event))
     }
 
     /// Returns when everything handed over is written.
@@ -121,15 +66,15 @@ impl Writer {
     ///
     /// # Errors
     /// If something could not be written.
-    pub fn finish(mut self) -> Result<Targets> {
+    pub fn finish(mut self) -> Result<Sinks> {
         self.send = None;
-        let targets = match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(targets)) => targets,
+        let sinks = match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(sinks)) => sinks,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
             None => return Err(gone()),
         };
         self.failed()?;
-        Ok(targets)
+        Ok(sinks)
     }
 
     fn send(&self, message: Message) -> Result<()> {
@@ -157,12 +102,12 @@ fn gone() -> Error {
 }
 
 /// The thread: writes until nobody can send, or until something fails.
-fn serve(mut targets: Targets, receive: &Receiver<Message>, failure: &Failure) -> Targets {
+fn serve(mut sinks: Sinks, receive: &Receiver<Message>, failure: &Failure) -> Sinks {
     let mut broken = false;
     for message in receive {
         match message {
-            Message::Write(entry) if !broken => {
-                if let Err(e) = targets.write(entry) {
+            Message::Write(event) if !broken => {
+                if let Err(e) = sinks.take(&event) {
                     *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
                     broken = true;
                 }
@@ -172,19 +117,20 @@ fn serve(mut targets: Targets, receive: &Receiver<Message>, failure: &Failure) -
             Message::Flush(done) => drop(done.send(())),
         }
     }
-    targets
+    sinks
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::sinks::ConsoleOptions;
+    use crate::train::sinks::MetricRow;
 
     /// Keeps the steps it is told, and fails on step 3.
     struct Kept(Arc<Mutex<Vec<u64>>>);
 
     impl Sink for Kept {
-        fn log(&mut self, row: &MetricRow) -> Result<()> {
+        fn take(&mut self, event: &Event) -> Result<()> {
+            let Event::Row(row) = event else { return Ok(()) };
             self.0.lock().unwrap().push(row.step);
             if row.step == 3 { Err(Error::data("the disk is full")) } else { Ok(()) }
         }
@@ -195,16 +141,12 @@ mod tests {
 
     fn writer() -> (Writer, Arc<Mutex<Vec<u64>>>) {
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let targets = Targets {
-            sinks: Sinks(vec![Box::new(Kept(kept.clone()))]),
-            console: ConsoleSink::new(ConsoleOptions::detect(9, true)),
-            samples: SampleLog::new("never written"),
-        };
-        (Writer::start(targets).unwrap(), kept)
+        let sinks = Sinks(vec![Box::new(Kept(kept.clone()))]);
+        (Writer::start(sinks).unwrap(), kept)
     }
 
-    fn row(step: u64) -> Entry {
-        Entry::Row(MetricRow::new(step, 0.0))
+    fn row(step: u64) -> Event {
+        Event::Row(MetricRow::new(step, 0.0))
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One process that answers lines with lines: started in a group of its own, written to and read from on
 //! threads of its own, so that no process can keep a caller longer than the caller allows. Knows nothing
-//! of rewards.
+//! of rewards; trackers speak to their clients through it, too.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -25,7 +25,7 @@ const LINE: usize = 400;
 /// Groups of processes that are running: what ends the program at once ends them too.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
-/// Ends every process that rewards have started, at once.
+/// Ends every process that was started here, at once.
 pub fn end_all() {
     let groups = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
     groups.into_iter().for_each(kill_group);
@@ -41,9 +41,9 @@ fn kill_group(group: u32) {
     let _ = shell.status();
 }
 
-/// What processes of one reward have written to standard error.
+/// What processes have written to standard error.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub struct Said {
     tail: VecDeque<String>,
     lines: Vec<String>,
     left_out: usize,
@@ -61,7 +61,7 @@ impl Said {
         }
     }
     /// Lines since the last call; of many the first.
-    pub(super) fn take(&mut self) -> Vec<String> {
+    pub fn take(&mut self) -> Vec<String> {
         let mut lines = std::mem::take(&mut self.lines);
         if self.left_out > 0 {
             lines.push(format!("({} more lines)", std::mem::take(&mut self.left_out)));
@@ -69,7 +69,7 @@ impl Said {
         lines
     }
     /// The last lines.
-    pub(super) fn last(&self) -> Option<String> {
+    pub fn last(&self) -> Option<String> {
         let lines: Vec<&str> = self.tail.iter().map(String::as_str).collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
@@ -77,7 +77,7 @@ impl Said {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Lost {
+pub enum Lost {
     /// The limit was over.
     Late,
     /// The process is gone; how it ended.
@@ -92,7 +92,7 @@ enum Heard {
 }
 
 /// A running process.
-pub(super) struct Child {
+pub struct Child {
     process: Process,
     group: u32,
     requests: Option<Sender<String>>,
@@ -101,7 +101,10 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts the program; its standard error goes to `said`.
-    pub(super) fn start(mut command: Command, said: Arc<Mutex<Said>>) -> std::io::Result<Child> {
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(mut command: Command, said: Arc<Mutex<Said>>) -> std::io::Result<Child> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C of a terminal asks the run to stop, not the reward.
         let mut process = command.process_group(0).spawn()?;
@@ -112,7 +115,7 @@ impl Child {
         let (requests, to_write) = channel();
         let (heard, answers) = sync_channel(16);
         let child = Child { process, group, requests: Some(requests), answers };
-        let thread = || std::thread::Builder::new().name("reward".into());
+        let thread = || std::thread::Builder::new().name("lines".into());
         if let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) {
             thread().spawn(move || write_lines(stdin, &to_write))?;
             thread().spawn(move || read_lines(stdout, &heard))?;
@@ -122,7 +125,10 @@ impl Child {
     }
 
     /// Sends a line and waits for one.
-    pub(super) fn ask(&mut self, line: String, limit: Duration) -> Result<String, Lost> {
+    ///
+    /// # Errors
+    /// If there is none within the limit.
+    pub fn ask(&mut self, line: String, limit: Duration) -> Result<String, Lost> {
         let sent = self.requests.as_ref().is_some_and(|r| r.send(line).is_ok());
         if !sent {
             return Err(Lost::Ended(self.status()));
@@ -131,7 +137,10 @@ impl Child {
     }
 
     /// Waits for a line.
-    pub(super) fn hear(&mut self, limit: Duration) -> Result<String, Lost> {
+    ///
+    /// # Errors
+    /// If there is none within the limit.
+    pub fn hear(&mut self, limit: Duration) -> Result<String, Lost> {
         let start = Instant::now();
         let mut gone = false;
         loop {
@@ -164,7 +173,7 @@ impl Child {
     }
 
     /// Ends the process and everything that it has started.
-    pub(super) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.requests = None;
         self.end();
     }

@@ -6,13 +6,12 @@ mod child; // one process that answers lines with lines
 mod message; // what the lines say
 mod source; // what can be named
 
-pub use child::end_all;
+pub use child::{Child, Lost, Said, end_all};
 pub use source::{Source, unique_names};
 
 use crate::base::{Error, Result};
 use crate::reward::settings::ProcessSettings;
 use crate::reward::{Aside, Progress, Reward, Sample};
-use child::{Child, Lost, Said};
 use message::{Answer, Score};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

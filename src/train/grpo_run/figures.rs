@@ -6,6 +6,7 @@ use crate::grpo::advantage::mean;
 use crate::reward::RewardSet;
 use crate::reward::set::mean_std;
 use crate::train::generation::Scored;
+use crate::train::health::repeated_share;
 
 /// Names and values in the order in which they are logged.
 pub(super) type Named = Vec<(String, f64)>;
@@ -38,6 +39,8 @@ pub(super) fn completion_figures(
         out.push((format!("rewards/{name}/mean"), mean));
         out.push((format!("rewards/{name}/std"), std));
     }
+    let repeated: Vec<f64> = all.iter().filter_map(|c| repeated_share(&c.ids)).collect();
+    let judged = all.len() * rewards.len();
     let clipped = 1.0 - ended.len() as f64 / lengths.len().max(1) as f64;
     let of_ended = |f: &dyn Fn(&[f64]) -> f64| if ended.is_empty() { 0.0 } else { f(&ended) };
     let figures = [
@@ -48,6 +51,8 @@ pub(super) fn completion_figures(
         ("completions/min_terminated_length", of_ended(&min)),
         ("completions/max_terminated_length", of_ended(&max)),
         ("completions/clipped_ratio", clipped),
+        ("completions/repetition", mean(&repeated)),
+        ("rewards/failed_ratio", scored.scores.failures.len() as f64 / judged.max(1) as f64),
         ("rewards/failed", (scored.scores.failures.len() + failures) as f64),
     ];
     out.extend(figures.map(|(n, v)| (n.to_string(), v)));

@@ -14,6 +14,7 @@ use crate::ops::grpo_loss::GrpoLoss;
 use crate::train::generation::Scored;
 use crate::train::interrupt;
 use crate::train::runlog::RunLog;
+use crate::train::sinks::Event;
 use crate::train::step::{
     Moment, dropout, memory_metrics, rate_metrics, reference_version, slices_per_generation,
     update_settings,
@@ -56,7 +57,10 @@ impl GrpoRun<'_> {
         values.extend(self.follow(&stats, &sum));
         values.extend(threshold.map(|t| ("entropy_threshold".to_string(), f64::from(t))));
         if first_pass {
-            values.push(("sampling/logp_diff_max".into(), sum.logp_diff_max()));
+            let (mean, max) = sum.logp_difference();
+            values.push(("sampling/logp_diff_max".into(), max));
+            values.push(("sampling/sampling_logp_difference/mean".into(), mean));
+            values.push(("sampling/sampling_logp_difference/max".into(), max));
         }
         values.extend([
             ("num_tokens".to_string(), self.state.num_tokens as f64),
@@ -72,6 +76,9 @@ impl GrpoRun<'_> {
         values.extend(memory_metrics(w));
         let last = self.state.step == self.total;
         log.step(self.state.step, self.epoch(), values, last)?;
+        if log.wants_histograms() && (last || log.is_due(self.state.step)) {
+            sum.histograms(self.state.step).into_iter().try_for_each(|h| log.write(h))?;
+        }
         Ok(())
     }
 
@@ -259,10 +266,24 @@ impl Sum {
         self.advantage.extend(&packed.advantage);
     }
 
-    /// Largest difference between the log-probability at sampling and in the first pass over it.
-    fn logp_diff_max(&self) -> f64 {
-        let differences = self.micro.logp.iter().zip(&self.sampled).map(|(a, b)| (a - b).abs());
-        f64::from(differences.fold(0.0f32, f32::max))
+    /// Mean and largest difference between the log-probability at sampling and in the first pass over it.
+    fn logp_difference(&self) -> (f64, f64) {
+        let pairs = self.micro.logp.iter().zip(&self.sampled);
+        let differences = || pairs.clone().map(|(a, b)| f64::from((a - b).abs()));
+        let mean = differences().sum::<f64>() / self.micro.logp.len().max(1) as f64;
+        (mean, differences().fold(0.0, f64::max))
+    }
+
+    /// Distributions over the tokens of the update.
+    fn histograms(&self, step: usize) -> [Event; 2] {
+        let m = &self.micro;
+        let ratio = m.logp.iter().zip(&m.old).map(|(new, old)| f64::from(new - old)).collect();
+        let entropy = m.entropy.iter().map(|e| f64::from(*e)).collect();
+        [("log_ratio", ratio), ("entropy", entropy)].map(|(name, values)| Event::Histogram {
+            name,
+            step: step as u64,
+            values,
+        })
     }
 
     /// Mean entropy of the tokens whose policy terms count; `None` of none.

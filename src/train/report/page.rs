@@ -1,6 +1,7 @@
 //! The page around the charts: key figures, sections, sample groups, settings. Every string that
 //! comes from outside passes [`escape`] on its way into the page.
 
+use super::alerts::alerts;
 use super::bars::{memory_by_phase, reward_spread, time_by_phase};
 use super::chart::{Series, compact, line_chart};
 use super::samples::base64;
@@ -54,6 +55,7 @@ pub fn render(input: &ReportInput) -> String {
         input.metrics.iter().partition(|r| r.is_eval());
     let mut curves = Curves { train: &train, evals: &evals, shown: BTreeSet::new() };
     let sections = [
+        ("health", "Health", alerts(&input.alerts)),
         ("rewards", "Rewards", charts(curves.rewards() + &reward_spread(&input.rewards))),
         ("evaluation", "Evaluation", evaluation(input, &mut curves)),
         ("policy", "Policy", charts(curves.policy())),
@@ -195,6 +197,10 @@ impl Curves<'_> {
     }
 
     fn time(&mut self) -> String {
+        // The section of alerts tells these.
+        for n in self.names(|n| n.starts_with("health/")) {
+            self.shown.insert(n);
+        }
         for n in self.names(|n| n.starts_with("time/") || n.starts_with("memory/")) {
             self.shown.insert(n);
         }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::base::{Philox, RngDomain};
+use crate::train::health::Turn;
 use crate::train::sinks::{JsonlSink, Sink};
 
 /// A run of 120 steps in which everything goes reasonably well.
@@ -175,6 +176,15 @@ fn hostile_text_stays_text() {
             ],
         }],
         rewards: vec![(1, vec![f64::NAN, 0.5])],
+        alerts: vec![Alert {
+            step: 1,
+            name: bad.into(),
+            state: Turn::Begun,
+            value: None,
+            message: bad.into(),
+            advice: bad.into(),
+            link: bad.into(),
+        }],
         groups: vec![SampleGroup {
             prompt: bad.into(),
             answer: bad.into(),

@@ -5,6 +5,7 @@ mod data; // rows
 mod grpo; // the algorithm
 mod infer; // one chat
 mod inspect; // data that is looked at or converted
+mod logging; // what is reported, and where
 mod measure; // what evaluation makes of answers
 mod output; // where a run is written, and its checkpoints
 mod plan; // a run that is planned
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use data::{data, eval_data};
 use grpo::grpo;
+use logging::logging;
 use output::output;
 use rewards::rewards;
 use validation::validation;
@@ -423,41 +425,6 @@ fn optimizer(o: &Options) -> Result<OptimizerSettings> {
 fn run_dir(o: &Options) -> PathBuf {
     let dir = path(o, "output_dir");
     o.text("run_id").map_or(dir.clone(), |id| dir.join(id))
-}
-
-fn logging(o: &Options) -> Result<LoggingSettings> {
-    let targets = o.texts("report_to");
-    let to = |name: &str| targets.iter().any(|t| t == name);
-    if to("none") && targets.len() > 1 {
-        return Err(o.wrong("report_to", "`none` beside other targets").expected("none alone"));
-    }
-    if !to("tensorboard") {
-        useless(
-            o,
-            &["logging_dir"],
-            "no TensorBoard events are written",
-            "--report_to tensorboard",
-        )?;
-    }
-    let prints = o.command() == Command::Train && o.flag("log_completions");
-    if o.command() == Command::Train && !prints {
-        let why = "no completions are printed";
-        useless(o, &["num_completions_to_print"], why, "add --log_completions")?;
-    }
-    if prints && o.flag("quiet") {
-        return Err(o
-            .wrong("log_completions", "`quiet` prints no completions")
-            .hint("give one of the two; completions/ in the run's folder has all of them"));
-    }
-    Ok(LoggingSettings {
-        print_trainable: o.flag("print_trainable"),
-        steps: count(o, "logging_steps"),
-        tensorboard_dir: to("tensorboard")
-            .then(|| o.path("logging_dir").unwrap_or_else(|| run_dir(o).join("runs"))),
-        jsonl: to("jsonl"),
-        print_completions: if prints { o.count("num_completions_to_print") } else { Some(0) },
-        quiet: o.flag("quiet"),
-    })
 }
 
 fn machine(o: &Options) -> Result<MachineSettings> {

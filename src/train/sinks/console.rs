@@ -1,8 +1,9 @@
 //! The console: one line that overwrites itself on a terminal, one line per row anywhere else.
 //! Nothing but numbers that are in the row (and the clock) is shown, and nothing with `--quiet`.
 
-use super::{MetricRow, Sink};
+use super::{Event, MetricRow, Sink, dashboard};
 use crate::base::{Error, Result};
+use crate::train::health::Turn;
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
@@ -39,8 +40,8 @@ pub struct ConsoleSink {
     last: Instant,
     /// Characters of the line that stands unfinished on the terminal.
     standing: usize,
-    /// Takes the same, line by line, whatever the console shows.
-    copy: Option<Box<ConsoleSink>>,
+    /// A file: a dashboard hides nothing of it.
+    is_file: bool,
 }
 
 /// Rows that rate and time left are averaged over.
@@ -55,27 +56,32 @@ impl ConsoleSink {
     /// Progress on `out`.
     pub fn to_writer(options: ConsoleOptions, out: Box<dyn Write + Send>) -> Self {
         let recent = VecDeque::with_capacity(WINDOW);
-        ConsoleSink { options, out, recent, last: Instant::now(), standing: 0, copy: None }
+        ConsoleSink { options, out, recent, last: Instant::now(), standing: 0, is_file: false }
     }
 
-    /// The same, and every line appended to a file, with `--quiet` too.
+    /// What a console would show, line by line, appended to a file, with `--quiet` too.
     ///
     /// # Errors
     /// If the file cannot be opened.
-    pub fn copied_to(mut self, path: &Path) -> Result<Self> {
+    pub fn to_log(options: ConsoleOptions, path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
         let file = file.map_err(|e| Error::io("cannot write the run's log", path, &e))?;
-        let options = ConsoleOptions { quiet: false, overwrite: false, ..self.options };
-        self.copy = Some(Box::new(Self::to_writer(options, Box::new(file))));
-        Ok(self)
+        let options = ConsoleOptions { quiet: false, overwrite: false, ..options };
+        Ok(ConsoleSink { is_file: true, ..Self::to_writer(options, Box::new(file)) })
     }
 
-    /// Prints a message above the progress line.
+    /// Whether a line is not to be seen: `--quiet` leaves warnings, and a dashboard has lines of its own.
+    fn silent(&self, text: &str) -> bool {
+        let quiet = self.options.quiet && !text.starts_with("warning:");
+        quiet || !self.is_file && dashboard::is_shown()
+    }
+
+    /// Prints a message above the progress line; with `--quiet` only one that begins with `warning:`.
+    ///
+    /// # Errors
+    /// If the console cannot be written.
     pub fn message(&mut self, text: &str) -> Result<()> {
-        if let Some(copy) = &mut self.copy {
-            copy.message(text)?;
-        }
-        if self.options.quiet {
+        if self.silent(text) {
             return Ok(());
         }
         let blank = if self.standing > 0 { "\r\x1b[K" } else { "" };
@@ -151,18 +157,18 @@ impl ConsoleSink {
     }
 }
 
-impl Sink for ConsoleSink {
-    fn log(&mut self, row: &MetricRow) -> Result<()> {
-        if row.is_eval() {
-            return self.message(&Self::eval_line(row));
-        }
-        if let Some(copy) = &mut self.copy {
-            copy.log(row)?;
-        }
+impl ConsoleSink {
+    fn row(&mut self, row: &MetricRow) -> Result<()> {
         if self.options.quiet {
             return Ok(());
         }
+        if row.is_eval() {
+            return self.message(&Self::eval_line(row));
+        }
         self.remember(row);
+        if !self.is_file && dashboard::is_shown() {
+            return Ok(());
+        }
         let line = self.train_line(row);
         if !self.options.overwrite {
             return self.write(&(line + "\n"));
@@ -172,6 +178,24 @@ impl Sink for ConsoleSink {
         let line: String = line.chars().take(width).collect();
         self.standing = line.chars().count();
         self.write(&format!("\r{line}\x1b[K"))
+    }
+}
+
+impl Sink for ConsoleSink {
+    fn take(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Line(text) => self.message(text),
+            Event::Row(row) => self.row(row),
+            Event::Alert(alert) if alert.state == Turn::Begun => {
+                self.message(&format!("warning: {}", alert.line()))
+            }
+            Event::Alert(alert) => self.message(&alert.line()),
+            Event::Summary { figures, .. } => {
+                let shown = figures.iter().map(|(name, v)| format!("{name} {}", short(*v)));
+                self.message(&shown.collect::<Vec<_>>().join("  "))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn close(&mut self) -> Result<()> {

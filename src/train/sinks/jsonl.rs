@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one JSON object per line and step, on disk after every line. Lines are only
 //! ever appended, except that a resume cuts off what the lost part of the run had written.
 
-use super::{MetricRow, Sink};
+use super::{Event, MetricRow, Sink};
 use crate::base::{Error, Result};
 use crate::io::atomic::write_atomic;
 use serde_json::{Map, Number, Value};
@@ -48,7 +48,8 @@ impl JsonlSink {
 }
 
 impl Sink for JsonlSink {
-    fn log(&mut self, row: &MetricRow) -> Result<()> {
+    fn take(&mut self, event: &Event) -> Result<()> {
+        let Event::Row(row) = event else { return Ok(()) };
         let line = line(row);
         // One write per line: a reader sees a row or no row, a kill leaves at most one broken line.
         self.file

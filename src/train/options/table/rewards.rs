@@ -1,6 +1,7 @@
 //! Options: what completions earn. Data, no logic.
 
 use super::{COUNT, NATURAL, Opt, POSITIVE, RATIO, REWARDS, SCORES, SIGNED, of};
+use crate::train::options::Command::{Eval, Sft, Train};
 use crate::train::options::Kind::{Choice, Float, List, Path, Text, Word};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
@@ -61,7 +62,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "judge_concurrency", kind: COUNT, default: "8",
         help: "Questions that are open at a time.", ..of(REWARDS, SCORES) },
     Opt { name: "python", kind: Path, default: "python3",
-        help: "Python that runs rewards of your own (`--reward_funcs file.py:function`).", ..of(REWARDS, SCORES) },
+        help: "Python that runs rewards of your own (`--reward_funcs file.py:function`) and the wandb client.", ..of(REWARDS, &[Train, Sft, Eval]) },
     Opt { name: "reward_workers", kind: COUNT, default: "1",
         help: "Processes per reward of your own.", ..of(REWARDS, SCORES) },
     Opt { name: "reward_timeout", kind: POSITIVE, default: "30",
