@@ -59,7 +59,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
     }
 }
 
@@ -225,7 +229,9 @@ fn writes_that_fail_end_the_run_and_lose_nothing() {
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
     let program = command(&line);
     shell.args(["-c", &script, "sh"]).arg(program.get_program()).args(program.get_args());
-    program.get_envs().for_each(|(name, _)| drop(shell.env_remove(name)));
+    for (name, _) in program.get_envs() {
+        shell.env_remove(name);
+    }
     let output = shell.current_dir(lab()).output().unwrap();
     refused(output, 4, &["cannot", "hint", "ulimit -f"]);
     assert_eq!(intact(&dir), [2]);

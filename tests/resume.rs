@@ -105,7 +105,9 @@ fn session(line: &str, dir: &Path, kill: Option<Kill>) -> std::process::ExitStat
             let mut shell = Command::new("sh");
             let limited = format!("ulimit -c 0; ulimit -f {blocks}; exec \"$@\"");
             shell.args(["-c", &limited, "sh"]).arg(program.get_program());
-            program.get_envs().for_each(|(name, _)| drop(shell.env_remove(name)));
+            for (name, _) in program.get_envs() {
+                shell.env_remove(name);
+            }
             shell
         }
         _ => program,
