@@ -18,7 +18,7 @@ pub fn watch() {
                 std::process::exit(130);
             }
             // The terminal may be what went away (SIGHUP): then nobody reads this.
-            let _ = writeln!(std::io::stderr(), "\nstopping and saving; once more to stop at once");
+            let _ = writeln!(std::io::stderr(), "\nstopping; once more to stop at once");
         });
         if let Err(e) = set {
             eprintln!("warning: Ctrl-C will not save a checkpoint: {e}");
