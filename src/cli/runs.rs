@@ -104,7 +104,7 @@ fn sort(entries: &mut [Entry], by: &str) {
 pub fn show(o: &Options) -> Result<Outcome> {
     let run = one(o)?;
     let curves = Curves::of(&run)?;
-    let all = details(&run, &curves)?;
+    let all = details(&run, entry(&run), &curves)?;
     if o.flag("json") {
         return print_json(&all);
     }

@@ -76,7 +76,7 @@ pub fn entry_with(run: &Run, course: Course) -> Entry {
         seconds: run.seconds(),
         model: run.setting("model_name_or_path").unwrap_or_default().to_string(),
         command: run.command.clone(),
-        dir: run.dir.display().to_string(),
+        dir: shown_path(&run.dir),
         pid: f.pid,
         host: f.host.clone(),
     }
@@ -133,11 +133,11 @@ pub struct CheckpointOf {
     pub path: String,
 }
 
-/// [`Details`] of a run, with its figures.
+/// [`Details`] of a run, with what stands in the list and its figures.
 ///
 /// # Errors
 /// If a file of the run cannot be read.
-pub fn details(run: &Run, curves: &Curves) -> Result<Details> {
+pub fn details(run: &Run, entry: Entry, curves: &Curves) -> Result<Details> {
     let figures = curves.names().iter().filter_map(|name| {
         let values = curves.values(name);
         Some(FigureOf {
@@ -148,7 +148,7 @@ pub fn details(run: &Run, curves: &Curves) -> Result<Details> {
         })
     });
     Ok(Details {
-        entry: entry(run),
+        entry,
         command_line: run.file.command.clone(),
         changed: changed(run),
         settings: run.settings.clone(),
@@ -167,8 +167,14 @@ pub fn checkpoint(kept: super::checkpoints::Kept) -> CheckpointOf {
         bytes: kept.bytes,
         damaged: kept.health,
         best: kept.best,
-        path: kept.path.display().to_string(),
+        path: shown_path(&kept.path),
     }
+}
+
+/// A path without the folder one is in.
+fn shown_path(path: &Path) -> String {
+    let short = path.strip_prefix(".").ok().filter(|p| p.components().next().is_some());
+    short.unwrap_or(path).display().to_string()
 }
 
 /// Settings of a run that are not the defaults of its command.

@@ -202,8 +202,7 @@ impl Session {
         (file.state, file.updated, file.finished) = (state, now.clone(), Some(now));
         file.error = error.map(Error::one_line);
         let _ = file.write(dir);
-        let log = OpenOptions::new().append(true).open(dir.join(LOG_FILE));
-        let _ = log.and_then(|mut log| log.write_all(said.as_bytes()));
+        note(dir, &said);
     }
 }
 
@@ -225,6 +224,12 @@ pub fn recorded(session: impl FnOnce(&mut Session) -> Result<PathBuf>) -> Result
     let ended = session(&mut life);
     life.end(&ended);
     ended
+}
+
+/// Adds a line about a session to the log; a log that cannot be written ends no run.
+fn note(dir: &Path, line: &str) {
+    let log = OpenOptions::new().append(true).create(true).open(dir.join(LOG_FILE));
+    let _ = log.and_then(|mut log| log.write_all(line.as_bytes()));
 }
 
 fn taken(dir: &Path) -> Error {
@@ -285,6 +290,7 @@ impl RunFileSink {
             error: None,
         };
         file.write(dir)?;
+        note(dir, &format!("--- {} started: {}\n", file.session_started, file.command.join(" ")));
         Ok(RunFileSink { dir: dir.to_path_buf(), file, written: Instant::now() })
     }
 

@@ -26,13 +26,13 @@ pub fn render(c: &Comparison) -> String {
          <title>{title} · grpo-rt</title>\n<style>\n{STYLE}</style></head><body><main>\n\
          <h1>{title}</h1><p class=\"sub\">{} runs side by side</p>\n\
          <section><h2>Settings that differ</h2>{}</section>\n\
-         <section><h2>Figures, start to end</h2>{}</section>\n\
          <section><h2>Curves</h2><div class=\"charts\">{}</div>{more}</section>\n\
+         <section><h2>Figures, start to end</h2>{}</section>\n\
          </main>\n<script>\n{SCRIPT}</script></body></html>\n",
         c.runs.len(),
         settings(c),
-        figures(c),
         first.concat(),
+        figures(c),
     )
 }
 

@@ -74,7 +74,8 @@ fn listed(known: &Known) -> Result<Value> {
 pub async fn run(State(shelf): Runs, Path(key): Path<String>) -> Response {
     answer(move || {
         let known = shelf.run(&key)?;
-        let details = shelf.figures(&known.run, |curves| details(&known.run, curves))??;
+        let details = shelf
+            .figures(&known.run, |curves| details(&known.run, known.entry.clone(), curves))??;
         let mut value = serde_json::to_value(&details)
             .map_err(|e| Error::internal(format!("a run is no JSON: {e}")))?;
         value["entry"] = listed(&known)?;

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long the list of runs counts as new.
 const FRESH: Duration = Duration::from_secs(1);
+/// A file this long is not read again for the list before it has rested.
+const LONG: u64 = 8 << 20;
+const REST: Duration = Duration::from_secs(10);
 /// Runs whose figures are kept: as many as somebody compares, and a few.
 const KEPT: usize = 12;
 
@@ -38,7 +41,7 @@ type Stamp = (u64, Option<SystemTime>);
 pub struct Shelf {
     root: PathBuf,
     list: Mutex<Option<(Instant, Arc<Vec<Known>>)>>,
-    courses: Mutex<HashMap<PathBuf, (Stamp, Course)>>,
+    courses: Mutex<HashMap<PathBuf, (Instant, Stamp, Course)>>,
     figures: Mutex<Vec<(PathBuf, Arc<Mutex<Followed>>)>>,
     samples: Mutex<Option<(PathBuf, Stamp, Arc<Vec<SampleGroup>>)>>,
 }
@@ -109,10 +112,11 @@ impl Shelf {
         let now = stamp(&dir.join(METRICS));
         let mut courses = held(&self.courses);
         match courses.get(dir) {
-            Some((then, course)) if *then == now => course.clone(),
+            Some((_, then, course)) if *then == now => course.clone(),
+            Some((at, _, course)) if now.0 > LONG && at.elapsed() < REST => course.clone(),
             _ => {
                 let new = course(dir);
-                courses.insert(dir.to_path_buf(), (now, new.clone()));
+                courses.insert(dir.to_path_buf(), (Instant::now(), now, new.clone()));
                 new
             }
         }
