@@ -37,6 +37,9 @@ fn lines(file: impl AsRef<Path>) -> Vec<Value> {
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
+/// A 0/1 reward that an untrained model sometimes earns.
+const REWARD: &str = "def odd(completions, **kwargs):\n    text = lambda c: c if isinstance(c, str) else c[0]['content']\n    return [float(sum(map(ord, text(c))) % 2) for c in completions]\n";
+
 /// Twelve rows of shapes in two sources, one of them hostile, a model, and an adapter that answers otherwise.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -58,7 +61,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-const EVAL: &str = "eval --model m --dataset_name s/train.jsonl --reward_funcs exact format --max_completion_length 6 \
+const EVAL: &str = "eval --model m --dataset_name s/train.jsonl --reward_funcs r.py:odd format --max_completion_length 6 \
                     --quiet --bootstrap_samples 500";
 
 #[test]
@@ -80,10 +83,9 @@ fn models_are_measured_and_compared_in_one_go() {
     // Figures follow from the answers, to the last digit.
     for model in models {
         let own: Vec<&Value> = answers.iter().filter(|a| a["model"] == model["name"]).collect();
-        let scores: Vec<f64> =
-            own.iter().map(|a| a["rewards"]["exact"].as_f64().unwrap()).collect();
+        let scores: Vec<f64> = own.iter().map(|a| a["rewards"]["odd"].as_f64().unwrap()).collect();
         let reward = &model["rewards"][0];
-        assert_eq!((&reward["name"], reward["judged"].as_u64()), (&json!("exact"), Some(12)));
+        assert_eq!((&reward["name"], reward["judged"].as_u64()), (&json!("odd"), Some(12)));
         assert_eq!(reward["mean"].as_f64().unwrap(), scores.iter().sum::<f64>() / 12.0);
         assert_eq!(reward["interval"], "wilson");
         let (low, high) = (reward["low"].as_f64().unwrap(), reward["high"].as_f64().unwrap());
@@ -95,14 +97,13 @@ fn models_are_measured_and_compared_in_one_go() {
         let tokens: f64 = own.iter().map(|a| a["tokens"].as_f64().unwrap()).sum();
         assert_eq!(model["length"]["mean"].as_f64().unwrap(), tokens / 12.0);
     }
-    let exact = |name: &str, row: u64| -> f64 {
+    let odd = |name: &str, row: u64| -> f64 {
         let found = answers.iter().find(|a| a["model"] == name && a["row"] == row).unwrap();
-        found["rewards"]["exact"].as_f64().unwrap()
+        found["rewards"]["odd"].as_f64().unwrap()
     };
-    let wins = (1..=12).filter(|r| exact("run", *r) > exact("m", *r)).count();
+    let wins = (1..=12).filter(|r| odd("run", *r) > odd("m", *r)).count();
     let versus = &results["comparisons"][0];
     let c = &versus["rewards"][0];
-    assert!(wins > 0, "the adapter learned something");
     assert_eq!((c["wins"].as_u64(), c["pairs"].as_u64()), (Some(wins as u64), Some(12)));
     assert_eq!(c["test"], "mcnemar");
     let losses = c["losses"].as_u64().unwrap() as i32;
@@ -112,7 +113,7 @@ fn models_are_measured_and_compared_in_one_go() {
     }
     assert_eq!(versus["changed_rows"].as_array().unwrap().len(), wins + losses as usize);
     assert!(said.contains("run against m:") && said.contains("(mcnemar)"), "{said}");
-    assert!(said.contains("source=a exact (8 rows)"), "{said}");
+    assert!(said.contains("source=a odd (8 rows)"), "{said}");
 
     let page = std::fs::read_to_string(dir.join("e/report.html")).unwrap();
     assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(1)"), "escaped");
@@ -139,6 +140,24 @@ fn models_are_measured_and_compared_in_one_go() {
             _ => assert_eq!(found, c),
         }
     }
+    // Answers made up so that three rows are right where the model's are wrong, and the others alike.
+    let mut made = lines(dir.join("base.jsonl"));
+    let wrong: Vec<usize> = (0..12).filter(|i| made[*i]["rewards"]["odd"] == 0.0).take(3).collect();
+    wrong.iter().for_each(|i| made[*i]["rewards"]["odd"] = json!(1.0));
+    made.reverse();
+    let text: String = made.iter().map(|r| format!("{r}\n")).collect();
+    std::fs::write(dir.join("made.jsonl"), text).unwrap();
+    works(dir, &format!("{EVAL} --baseline made.jsonl --out_dir made"));
+    let found = &object(dir.join("made/results.json"))["comparisons"][0];
+    assert_eq!((wrong.len(), &found["rewards"][0]["losses"]), (3, &json!(3)), "{found}");
+    assert_eq!(found["rewards"][0]["p"], 0.25);
+    let rows: Vec<u64> = found["changed_rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["row"].as_u64().unwrap())
+        .collect();
+    assert_eq!(rows, wrong.iter().map(|i| *i as u64 + 1).collect::<Vec<_>>());
     let plain = lines(dir.join("base.jsonl"));
     assert!(
         plain[0].get("model").is_none()
@@ -153,10 +172,9 @@ fn models_are_measured_and_compared_in_one_go() {
 fn samples_of_a_row_make_pass_at_k() {
     let folder = folder();
     let dir = folder.path();
-    let line =
-        format!("{EVAL} --adapter run --do_sample --num_samples 4 --pass_at_k 2,1,4 --out_dir e");
+    let line = format!("{EVAL} --do_sample --num_samples 4 --pass_at_k 2,1,4 --out_dir e");
     let said = works(dir, &line);
-    assert!(said.contains("exact pass@4") && said.contains("exact majority@2"), "{said}");
+    assert!(said.contains("odd pass@4") && said.contains("odd majority@2"), "{said}");
     let reward = &object(dir.join("e/results.json"))["models"][0]["rewards"][0];
     assert_eq!(
         (reward["interval"].as_str(), reward["judged"].as_u64()),
@@ -165,7 +183,7 @@ fn samples_of_a_row_make_pass_at_k() {
     let answers = lines(dir.join("e/answers.jsonl"));
     let right: Vec<usize> = answers
         .chunks(4)
-        .map(|row| row.iter().filter(|a| a["rewards"]["exact"] == 1.0).count())
+        .map(|row| row.iter().filter(|a| a["rewards"]["odd"] == 1.0).count())
         .collect();
     let any = right.iter().filter(|c| **c > 0).count() as f64 / 12.0;
     assert!((reward["pass@4"]["mean"].as_f64().unwrap() - any).abs() < 1e-12);

@@ -139,8 +139,8 @@ fn version_in(text: &str) -> String {
 /// The user's name: clients print it alone on the first line, or after `user:` or `user=`.
 fn user_in(text: &str) -> Option<String> {
     let text = plain(text);
-    let labelled = text.split_whitespace().zip(text.split_whitespace().skip(1));
-    let after = labelled.into_iter().find(|(label, _)| *label == "user:").map(|(_, name)| name);
+    let mut labelled = text.split_whitespace().zip(text.split_whitespace().skip(1));
+    let after = labelled.find(|(label, _)| *label == "user:").map(|(_, name)| name);
     let joined = text.split_whitespace().find_map(|w| w.strip_prefix("user="));
     let first = text.lines().next().map(str::trim).filter(|l| !l.contains(' '));
     let name = after.or(joined).or(first)?;

@@ -66,6 +66,9 @@ pub fn evaluate(options: &Options) -> Result<Measured> {
     interrupt::watch();
     let lineup = lineup(&s)?;
     let loaded = load_rows(&s.data)?;
+    // Before anything is asked: a column may not be there.
+    let columns: Vec<(String, Vec<String>)> =
+        s.measures.group_by.iter().map(|c| column(&loaded.rows, c)).collect::<Result<_>>()?;
     let done = prepare_dir(options, &s)?;
     let mut files = Files::open(&s, &done)?;
     let mut all = Vec::new();
@@ -98,7 +101,7 @@ pub fn evaluate(options: &Options) -> Result<Measured> {
             .found(format!("{} bad rows", report.skipped))
             .hint("the warnings above name them"));
     }
-    let results = results(options, &s, &lineup, &loaded.rows, &all, (&report, figures))?;
+    let results = results(options, &s, &lineup, &columns, &all, (&report, figures))?;
     if let Some(dir) = &s.measures.dir {
         let text = serde_json::to_string_pretty(&results.to_json()).expect("a JSON value prints");
         write_atomic(dir.join("results.json"), text.as_bytes())?;
@@ -115,24 +118,18 @@ fn results(
     options: &Options,
     s: &EvalSettings,
     lineup: &Lineup,
-    rows: &[Row],
+    columns: &[(String, Vec<String>)],
     all: &[Vec<Answer>],
     (report, figures): (&EvalReport, Vec<(String, Vec<(String, f64)>)>),
 ) -> Result<Results> {
     let rewards: Vec<String> = report.per_reward.iter().map(|(name, _)| name.clone()).collect();
-    let columns: Vec<(String, Vec<String>)> = s
-        .measures
-        .group_by
-        .iter()
-        .map(|c| Ok((c.clone(), column(rows, c)?)))
-        .collect::<Result<_>>()?;
     let m = &s.measures;
     let making = Making {
         rewards: &rewards,
         precision: Precision { level: m.confidence, draws: m.draws, seed: s.seed },
         at_k: &m.pass_at_k,
         format: s.rewards.told.answer_format,
-        columns: &columns,
+        columns,
     };
     let pairs = || lineup.all.iter().zip(all);
     let models = pairs().map(|(c, a)| tables::model(&c.name, a, &making)).collect();
@@ -172,8 +169,8 @@ fn settings_of(options: &Options) -> Vec<(String, String)> {
     pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect()
 }
 
-/// The value of a column in every row, as text.
-fn column(rows: &[Row], name: &str) -> Result<Vec<String>> {
+/// A column with its value in every row, as text.
+fn column(rows: &[Row], name: &str) -> Result<(String, Vec<String>)> {
     if !rows.is_empty() && rows.iter().all(|r| !r.columns.contains_key(name)) {
         let mut known: Vec<&String> = rows[0].columns.keys().collect();
         known.sort();
@@ -187,7 +184,7 @@ fn column(rows: &[Row], name: &str) -> Result<Vec<String>> {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    Ok(rows.iter().map(text).collect())
+    Ok((name.to_string(), rows.iter().map(text).collect()))
 }
 
 /// Makes or checks the folder; returns the good lines of an evaluation that goes on.

@@ -17,7 +17,7 @@ const MORE_STYLE: &str = "\
 .ci{position:relative;display:inline-block;width:180px;height:12px;background:var(--plane);border-radius:3px;vertical-align:middle}\
 .ci i{position:absolute;top:2px;height:8px;background:var(--c0);opacity:.45;border-radius:2px;min-width:1px}\
 .ci b{position:absolute;top:0;width:2px;height:12px;background:var(--ink)}\
-.flow{overflow-x:auto}.filters{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}\
+.flow{overflow-x:auto;margin-bottom:12px}.filters{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 12px}\
 .filters button{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:4px 12px;cursor:pointer}\
 .filters button[aria-pressed=true]{border-color:var(--c0);box-shadow:inset 0 0 0 1px var(--c0)}\
 .gone{display:none}.note{color:var(--soft);font-size:13px}\n";

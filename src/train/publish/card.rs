@@ -287,7 +287,12 @@ fn changed_settings(tree: &Value) -> Vec<(String, String)> {
             other => other.to_string(),
         };
         let place = matches!(opt.kind, Kind::Path | Kind::List(Kind::Path) | Kind::BoolOrPath);
-        let same = text == default || text.parse::<f64>().is_ok_and(|v| default.parse() == Ok(v));
+        let bare = |text: &str| text.replace(' ', "");
+        let same = match opt.kind.read(default) {
+            Some(Setting::Int(n)) => text == n.to_string(),
+            Some(Setting::Float(x)) => text.parse() == Ok(x),
+            _ => bare(&text) == bare(default),
+        };
         if !place && !same && opt.name != "hub_model_id" {
             all.push((opt.name.to_string(), text));
         }
