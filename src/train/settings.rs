@@ -427,8 +427,6 @@ pub struct TrainingSettings {
     pub seed: u64,
 }
 
-}
-
 /// Threads and memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MachineSettings {

@@ -401,9 +401,6 @@ fn run_dir(o: &Options) -> PathBuf {
     o.text("run_id").map_or(dir.clone(), |id| dir.join(id))
 }
 
-    })
-}
-
 fn machine(o: &Options) -> Result<MachineSettings> {
     Ok(MachineSettings {
         device: o.text("device").unwrap_or("cpu").parse().map_err(|e: Error| e.key("device"))?,

@@ -141,7 +141,7 @@ fn init_request(
         init.insert("dir".into(), json!(full));
     }
     if let Some(known) = resumed.then(|| read_identity(run_dir)).flatten() {
-        for key in ["id", "project", "entity"] {
+        for key in ["id", "project", "entity", "name"] {
             if let Some(value) = known.get(key) {
                 init.insert(key.into(), value.clone());
             }
