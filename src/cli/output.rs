@@ -1,10 +1,10 @@
 //! What commands share when they meet the outside: text for people, command lines as a shell takes
 //! them, and folders that results may be written to. Never overwrites anything by itself.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, ErrorKind, Result};
 
 /// Writes to stdout; a reader that went away (`| head`) is no failure.
 pub fn print(text: &str) {
@@ -14,7 +14,23 @@ pub fn print(text: &str) {
 
 /// Writes an error with all its parts to stderr.
 pub fn print_error(error: &Error) {
-    let _ = writeln!(std::io::stderr().lock(), "error: {error}");
+    let _ = writeln!(std::io::stderr().lock(), "error: {}", with_advice(error));
+}
+
+/// An error with something to do about it: its own hint, or what helps with errors of its kind.
+fn with_advice(error: &Error) -> String {
+    let general = match error.kind() {
+        _ if error.hint_text().is_some() => return error.to_string(),
+        ErrorKind::Usage => "grpo-rt COMMAND --help all lists every option of a command",
+        ErrorKind::Data => "compare the file with its original, or make it again",
+        ErrorKind::Io => "is the path right, and may you read and write there?",
+        ErrorKind::Device => "grpo-rt doctor says what this machine has and can do",
+        ErrorKind::Interrupted => "give the same command again",
+        ErrorKind::Internal => {
+            "this is a mistake of the program: please report it with the command and this text"
+        }
+    };
+    format!("{error}\n  hint:     {general}")
 }
 
 /// Writes a warning to stderr.
@@ -30,7 +46,7 @@ pub fn print_warning(text: &str) {
 pub fn check_output_dir(dir: &Path, overwrite: bool) -> Result<()> {
     let mut entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => {
             return Err(Error::io("cannot use the output folder", dir, &e)
                 .hint("give another --output_dir"));
@@ -70,6 +86,17 @@ mod tests {
         assert_eq!(shell_word("my folder"), "'my folder'");
         assert_eq!(shell_word("it's"), r"'it'\''s'");
         assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
+    fn every_error_says_what_to_do() {
+        use ErrorKind::{Data, Device, Internal, Interrupted, Io, Usage};
+        for kind in [Usage, Data, Io, Device, Interrupted, Internal] {
+            let bare = with_advice(&Error::new(kind, "x"));
+            assert!(bare.starts_with("x\n  hint:     "), "{bare}");
+            let own = Error::new(kind, "x").hint("y");
+            assert_eq!(with_advice(&own), own.to_string());
+        }
     }
 
     #[test]

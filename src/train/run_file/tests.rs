@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::train::options::Command;
+use crate::train::sinks::MetricRow;
 
 fn options(id: &str) -> Options {
     let words =
