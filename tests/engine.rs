@@ -10,9 +10,11 @@ use grpo_rt::grpo::pack::{TrainCompletion, TrainGroup, pack};
 use grpo_rt::grpo::update::log_probs;
 use grpo_rt::model::prompt::Prompt;
 use grpo_rt::ops::sample::SamplingSettings;
+use grpo_rt::rollout::layout::Service;
+use grpo_rt::rollout::need::DrawShape;
 use grpo_rt::rollout::scheduler::GroupSize;
 use grpo_rt::rollout::{
-    Completion, Engine, EngineSettings, Finish, Generated, Request, head_settings,
+    Completion, Engine, EngineSettings, Event, Finish, Generated, Request, head_settings,
 };
 use grpo_rt::train::evaluate::load_rows;
 use grpo_rt::train::options::{Command as Known, Options};
@@ -345,4 +347,84 @@ fn a_small_vision_cache_costs_time_and_no_bits() {
     let error = none.try_generate(none.settings(), &requests).expect_err("no room for a picture");
     assert_eq!(error.exit_code(), 5);
     assert!(error.to_string().contains("vision_cache_size"), "{error}");
+}
+
+/// A session for requests as [`requests`] makes them, with few places and pages.
+fn service(requests: &[Request]) -> Service {
+    let images = requests.iter().flat_map(|r| &r.prompt.visuals);
+    Service {
+        max_num_seqs: 7,
+        max_num_batched_tokens: 48,
+        context: requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap(),
+        max_pages: Some(24),
+        grids: images.map(|i| i.grid_thw).collect(),
+        draw: DrawShape { mixed: true, ..DrawShape::default() },
+    }
+}
+
+#[test]
+fn requests_that_come_and_go_change_no_bit() {
+    for change in [format!("{F32} {LORA}"), format!("{BF16} {LORA}")] {
+        let lab = open(&change);
+        let requests = requests(&lab);
+        let want = all_bits(&lab.generate(lab.settings(), &requests));
+        let engine = Engine::new(&lab.w.model, &lab.w.arena, &lab.w.vision, lab.settings());
+        let mut session = engine.serve(&service(&requests)).unwrap();
+        let (mut numbers, mut doomed, mut heard) = (Vec::new(), Vec::new(), 0);
+        let mut got: Vec<Option<Vec<Completion>>> = vec![None; requests.len()];
+        for step in 0.. {
+            let arrives = requests.get(step / 4).filter(|_| step % 4 == 0);
+            if let Some(request) = arrives {
+                numbers.push(session.add(request.clone()).unwrap());
+                // Others, with adapters off and randomness of their own, that will be given up.
+                let other = Request { adapter: false, seed: Some(5), ..request.clone() };
+                doomed.push(session.add(other).unwrap());
+            }
+            if step % 4 == 3
+                && let Some(number) = doomed.get(step / 4)
+            {
+                session.cancel(*number);
+                session.cancel(*number);
+            }
+            for event in session.step().unwrap() {
+                heard += 1;
+                let ended = event.finish.is_some() && session.finished(event.request);
+                if let Some(i) = numbers.iter().position(|n| *n == event.request).filter(|_| ended)
+                    && let Some(all) = session.take(event.request)
+                {
+                    got[i] = Some(all);
+                }
+            }
+            if step > 4 * requests.len() && !session.busy() {
+                break;
+            }
+        }
+        let got: Vec<Bits> = got.iter().map(|all| bits(all.as_ref().unwrap())).collect();
+        assert!(got == want, "{change}: in the company of others");
+        let tokens: usize = want.iter().flatten().map(Vec::len).sum();
+        assert!(heard > tokens, "{change}: others were heard too");
+        assert_eq!(session.pages(), (0, 24), "{change}: pages that nobody gave back");
+        assert_eq!(session.load(), (0, 0), "{change}");
+
+        // One completion ends early; the others do not notice. What is too long takes nothing.
+        let longest = (0..5).max_by_key(|&i| want[0][i].len()).unwrap();
+        let number = session.add(requests[0].clone()).unwrap();
+        let heard = |events: Vec<Event>| events.iter().any(|e| e.completion == longest);
+        while !heard(session.step().unwrap()) {}
+        session.end(number, longest);
+        while session.busy() {
+            session.step().unwrap();
+        }
+        let all = session.take(number).unwrap();
+        assert_eq!(all[longest].finish, Finish::Stop, "{change}");
+        for (i, (have, want)) in bits(&all).iter().zip(&want[0]).enumerate() {
+            assert!(have[..] == want[..have.len()], "{change}: completion {i}");
+            assert_eq!(have.len() == want.len(), i != longest, "{change}: completion {i}");
+        }
+        for max_tokens in [24 * 16, 1 << 20] {
+            let long = Request { max_tokens, ..requests[0].clone() };
+            assert!(session.add(long).is_err(), "{change}: {max_tokens}");
+        }
+        assert_eq!(session.pages().0, 0, "{change}");
+    }
 }

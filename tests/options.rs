@@ -294,7 +294,9 @@ fn resolved_yaml_reads_back_as_the_same_values() {
                 Kind::Choice(words) => words[0],
                 Kind::List(Kind::Choice(words)) => words[0],
                 Kind::BoolOrAuto => "auto",
-                Kind::BoolOrPath | Kind::Path | Kind::Text | Kind::Word => "a\"{Question}\\ü",
+                Kind::BoolOrPath | Kind::Path | Kind::PathOrUrl | Kind::Text | Kind::Word => {
+                    "a\"{Question}\\ü"
+                }
                 Kind::List(Kind::Float { .. }) => "0.5 -1e-7",
                 Kind::List(_) => "x #y",
             };

@@ -46,8 +46,12 @@ impl Drop for Server {
 }
 
 fn start(more: &str) -> Server {
+    start_with(&format!("--model m {more}"))
+}
+
+fn start_with(more: &str) -> Server {
     let line = format!(
-        "serve --model m --port 0 --max_model_len 2048 --max_num_seqs 16 --memory_budget 1GiB {more}"
+        "serve --port 0 --max_model_len 2048 --max_num_seqs 16 --memory_budget 1GiB {more}"
     );
     let mut command = program::program();
     let command = command.args(line.split_whitespace()).current_dir(lab());
@@ -131,9 +135,13 @@ fn question(i: usize, change: Value) -> Value {
 
 /// What `infer` says to the same question: texts and log-probabilities.
 fn inferred(i: usize, more: &str) -> Vec<Value> {
-    let out = lab().join(format!("infer-{i}-{}.jsonl", more.len()));
+    inferred_by("--model m", i, more)
+}
+
+fn inferred_by(model: &str, i: usize, more: &str) -> Vec<Value> {
+    let out = lab().join(format!("infer-{i}-{}-{}.jsonl", model.len(), more.len()));
     let mut command = program::program();
-    let line = format!("infer --model m --max_completion_length 12 --seed 7 {more}");
+    let line = format!("infer {model} --max_completion_length 12 --seed 7 {more}");
     let words = line.split_whitespace().map(String::from);
     let asked = ["--image".into(), picture(i), "--prompt".into(), format!("What is this? ({i})")];
     let out_words = ["--out".to_string(), out.display().to_string()];
@@ -345,6 +353,43 @@ fn settle_with(at: SocketAddr, key: &str) {
         assert!(Instant::now() < end, "{text}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_run_is_served_with_its_adapter_on_and_off() {
+    let line = "train --model m --dataset_name s/train.jsonl --reward_funcs format --max_steps 2 \
+                --per_device_train_batch_size 4 --num_generations 2 --max_completion_length 8 \
+                --learning_rate 0.05 --output_dir out --run_id v1 --use_peft --lora_r 4 --quiet";
+    program::run_in(lab(), line);
+    program::fill_adapter(&lab().join("out/v1"));
+    let mut server = start_with("--run_id v1 --output_dir out");
+    let at = server.address;
+    let base = &inferred(1, "--do_sample")[0];
+    let run = &inferred_by("--run_id v1 --output_dir out", 1, "--do_sample")[0];
+    assert_ne!(base["logps"], run["logps"], "the adapter does something");
+    let asked = |model: &str| question(1, json!({"model": model, "logprobs": true}));
+    std::thread::scope(|scope| {
+        // Both at a time: a pass has rows of both.
+        for i in 0..8 {
+            let (name, want) = if i % 2 == 0 { ("v1", run) } else { ("v1-base", base) };
+            scope.spawn(move || {
+                let (status, answer) = ask(at, &asked(name));
+                assert_eq!(status, 200, "{answer}");
+                let choice = &answer["choices"][0];
+                assert_eq!(choice["message"]["content"], want["text"], "{name}");
+                let logps: Vec<&Value> = choice["logprobs"]["content"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|t| &t["logprob"])
+                    .collect();
+                let want: Vec<&Value> = want["logps"].as_array().unwrap().iter().collect();
+                assert_eq!(logps, want, "{name}");
+            });
+        }
+    });
+    settle(at);
+    assert!(server.child.try_wait().unwrap().is_none(), "it is still there");
 }
 
 #[test]

@@ -23,13 +23,15 @@ use std::convert::Infallible;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// Bytes of all bodies that are in memory, in KiB.
 const BODIES: usize = 512 << 10;
+/// Bytes of all prompts that wait or are answered, in KiB: mostly the patches of their images.
+const PROMPTS: usize = 2 << 20;
 /// Prompts that are made at a time.
 const READERS: usize = 8;
 /// Time between two signs of life in a stream that says nothing.
@@ -68,16 +70,21 @@ pub struct Chat {
     pub room: Room,
 }
 
-/// Memory of bodies, in KiB, and threads that make prompts.
+/// Memory of bodies and prompts, in KiB, and threads that make prompts.
 #[derive(Debug)]
 pub struct Room {
     bodies: Semaphore,
+    prompts: Arc<Semaphore>,
     readers: Semaphore,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Room { bodies: Semaphore::new(BODIES), readers: Semaphore::new(READERS) }
+        Room {
+            bodies: Semaphore::new(BODIES),
+            prompts: Arc::new(Semaphore::new(PROMPTS)),
+            readers: Semaphore::new(READERS),
+        }
     }
 }
 
@@ -221,20 +228,26 @@ fn busy(most: usize) -> Response {
 
 async fn answer(chat: &Arc<Chat>, request: Request) -> Result<Response, Response> {
     let place = Place::take(&chat.gauges, chat.max_queue).ok_or_else(|| busy(chat.max_queue))?;
-    let (ask, adapter) = read(chat, request).await?;
+    let (ask, adapter, body) = read(chat, request).await?;
     // A prompt that nobody waits for is made to its end, but never asked.
     let maker = chat.clone();
-    let permit = chat.room.readers.acquire().await.map_err(|_| gone().response())?;
+    let closed = |_| gone().response();
+    let reader = chat.room.readers.acquire().await.map_err(closed)?;
     let made = tokio::task::spawn_blocking(move || {
         let prompt = maker.prompt(&ask);
-        (ask, prompt)
+        (Ask { images: Vec::new(), ..ask }, prompt)
     });
     let (ask, prompt) = made.await.map_err(|_| {
         let message = "a defect of the server: making the prompt panicked";
         refusal(StatusCode::INTERNAL_SERVER_ERROR, message, None)
     })?;
-    drop(permit);
+    drop(body);
     let (prompt, max_tokens) = prompt.map_err(|fault| fault.response())?;
+    let bytes: usize = prompt.visuals.iter().map(|v| v.patches.len() * 4).sum();
+    let kib = (bytes >> 10).min(PROMPTS) as u32;
+    let memory = chat.room.prompts.clone().acquire_many_owned(kib).await.map_err(closed)?;
+    drop(reader);
+    let held = Held { _place: place, _memory: memory };
     let name = if ask.model.is_empty() { &chat.names.main } else { &ask.model };
     let reply = Reply::new(&ask, name, prompt.len(), &chat.encoder.chat.tokenizer);
     let (to, told) = unbounded_channel();
@@ -250,22 +263,28 @@ async fn answer(chat: &Arc<Chat>, request: Request) -> Result<Response, Response
     };
     chat.send(question).map_err(|fault| fault.response())?;
     match ask.stream {
-        true => stream(reply, told, place).await,
-        false => whole(reply, told, place).await,
+        true => stream(reply, told, held).await,
+        false => whole(reply, told, held).await,
     }
 }
 
+/// What a request holds until it is answered.
+struct Held {
+    _place: Place,
+    _memory: OwnedSemaphorePermit,
+}
+
 /// Reads and checks a body; memory is taken by its length before it comes.
-async fn read(chat: &Chat, request: Request) -> Result<(Ask, bool), Response> {
+async fn read(chat: &Chat, request: Request) -> Result<(Ask, bool, SemaphorePermit<'_>), Response> {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     let length = length.unwrap_or(chat.limits.body).min(chat.limits.body);
     let kib = (length >> 10).clamp(1, BODIES) as u32;
-    let _memory = chat.room.bodies.acquire_many(kib).await.map_err(|_| gone().response())?;
+    let memory = chat.room.bodies.acquire_many(kib).await.map_err(|_| gone().response())?;
     let body = read_body(request.into_body(), &chat.limits).await?;
     let ask = Ask::read(&body).map_err(|fault| fault.response())?;
     let adapter = chat.adapter(&ask.model).map_err(|fault| fault.response())?;
-    Ok((ask, adapter))
+    Ok((ask, adapter, memory))
 }
 
 /// The answer to a request that the engine refuses.
@@ -280,7 +299,7 @@ fn refused(e: &Error) -> Response {
 async fn whole(
     mut reply: Reply,
     mut told: UnboundedReceiver<Told>,
-    _place: Place,
+    _held: Held,
 ) -> Result<Response, Response> {
     while let Some(told) = told.recv().await {
         match &told {
@@ -302,7 +321,7 @@ async fn whole(
 async fn stream(
     mut reply: Reply,
     mut told: UnboundedReceiver<Told>,
-    place: Place,
+    held: Held,
 ) -> Result<Response, Response> {
     let first = match told.recv().await {
         Some(Told::Refused(e)) => return Err(refused(&e)),
@@ -317,7 +336,7 @@ async fn stream(
     let rest = UnboundedReceiverStream::new(told).timeout_repeating(every);
     let rest = rest.filter_map(move |told| {
         // The place is held as long as the stream.
-        let _held = &place;
+        let _held = &held;
         let text = match told {
             Ok(told) => reply.go_on(&told),
             Err(_) => ": still here\n\n".to_string(),
