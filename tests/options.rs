@@ -278,6 +278,7 @@ fn resolved_yaml_reads_back_as_the_same_values() {
                 Kind::BoolOrAuto => "auto",
                 Kind::BoolOrPath | Kind::Path | Kind::Text | Kind::Word => "a\"{Question}\\ü",
                 Kind::List(Kind::Float { .. }) => "0.5 -1e-7",
+                Kind::List(Kind::Int { .. }) => "2 4",
                 Kind::List(_) => "x #y",
             };
             line += &format!(" --{} {value}", opt.name);
