@@ -45,6 +45,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     works(dir, "data make-shapes --output_dir s --num_rows 12 --seed 1 --quiet");
+    std::fs::write(dir.join("r.py"), REWARD).unwrap();
     let mut rows = lines(dir.join("s/train.jsonl"));
     for (i, row) in rows.iter_mut().enumerate() {
         row["source"] = ["a", "<script>alert(1)</script>", "a"][i % 3].into();
@@ -150,7 +151,7 @@ fn models_are_measured_and_compared_in_one_go() {
     works(dir, &format!("{EVAL} --baseline made.jsonl --out_dir made"));
     let found = &object(dir.join("made/results.json"))["comparisons"][0];
     assert_eq!((wrong.len(), &found["rewards"][0]["losses"]), (3, &json!(3)), "{found}");
-    assert_eq!(found["rewards"][0]["p"], 0.25);
+    assert!((found["rewards"][0]["p"].as_f64().unwrap() - 0.25).abs() < 1e-12);
     let rows: Vec<u64> = found["changed_rows"]
         .as_array()
         .unwrap()

@@ -298,6 +298,7 @@ fn resolved_yaml_reads_back_as_the_same_values() {
                     "a\"{Question}\\ü"
                 }
                 Kind::List(Kind::Float { .. }) => "0.5 -1e-7",
+                Kind::List(Kind::Int { .. }) => "2 4",
                 Kind::List(_) => "x #y",
             };
             line += &format!(" --{} {value}", opt.name);

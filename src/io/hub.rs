@@ -263,7 +263,8 @@ fn snapshot_of(repo: &Path, revision: &str) -> Result<Option<PathBuf>> {
         return Err(Error::usage("this is no revision of a repository")
             .key("model_revision")
             .expected("a branch, a tag or a commit, such as main")
-            .found(revision));
+            .found(revision)
+            .hint("leave --model_revision out for the newest"));
     }
     let direct = repo.join("snapshots").join(revision);
     if direct.is_dir() {

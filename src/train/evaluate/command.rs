@@ -5,7 +5,7 @@
 use super::answers::{self, Answer};
 use super::candidates::{Candidate, Lineup, Source, earlier, lineup};
 use super::page;
-use super::results::Results;
+use super::results::{Logged, Results};
 use super::statistics::Precision;
 use super::tables::{self, Making};
 use super::{EvalReport, Evaluation, load_rows};
@@ -120,7 +120,7 @@ fn results(
     lineup: &Lineup,
     columns: &[(String, Vec<String>)],
     all: &[Vec<Answer>],
-    (report, figures): (&EvalReport, Vec<(String, Vec<(String, f64)>)>),
+    (report, figures): (&EvalReport, Logged),
 ) -> Result<Results> {
     let rewards: Vec<String> = report.per_reward.iter().map(|(name, _)| name.clone()).collect();
     let m = &s.measures;

@@ -6,6 +6,9 @@ use super::statistics::{Interval, Summary};
 use super::tables::{ModelTable, Versus};
 use serde_json::{Map, Value, json};
 
+/// Figures that a model's rewards logged, by the model's name.
+pub type Logged = Vec<(String, Vec<(String, f64)>)>;
+
 /// All there is to say about an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Results {
@@ -22,7 +25,7 @@ pub struct Results {
     /// Comparisons with the first of them.
     pub versus: Vec<Versus>,
     /// What else rewards had to say, by model.
-    pub figures: Vec<(String, Vec<(String, f64)>)>,
+    pub figures: Logged,
 }
 
 impl Results {

@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn settings_are_those_that_were_changed_and_no_places() {
         let tree: Value = serde_json::json!({
-            "lora_r": 8, "learning_rate": 1e-6, "output_dir": "/home/someone/run", "seed": 7,
+            "lora_r": 8, "learning_rate": 1e-6, "output_dir": "/runs/of/someone", "seed": 7,
             "reward_funcs": ["exact"], "dataset_name": ["/data/x.jsonl"], "max_rows": null,
         });
         let all = changed_settings(&tree);
