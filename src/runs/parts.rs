@@ -6,7 +6,7 @@ use crate::model::vlm::COMPANIONS;
 use std::path::{Path, PathBuf};
 
 /// What runs write beside models and checkpoints.
-const RECORDS: [&str; 9] = [
+const RECORDS: [&str; 11] = [
     "run.json",
     "run.lock",
     "run.log",
@@ -16,11 +16,17 @@ const RECORDS: [&str; 9] = [
     "health.jsonl",
     "report.html",
     "trainer_state.json",
+    "train_results.json",
+    "wandb_run.json",
 ];
 
 /// Folders that runs fill, and the beginnings of the names of their files in them.
-const FOLDERS: [(&str, &str); 3] =
-    [("completions", "completions_"), ("runs", "events.out.tfevents."), ("wandb", "")];
+const FOLDERS: [(&str, &str); 4] = [
+    ("completions", "completions_"),
+    ("runs", "events.out.tfevents."),
+    ("wandb", ""),
+    ("inference", "20"), // named by their moment
+];
 
 /// Whether a file name in a run's folder is one of its records.
 pub fn is_record(name: &str) -> bool {
