@@ -55,6 +55,6 @@ PY
 import sys
 from PIL import Image
 picture = Image.open(sys.argv[1]).convert("RGB")
-picture.quantize(128, dither=Image.Dither.NONE).save(sys.argv[1], optimize=True)
+picture.quantize(256, dither=Image.Dither.NONE).save(sys.argv[1], optimize=True)
 PY
 ls -l "$out"
