@@ -3,25 +3,16 @@
 
 use crate::io::safetensors::{ADAPTER_FILE, INDEX_FILE, SINGLE_FILE};
 use crate::model::companions::is_companion;
+use crate::train::run_dir::RECORDS;
 use std::path::{Path, PathBuf};
 
-/// What runs write beside models and checkpoints.
-const RECORDS: [&str; 10] = [
-    "run.json",
-    "run.lock",
-    "run.log",
-    "config.resolved.yaml",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "health.jsonl",
-    "report.html",
-    "curves.svg",
-    "trainer_state.json",
-];
-
 /// Folders that runs fill, and the beginnings of the names of their files in them.
-const FOLDERS: [(&str, &str); 3] =
-    [("completions", "completions_"), ("runs", "events.out.tfevents."), ("wandb", "")];
+const FOLDERS: [(&str, &str); 4] = [
+    ("completions", "completions_"),
+    ("runs", "events.out.tfevents."),
+    ("wandb", ""),
+    ("inference", "20"), // named by their moment
+];
 
 /// Whether a file name in a run's folder is one of its records.
 pub fn is_record(name: &str) -> bool {

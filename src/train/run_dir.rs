@@ -6,7 +6,7 @@ use crate::io::atomic::clear_leftovers;
 use crate::train::checkpoint::{self, Found};
 use crate::train::options::Options;
 use crate::train::report::SampleLog;
-use crate::train::run_file::{LOG_FILE, RUN_FILE};
+use crate::train::run_file::{LOCK_FILE, LOG_FILE, RUN_FILE};
 use crate::train::settings::{OutputSettings, Resume};
 use std::path::{Path, PathBuf};
 
@@ -134,6 +134,22 @@ fn same_folder(a: Option<&Path>, b: &Path) -> bool {
     a.is_some_and(|a| full(a).is_ok_and(|a| full(b).is_ok_and(|b| a == b)))
 }
 
+/// Files that a run writes beside models and checkpoints.
+pub const RECORDS: [&str; 12] = [
+    RUN_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    RESOLVED,
+    "metrics.jsonl",
+    "samples.jsonl",
+    "health.jsonl",
+    "report.html",
+    "curves.svg",
+    "trainer_state.json",
+    "train_results.json",
+    "wandb_run.json",
+];
+
 /// Removes what a former run left, and nothing else.
 ///
 /// # Errors
@@ -152,20 +168,9 @@ pub fn remove_run(dir: &Path) -> Result<()> {
     for (_, path) in checkpoint::list(dir)?.into_iter().filter(|(_, path)| checkpoint::ours(path)) {
         remove(path)?;
     }
-    let records = [
-        "metrics.jsonl",
-        "samples.jsonl",
-        "health.jsonl",
-        "train_results.json",
-        "wandb_run.json",
-        "report.html",
-        RESOLVED,
-        "completions",
-        "runs",
-        RUN_FILE,
-        LOG_FILE,
-    ];
-    for name in records {
+    // The lock is held by the run that is about to begin.
+    let records = RECORDS.into_iter().filter(|name| *name != LOCK_FILE);
+    for name in records.chain(["completions", "runs"]) {
         remove(dir.join(name))?;
     }
     Ok(())

@@ -30,10 +30,10 @@ if [ ! -d shapes ]; then
         --logging_steps 4 --save_steps 0 --quiet
 fi
 common=(--model_name_or_path runs/warm-up --dataset_name shapes/train.jsonl --tune_mm_vision --tune_mm_mlp
-    --reward_funcs accuracy format --num_generations 8 --per_device_train_batch_size 64 --logging_steps 4
+    --reward_funcs accuracy format --num_generations 8 --per_device_train_batch_size 32
     --max_completion_length 16 --max_steps "${STEPS:-120}" --save_steps 60 --output_dir runs --quiet)
 [ -d runs/lr-1e-4 ] || "$program" train "${common[@]}" --run_id lr-1e-4 --learning_rate 1e-4
-[ -d runs/lr-3e-5 ] || "$program" train "${common[@]}" --run_id lr-3e-5 --learning_rate 3e-5
+[ -d runs/lr-3e-4 ] || "$program" train "${common[@]}" --run_id lr-3e-4 --learning_rate 3e-4
 
 "$program" runs serve --output_dir runs --port "$port" &
 server=$!
@@ -44,17 +44,17 @@ done
 keys="$(python3 - "${RUNS:-2}" <<'PY'
 import json, sys
 runs = {r["run_id"]: r["key"] for r in json.load(open("all.json"))["runs"]}
-print(",".join([runs["lr-1e-4"], runs["lr-3e-5"]][: int(sys.argv[1])]))
+print(",".join([runs["lr-1e-4"], runs["lr-3e-4"]][: int(sys.argv[1])]))
 PY
 )"
 "$browser" --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars \
-    --user-data-dir="$dir/profile" --window-size="${SIZE:-1360,900}" --virtual-time-budget=8000 ${DARK:+--force-dark-mode} \
+    --user-data-dir="$dir/profile" --window-size="${SIZE:-1480,900}" --virtual-time-budget=8000 ${DARK:+--force-dark-mode} \
     --screenshot="$out" "http://127.0.0.1:$port/#/$keys/${PAGE:-curves}" 2>/dev/null
 # Few colours need few bytes; without Pillow the picture stays as it is.
 "${PYTHON:-python3}" - "$out" <<'PY' 2>/dev/null || true
 import sys
 from PIL import Image
 picture = Image.open(sys.argv[1]).convert("RGB")
-picture.quantize(128, dither=Image.Dither.NONE).save(sys.argv[1], optimize=True)
+picture.quantize(256, dither=Image.Dither.NONE).save(sys.argv[1], optimize=True)
 PY
 ls -l "$out"

@@ -24,7 +24,10 @@ pub fn print_log(run: &Run, lines: usize, follow: bool) -> Result<()> {
     let bytes = std::fs::read(&path).map_err(fail)?;
     let mut at = bytes.len() as u64;
     print(&printable(tail(&String::from_utf8_lossy(&bytes), lines)));
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let ended = Run::open(&run.dir).is_none_or(|r| r.state != State::Running);
         let mut file = std::fs::File::open(&path).map_err(fail)?;
         let length = file.metadata().map_err(fail)?.len();
@@ -36,11 +39,10 @@ pub fn print_log(run: &Run, lines: usize, follow: bool) -> Result<()> {
         at += more.len() as u64;
         print(&printable(&String::from_utf8_lossy(&more)));
         if ended {
-            break;
+            return Ok(());
         }
         std::thread::sleep(LOOK);
     }
-    Ok(())
 }
 
 /// The last lines of a text; all for 0.

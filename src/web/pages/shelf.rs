@@ -37,13 +37,16 @@ pub struct Known {
 /// Length and time of a file.
 type Stamp = (u64, Option<SystemTime>);
 
+/// The sample groups of a run.
+type Groups = Arc<Vec<SampleGroup>>;
+
 /// Everything that is kept.
 pub struct Shelf {
     root: PathBuf,
     list: Mutex<Option<(Instant, Arc<Vec<Known>>)>>,
     courses: Mutex<HashMap<PathBuf, (Instant, Stamp, Course)>>,
     figures: Mutex<Vec<(PathBuf, Arc<Mutex<Followed>>)>>,
-    samples: Mutex<Option<(PathBuf, Stamp, Arc<Vec<SampleGroup>>)>>,
+    samples: Mutex<Option<(PathBuf, Stamp, Groups)>>,
 }
 
 /// A lock that a panic elsewhere does not take from everybody.
@@ -149,7 +152,7 @@ impl Shelf {
     ///
     /// # Errors
     /// If their file is there and cannot be read.
-    pub fn samples(&self, run: &Run) -> Result<Arc<Vec<SampleGroup>>> {
+    pub fn samples(&self, run: &Run) -> Result<Groups> {
         let now = stamp(&run.dir.join("samples.jsonl"));
         let mut kept = held(&self.samples);
         if let Some((dir, then, groups)) = &*kept
