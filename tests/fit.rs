@@ -117,7 +117,7 @@ fn evaluations_are_planned_with_the_run() {
     // Small pictures are trained on, large ones are measured.
     let line = "train --model model --dataset_name data/train.jsonl --reward_funcs length \
         --num_generations 2 --batch_size 2 --max_completion_length 4 --max_steps 1 --use_peft \
-        --vision_cache_size 1MiB --quiet --memory_budget";
+        --quiet --memory_budget";
     let (code, error) = go(dir, &format!("{line} 1KiB --output_dir e1"));
     assert_eq!(code, DEVICE, "{error}");
     let plain = bytes(&error, "found:");

@@ -105,7 +105,9 @@ fn session(line: &str, dir: &Path, kill: Option<Kill>) -> std::process::ExitStat
             let mut shell = Command::new("sh");
             let limited = format!("ulimit -c 0; ulimit -f {blocks}; exec \"$@\"");
             shell.args(["-c", &limited, "sh"]).arg(program.get_program());
-            program.get_envs().for_each(|(name, _)| drop(shell.env_remove(name)));
+            for (name, _) in program.get_envs() {
+                shell.env_remove(name);
+            }
             shell
         }
         _ => program,
@@ -189,7 +191,9 @@ fn remains(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     assert_eq!(inspect(&checkpoint).unwrap(), Found::Whole);
     found.insert("last step".to_string(), last.to_string().into_bytes());
     for folder in ["", "completions", checkpoint.file_name().unwrap().to_str().unwrap()] {
-        for entry in std::fs::read_dir(dir.join(folder)).unwrap() {
+        // A supervised run has no completions.
+        let Ok(entries) = std::fs::read_dir(dir.join(folder)) else { continue };
+        for entry in entries {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             let hidden = name.starts_with('.') || name.ends_with(".part");
