@@ -28,7 +28,7 @@ pub fn ask() {
         crate::reward::process::end_all();
         std::process::exit(130);
     }
-    tell("\nstopping and saving; once more to stop at once");
+    tell("\nstopping; once more to stop at once");
 }
 
 /// True once the user has asked to stop.

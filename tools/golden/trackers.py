@@ -174,6 +174,8 @@ def check_wandb(run_folder):
             if kind == "run":
                 assert record.run.run_id == kept["id"]
                 config.update({u.key: json.loads(u.value_json) for u in record.run.config.update})
+            if kind == "artifact" and record.artifact.type == "run_table":
+                check_table({c.path: c.local_path for c in record.artifact.manifest.contents})
             if kind == "exit":
                 exits.append(record.exit.exit_code)
             if kind != "history":
@@ -183,7 +185,6 @@ def check_wandb(run_folder):
                 losses.append((items["train/global_step"], items["train/loss"]))
             if "completions/path" in items:
                 tables += 1
-                check_table(folder / "files", items["completions/path"])
             for name in ("reward", "entropy"):
                 if f"histograms/{name}/bins" in items:
                     histograms.add(name)
@@ -196,11 +197,11 @@ def check_wandb(run_folder):
     assert config["max_steps"] == STEPS + 1 or config["max_steps"] == STEPS, config
 
 
-def check_table(files, path):
-    """A table of the client's with its images."""
+def check_table(files):
+    """A table of the client's with its images, as it waits to be sent."""
     from PIL import Image
 
-    table = json.loads((files / path).read_text())
+    table = json.loads(pathlib.Path(files["completions.table.json"]).read_text())
     want = ["step", "prompt", "completion", "format", "exact", "advantage", "image"]
     assert table["columns"] == want, table["columns"]
     assert len(table["data"]) == 4
@@ -208,8 +209,8 @@ def check_table(files, path):
         assert row[1][0]["role"] == "user" and row[2][0]["role"] == "assistant", row
         assert isinstance(row[5], float) and len(row[6]) == 1, row
         picture = row[6][0]
-        found = list(files.rglob(pathlib.Path(picture["path"]).name))
-        assert found and Image.open(found[0]).size == (picture["width"], picture["height"]), picture
+        size = Image.open(files[picture["path"]]).size
+        assert size == (picture["width"], picture["height"]), picture
 
 
 def main():

@@ -2,6 +2,7 @@
 //! less. Changes nothing and reads nothing but the state.
 
 use super::DashboardState;
+use super::state::Curve;
 use crate::train::sinks::console::{duration, short};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -121,7 +122,7 @@ impl DashboardState {
     /// The curves around the chosen one, with their last values.
     fn curve_lines(&self, width: usize, room: usize) -> Vec<Line<'static>> {
         let first = (self.selected + 1).saturating_sub(room);
-        let line = |(i, (name, points)): (usize, &(String, Vec<(f64, f64)>))| {
+        let line = |(i, (name, points)): (usize, &Curve)| {
             let value = points.last().map_or(String::new(), |p| short(p.1));
             let mark = if i == self.selected { '>' } else { ' ' };
             let name = cut(name, width.saturating_sub(value.len() + 3));

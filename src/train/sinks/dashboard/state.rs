@@ -36,6 +36,9 @@ pub enum Key {
     Help,
 }
 
+/// Name of a metric, its steps and values.
+pub(super) type Curve = (String, Vec<(f64, f64)>);
+
 /// A completion, as it is shown.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Said {
@@ -53,7 +56,7 @@ pub struct DashboardState {
     pub(super) colour: bool,
     pub(super) step: u64,
     pub(super) epoch: f64,
-    pub(super) curves: Vec<(String, Vec<(f64, f64)>)>,
+    pub(super) curves: Vec<Curve>,
     /// Seconds of the last step by phase.
     pub(super) phases: Vec<(String, f64)>,
     /// Bytes by region.
