@@ -6,7 +6,7 @@ use crate::model::vlm::COMPANIONS;
 use std::path::{Path, PathBuf};
 
 /// What runs write beside models and checkpoints.
-const RECORDS: [&str; 11] = [
+const RECORDS: [&str; 9] = [
     "run.json",
     "run.lock",
     "run.log",
@@ -16,8 +16,6 @@ const RECORDS: [&str; 11] = [
     "health.jsonl",
     "report.html",
     "trainer_state.json",
-    "train_results.json",
-    "wandb_run.json",
 ];
 
 /// Folders that runs fill, and the beginnings of the names of their files in them.
@@ -28,9 +26,13 @@ const FOLDERS: [(&str, &str); 4] = [
     ("inference", "20"), // named by their moment
 ];
 
+/// What its trackers write there.
+const OF_TRACKERS: [&str; 2] = ["train_results.json", "wandb_run.json"];
+
 /// Whether a file name in a run's folder is one of its records.
 pub fn is_record(name: &str) -> bool {
-    RECORDS.contains(&name) || (name.starts_with('.') && name.ends_with(".part"))
+    let ours = RECORDS.contains(&name) || OF_TRACKERS.contains(&name);
+    ours || (name.starts_with('.') && name.ends_with(".part"))
 }
 
 /// Whether a file name is one of those that a saved model is made of.
