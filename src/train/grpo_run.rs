@@ -61,8 +61,7 @@ fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let limit = s.sampling.max_completion_length;
     let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
     check_best(s.output.best.as_ref(), &rewards, s.validation.num_generations)?;
-    let opened = open_run_dir(options, &s.output)?;
-    session.claim(&s.output.run_dir)?;
+    let opened = open_run_dir(options, &s.output, session)?;
     publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let seed = s.training.seed;

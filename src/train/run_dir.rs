@@ -6,7 +6,7 @@ use crate::io::atomic::clear_leftovers;
 use crate::train::checkpoint::{self, Found};
 use crate::train::options::Options;
 use crate::train::report::SampleLog;
-use crate::train::run_file::{LOCK_FILE, LOG_FILE, RUN_FILE};
+use crate::train::run_file::{LOCK_FILE, LOG_FILE, RUN_FILE, Session};
 use crate::train::settings::{OutputSettings, Resume};
 use std::path::{Path, PathBuf};
 
@@ -22,14 +22,21 @@ pub struct Opened {
     pub anew: bool,
 }
 
-/// Makes or checks the folder of a run and finds the checkpoint it continues from. Removes nothing but
+/// Takes the folder of a run for this session and finds the checkpoint it continues from. Removes nothing but
 /// what killed processes left half-written: a former run goes when `RunLog::open` is reached, after
 /// model and data have been read.
 ///
 /// # Errors
-/// If the folder holds another run and may not be overwritten, or the checkpoint is damaged.
-pub fn open_run_dir(options: &Options, output: &OutputSettings) -> Result<Opened> {
+/// If another process writes to the folder, it holds another run and may not be overwritten, or the
+/// checkpoint is damaged.
+pub fn open_run_dir(
+    options: &Options,
+    output: &OutputSettings,
+    session: &mut Session,
+) -> Result<Opened> {
     let dir = &output.run_dir;
+    // First: what a living process is writing looks like what a killed one left.
+    session.claim(dir)?;
     let mut opened = Opened::default();
     match &output.resume {
         Resume::No => {}
@@ -58,11 +65,6 @@ pub fn open_run_dir(options: &Options, output: &OutputSettings) -> Result<Opened
             .key("output_dir")
             .hint("continue it with --resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"));
     }
-    std::fs::create_dir_all(dir).map_err(|e| {
-        Error::io("cannot create the run's folder", dir, &e)
-            .key("output_dir")
-            .hint("give an --output_dir that can be written")
-    })?;
     Ok(opened)
 }
 

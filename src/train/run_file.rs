@@ -144,14 +144,23 @@ pub fn life(dir: &Path, file: &RunFile) -> Life {
 #[derive(Debug, Default)]
 pub struct Session {
     held: Option<(PathBuf, File)>,
+    /// Folders that were made for it, innermost first.
+    made: Vec<PathBuf>,
 }
 
 impl Session {
-    /// Takes the run's folder, which exists, for this process.
+    /// Takes the run's folder for this process; makes it if it is not there.
     ///
     /// # Errors
-    /// If another process has it, or the lock's file cannot be made.
+    /// If another process has it, or folder or lock cannot be made.
     pub fn claim(&mut self, dir: &Path) -> Result<()> {
+        let absent = |p: &&Path| !p.as_os_str().is_empty() && !p.exists();
+        self.made = dir.ancestors().take_while(absent).map(Path::to_path_buf).collect();
+        std::fs::create_dir_all(dir).map_err(|e| {
+            Error::io("cannot create the run's folder", dir, &e)
+                .key("output_dir")
+                .hint("give an --output_dir that can be written")
+        })?;
         let path = dir.join(LOCK_FILE);
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path);
@@ -181,6 +190,18 @@ impl Session {
             Ok(_) => self.close(Stage::Done, None),
             Err(e) if e.kind() == ErrorKind::Interrupted => self.close(Stage::Stopped, None),
             Err(e) => self.close(Stage::Failed, Some(e)),
+        }
+        self.leave();
+    }
+
+    /// Removes a folder that was made for a run which never began.
+    fn leave(&self) {
+        let Some((dir, _)) = &self.held else { return };
+        let began = dir.join(RUN_FILE).exists() || self.made.is_empty();
+        if !began {
+            let _ = std::fs::remove_file(dir.join(LOCK_FILE));
+            // Only empty folders go by this.
+            let _ = self.made.iter().try_for_each(std::fs::remove_dir);
         }
     }
 

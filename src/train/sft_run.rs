@@ -42,8 +42,7 @@ fn sft_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     let s = SftSettings::from_options(options)?;
     check_paths(options)?;
     interrupt::watch();
-    let opened = open_run_dir(options, &s.output)?;
-    session.claim(&s.output.run_dir)?;
+    let opened = open_run_dir(options, &s.output, session)?;
     publish::check(s.hub.as_ref(), &s.output.run_dir)?;
     let loaded = load_rows(&s.data)?;
     let rows = loaded.rows;
