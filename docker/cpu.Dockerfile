@@ -1,6 +1,6 @@
 # grpo-rt for processors. Build from the repository's root:
 #   docker build -f docker/cpu.Dockerfile -t grpo-rt .
-#   docker run --rm -v "$PWD:/work" grpo-rt demo
+#   docker run --rm -v "$PWD:/runs" grpo-rt demo
 FROM rust:1.95-slim-trixie AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
@@ -15,7 +15,7 @@ FROM debian:trixie-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates ffmpeg python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/grpo-rt /usr/local/bin/grpo-rt
-WORKDIR /work
-ENV HF_HOME=/work/.cache/huggingface
+WORKDIR /runs
+ENV HF_HOME=/runs/.cache/huggingface
 ENTRYPOINT ["grpo-rt"]
 CMD ["--help"]

@@ -1,7 +1,7 @@
 # grpo-rt for AMD's MI300X and MI200. The host needs the amdgpu driver; libamdhip64 comes from AMD's packages,
 # nothing else of ROCm is needed.
 #   docker build -f docker/rocm.Dockerfile -t grpo-rt:rocm .
-#   docker run --rm --device=/dev/kfd --device=/dev/dri --group-add video -v "$PWD:/work" grpo-rt:rocm doctor
+#   docker run --rm --device=/dev/kfd --device=/dev/dri --group-add video -v "$PWD:/runs" grpo-rt:rocm doctor
 FROM rust:1.95-slim-trixie AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
@@ -15,7 +15,7 @@ USER root
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates ffmpeg python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/grpo-rt /usr/local/bin/grpo-rt
-WORKDIR /work
-ENV LD_LIBRARY_PATH=/opt/rocm/lib HF_HOME=/work/.cache/huggingface
+WORKDIR /runs
+ENV LD_LIBRARY_PATH=/opt/rocm/lib HF_HOME=/runs/.cache/huggingface
 ENTRYPOINT ["grpo-rt"]
 CMD ["--help"]

@@ -363,39 +363,6 @@ fn every_config_of_the_repository_is_right() {
 }
 
 #[test]
-fn groups_must_fit_into_the_generation_batch() {
-    let s = settings("--batch_size 4 --gradient_accumulation_steps 6 --num_generations 8").unwrap();
-    assert_eq!((s.grpo.generation_batch_size, s.grpo.prompts_per_generation), (24, 3));
-    let s = settings("--batch_size 8 --gradient_accumulation_steps 2 --steps_per_generation 4");
-    assert_eq!(s.unwrap().grpo.prompts_per_generation, 4);
-    refused(
-        "--batch_size 8 --gradient_accumulation_steps 6 --steps_per_generation 1",
-        &["straddle", "such as 6"],
-    );
-    refused(
-        "--batch_size 6 --steps_per_generation 2 --num_generations 8",
-        &["6 x 2 = 12, by 8", "per_device_train_batch_size 4 or 8", "num_generations 6 or 12"],
-    );
-    refused(
-        "--num_generations 999999999 --steps_per_generation 1",
-        &["a multiple of num_generations"],
-    );
-    let one = "--batch_size 1 --steps_per_generation 1";
-    refused(one, &["per_device_train_batch_size 8 would work"]);
-    // Where nobody says how much is generated at a time, it is whole groups.
-    let s = settings("--batch_size 4").unwrap();
-    assert_eq!((s.grpo.steps_per_generation, s.grpo.prompts_per_generation), (2, 1));
-    let s = settings("--batch_size 6 --gradient_accumulation_steps 2").unwrap();
-    assert_eq!((s.grpo.steps_per_generation, s.grpo.generation_batch_size), (4, 24));
-    let s = settings("--batch_size 1 --batch_unit prompts --num_generations 4").unwrap();
-    assert_eq!((s.training.batch_size, s.grpo.steps_per_generation), (4, 1));
-    let s = settings("--batch_size 4 --generation_batch_size 16").unwrap();
-    assert_eq!(s.grpo.steps_per_generation, 4);
-    refused("--batch_size 4 --generation_batch_size 18", &["a multiple of", "4"]);
-    refused("--generation_batch_size 8 --steps_per_generation 1", &["give one of"]);
-}
-
-#[test]
 fn lora_and_parts_exclude_each_other() {
     let lora = |line: &str| match settings(line).unwrap().model.trained {
         Trained::Lora(lora) => lora,
