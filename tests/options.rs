@@ -506,7 +506,7 @@ fn saving_and_measuring_fit_each_other() {
         let line = format!("{eval} {wrong} --load_best_model_at_end");
         refused(&line, &["not saved where rewards are measured", "save_strategy best"]);
     }
-    let m = |line: &str| settings(&format!("--eval_dataset e.jsonl {line}")).unwrap().measure;
+    let m = |line: &str| settings(&format!("--eval_dataset e.jsonl {line}")).unwrap().validation;
     let plain = m("--eval_on_start");
     assert!(plain.sampling.greedy && plain.on_start && plain.num_generations == 1);
     assert_eq!((plain.when, plain.batch_size, plain.max_rows), (When::Last, 32, None));

@@ -3,6 +3,7 @@
 
 use super::{Compat, ImageSizes, RewardSettings, Sample};
 use crate::base::{Error, Result};
+use crate::model::families::{BoxUnits, Family};
 use regex::Regex;
 use serde_json::Value;
 use std::sync::LazyLock;
@@ -30,14 +31,13 @@ pub const BOX_SPACES: [(&str, BoxSpace); 4] = [
 ];
 
 impl BoxSpace {
-    /// What [`BoxSpace::Auto`] is for models of this family: what their makers' boxes are in. VLM-R1
-    /// converts those of all Qwen models from pixels and those of no other, whose data it prepares.
-    pub fn of_family(name: &str, compat: Compat) -> BoxSpace {
-        match (compat, name) {
-            (_, "qwen2_5_vl") => BoxSpace::Seen,
-            (Compat::VlmR1, name) if name.starts_with("qwen") => BoxSpace::Seen,
-            (Compat::VlmR1, _) => BoxSpace::Reference,
-            _ => BoxSpace::Thousand,
+    /// What [`BoxSpace::Auto`] is for models of this family: what their makers' boxes are in, or what
+    /// VLM-R1 does with them.
+    pub fn of_family(family: &dyn Family, compat: Compat) -> BoxSpace {
+        match (compat, family.boxes()) {
+            (Compat::VlmR1, _) if !family.vlm_r1_converts_boxes() => BoxSpace::Reference,
+            (Compat::VlmR1, _) | (_, BoxUnits::SeenPixels) => BoxSpace::Seen,
+            (_, BoxUnits::Thousand) => BoxSpace::Thousand,
         }
     }
 }
@@ -143,6 +143,7 @@ pub fn four_number_lists(text: &str) -> Vec<[f64; 4]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::families::family_named;
     use crate::reward::test_sample;
     use serde_json::Map;
 
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn families_differ() {
-        let of = BoxSpace::of_family;
+        let of = |name: &str, compat| BoxSpace::of_family(family_named(name).unwrap(), compat);
         assert_eq!(of("qwen2_5_vl", Compat::None), BoxSpace::Seen);
         assert_eq!(of("qwen3_vl", Compat::None), BoxSpace::Thousand);
         assert_eq!(of("qwen3_vl", Compat::VlmR1), BoxSpace::Seen);

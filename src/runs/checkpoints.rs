@@ -4,12 +4,9 @@
 use super::{Kind, final_model};
 use crate::base::{Error, Result};
 use crate::io::safetensors::{ADAPTER_FILE, Checkpoint};
-use sha2::{Digest, Sha256};
-use std::io::Read;
+use crate::train::checkpoint::{self, SUMS};
 use std::path::{Path, PathBuf};
 
-/// Sums of a checkpoint's files, as `sha256sum` prints them.
-pub const SUMS: &str = "SHA256SUMS";
 /// The trainer's state: without it a folder is no checkpoint.
 const STATE: &str = "trainer_state.json";
 
@@ -66,9 +63,10 @@ fn best_of(newest: Option<&Path>) -> Option<String> {
 /// # Errors
 /// What is missing or damaged.
 pub fn quick_look(dir: &Path) -> Result<()> {
-    for (_, name) in sums(dir)? {
-        if !dir.join(&name).is_file() {
-            return Err(missing(dir, &name));
+    if dir.join(SUMS).is_file() {
+        let names = checkpoint::summed(dir)?;
+        if let Some(name) = names.iter().find(|name| !dir.join(name).is_file()) {
+            return Err(missing(dir, name));
         }
     }
     if !dir.join(STATE).is_file() {
@@ -87,62 +85,17 @@ pub fn quick_look(dir: &Path) -> Result<()> {
 /// What is missing or damaged.
 pub fn verify(dir: &Path) -> Result<bool> {
     quick_look(dir)?;
-    let sums = sums(dir)?;
-    for (sum, name) in &sums {
-        let path = dir.join(name);
-        let found = sum_of(&path)?;
-        if found != *sum {
-            return Err(Error::data("a file of the checkpoint is damaged")
-                .file(&path)
-                .expected(format!("SHA-256 {sum}"))
-                .found(found)
-                .hint("continue from another checkpoint"));
-        }
+    let summed = dir.join(SUMS).is_file();
+    if summed {
+        checkpoint::verify(dir)?;
     }
-    Ok(!sums.is_empty())
+    Ok(summed)
 }
 
 fn missing(dir: &Path, name: &str) -> Error {
     Error::data(format!("{name} is missing"))
         .file(dir)
         .hint("the checkpoint is not whole: use another one")
-}
-
-/// Pairs of sum and name; none if the checkpoint has no sums.
-fn sums(dir: &Path) -> Result<Vec<(String, String)>> {
-    let path = dir.join(SUMS);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io("cannot read the sums", &path, &e)),
-    };
-    let mut out = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        let (sum, name) = line.split_once("  ").unwrap_or_default();
-        let name = name.trim_start_matches('*');
-        // A name that leads out of the folder is none that a run wrote.
-        let inside = !name.is_empty() && !name.starts_with('/') && !name.contains("..");
-        if sum.len() != 64 || !inside {
-            let wrong = Error::data("a line of the sums is damaged").file(&path).line(i + 1);
-            return Err(wrong.expected("sum, two spaces, name").found(line));
-        }
-        out.push((sum.to_string(), name.to_string()));
-    }
-    Ok(out)
-}
-
-fn sum_of(path: &Path) -> Result<String> {
-    let fail = |e: std::io::Error| Error::io("cannot read", path, &e);
-    let mut file = std::fs::File::open(path).map_err(fail)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        let n = file.read(&mut buffer).map_err(fail)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&buffer[..n]);
-    }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Bytes of the files below a folder.

@@ -4,6 +4,7 @@
 
 use crate::base::Result;
 use crate::io::dataset::{Part, Row};
+use crate::model::families::Family;
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::VisionWeights;
 use crate::ops::linear_logprob::HeadSettings;
@@ -86,7 +87,7 @@ pub fn rollout_settings(w: &Workspace, s: &SamplingSettings, seed: u64) -> Rollo
 pub fn reward_set(
     s: &RewardSettings,
     max_completion_length: usize,
-    family: &str,
+    family: &dyn Family,
 ) -> Result<RewardSet> {
     let mut options = RewardOptions { max_completion_length, ..s.told.clone() };
     if options.box_space == BoxSpace::Auto {

@@ -59,7 +59,7 @@ fn train_session(options: &Options, session: &mut Session) -> Result<PathBuf> {
     interrupt::watch();
     let mut prepared = Prepared::read(&s.model, &s.machine)?;
     let limit = s.sampling.max_completion_length;
-    let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
+    let rewards = reward_set(&s.rewards, limit, prepared.config.family)?;
     check_best(s.output.best.as_ref(), &rewards, s.validation.num_generations)?;
     let opened = open_run_dir(options, &s.output, session)?;
     publish::check(s.hub.as_ref(), &s.output.run_dir)?;

@@ -4,7 +4,7 @@ use grpo_rt::grpo::advantage::{Estimator, ScaleRewards};
 use grpo_rt::grpo::weigh::Average;
 use grpo_rt::ops::grpo_loss::{KlEstimator, Level, Surrogate};
 
-use super::{says, settings};
+use super::{refused, says, settings};
 
 #[test]
 fn a_loss_says_what_a_token_adds_and_how_tokens_are_averaged() {

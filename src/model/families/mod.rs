@@ -46,6 +46,15 @@ pub static FAMILIES: &[&dyn Family] = &[
     &glm4v_9b::Glm4v9b,
 ];
 
+/// What numbers of a box count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxUnits {
+    /// Pixels of the image as the model sees it.
+    SeenPixels,
+    /// Thousandths of the image's width and height.
+    Thousand,
+}
+
 /// What an architecture's config.json says.
 #[derive(Debug, Clone)]
 pub struct Architecture {
@@ -94,6 +103,17 @@ pub trait Family: Sync + Debug {
     /// Parts of module paths that belong to the vision tower and the connector: PEFT matches names of
     /// target modules anywhere, so an adapter of the language model names what it leaves out.
     fn vision_modules(&self) -> &'static [&'static str];
+
+    /// Units of the boxes that its makers taught it.
+    fn boxes(&self) -> BoxUnits {
+        BoxUnits::Thousand
+    }
+
+    /// Whether VLM-R1 converts its boxes from pixels that the model sees to those of the file: it does so
+    /// in its module for Qwen, whatever the version, and in no other.
+    fn vlm_r1_converts_boxes(&self) -> bool {
+        false
+    }
 
     /// The token that ends the assistant's turn.
     fn end_of_turn(&self) -> &'static str {

@@ -11,7 +11,7 @@ use super::naming::NamePairs;
 use super::preset::{Preset, TextSizes, model_config, text_config, tower_config};
 use super::qwen_patches::{merged_grid, push_frame};
 use super::tower_keys::{read_axial_theta, read_heads, read_output_width, read_patching};
-use super::{Architecture, Family, NewTokenizer, Patching, VisionTower};
+use super::{Architecture, BoxUnits, Family, NewTokenizer, Patching, VisionTower};
 use crate::base::{HostTensor, Result};
 use crate::model::config::keys::Keys;
 use crate::model::config::text::{
@@ -60,6 +60,14 @@ const TOKENS_PER_SECOND: usize = 4;
 impl Family for Qwen25Vl {
     fn model_type(&self) -> &'static str {
         "qwen2_5_vl"
+    }
+
+    fn boxes(&self) -> BoxUnits {
+        BoxUnits::SeenPixels
+    }
+
+    fn vlm_r1_converts_boxes(&self) -> bool {
+        true
     }
     fn architecture(&self) -> &'static str {
         "Qwen2_5_VLForConditionalGeneration"

@@ -33,6 +33,10 @@ impl Family for Qwen2Vl {
     fn model_type(&self) -> &'static str {
         "qwen2_vl"
     }
+
+    fn vlm_r1_converts_boxes(&self) -> bool {
+        true
+    }
     fn architecture(&self) -> &'static str {
         "Qwen2VLForConditionalGeneration"
     }

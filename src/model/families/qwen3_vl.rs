@@ -53,6 +53,10 @@ impl Family for Qwen3Vl {
     fn model_type(&self) -> &'static str {
         "qwen3_vl"
     }
+
+    fn vlm_r1_converts_boxes(&self) -> bool {
+        true
+    }
     fn architecture(&self) -> &'static str {
         "Qwen3VLForConditionalGeneration"
     }

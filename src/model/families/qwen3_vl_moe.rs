@@ -34,6 +34,10 @@ impl Family for Qwen3VlMoe {
     fn model_type(&self) -> &'static str {
         "qwen3_vl_moe"
     }
+
+    fn vlm_r1_converts_boxes(&self) -> bool {
+        true
+    }
     fn architecture(&self) -> &'static str {
         "Qwen3VLMoeForConditionalGeneration"
     }

@@ -12,7 +12,7 @@ pub use load::{Loaded, load, load_model, load_reference};
 pub use save::{Shelf, save, save_model};
 pub use shelf::{Found, inspect, latest, list, ours, remove_oldest};
 pub use state::{Best, Exact, Figures, RunState, Window};
-pub use sums::{SUMS, verify};
+pub use sums::{SUMS, summed, verify};
 
 /// Our own file beside the usual ones.
 const STATE: &str = "grpo_rt_state.json";

@@ -60,6 +60,14 @@ pub fn verify(dir: &Path) -> Result<Vec<String>> {
     Ok(sums.into_iter().map(|(name, _)| name).collect())
 }
 
+/// Names of the files that have checksums, whether they are there or not.
+///
+/// # Errors
+/// If the list of checksums cannot be read or is damaged.
+pub fn summed(dir: &Path) -> Result<Vec<String>> {
+    Ok(read_sums(dir)?.into_iter().map(|(name, _)| name).collect())
+}
+
 /// The lines of the file.
 fn read_sums(dir: &Path) -> Result<Vec<Sum>> {
     let path = dir.join(SUMS);

@@ -297,7 +297,7 @@ impl Asked<'_> {
         let s = self.settings;
         let mut prepared = Prepared::read(self.model, &s.machine)?;
         let limit = s.sampling.max_completion_length;
-        let rewards = reward_set(&s.rewards, limit, prepared.config.family.name())?;
+        let rewards = reward_set(&s.rewards, limit, prepared.config.family)?;
         prepared.bound_prompts(s.data.max_prompt_length, limit)?;
         let w = prepared.open(self.model, &s.machine, s.seed)?;
         let names: Vec<String> = rewards.names().iter().map(|n| n.to_string()).collect();
