@@ -144,9 +144,12 @@ fn wrong_options() {
         ("--reward_funcs acuracy", &["reward_funcs", "`acuracy`", "did you mean `accuracy`"]),
         ("--reward_funcs accuracy format --reward_weights 1", &["reward_weights", "2 weights"]),
         ("--num_generations 1", &["num_generations", "at least 2"]),
-        ("--num_generations 3", &["num_generations", "4 x 1 = 4", "per_device_train_batch_size 3"]),
         (
-            "--num_generations 8",
+            "--num_generations 3 --steps_per_generation 1",
+            &["num_generations", "4 x 1 = 4", "per_device_train_batch_size 3"],
+        ),
+        (
+            "--num_generations 8 --steps_per_generation 1",
             &["num_generations", "per_device_train_batch_size 8", "num_generations 4"],
         ),
         ("--tune_mm_llm false", &["nothing is left to train", "tune_mm_vision"]),

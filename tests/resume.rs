@@ -200,7 +200,15 @@ fn remains(dir: &Path) -> BTreeMap<String, Vec<u8>> {
             assert!(!hidden, "{} was left behind", path.display());
             // The report has times in it; the folder's name is in the resolved options; checksums
             // are of files with times.
-            let own = ["report.html", "config.resolved.yaml", "SHA256SUMS", "run.json", "run.lock"];
+            let own = [
+                "report.html",
+                "config.resolved.yaml",
+                "SHA256SUMS",
+                "run.json",
+                "run.lock",
+                "run.log",
+                "train_results.json",
+            ];
             if !path.is_file() || own.contains(&name) {
                 continue;
             }
@@ -210,6 +218,13 @@ fn remains(dir: &Path) -> BTreeMap<String, Vec<u8>> {
                     let text = String::from_utf8(bytes).unwrap();
                     let row = |l: &str| lasting(&serde_json::from_str(l).unwrap()) + "\n";
                     text.lines().map(row).collect::<String>().into_bytes()
+                }
+                // The card has the folder's name, as it is and as Markdown wants it.
+                "README.md" => {
+                    let folder = dir.file_name().unwrap().to_str().unwrap();
+                    let text = String::from_utf8(bytes).unwrap();
+                    let text = text.replace(folder, "RUN");
+                    text.replace(&folder.replace('_', "\\_"), "RUN").into_bytes()
                 }
                 "trainer_state.json" => {
                     let mut state: Value = serde_json::from_slice(&bytes).unwrap();

@@ -253,14 +253,22 @@ fn states_are_true_after_a_kill() {
     assert_eq!(second.wait().unwrap().code(), Some(130));
     assert_eq!(state("two"), ("stopped".into(), String::new()));
 
-    // An error is told with its words: here the checkpoint that cannot be written.
-    let blocked = dir.join("out/three/checkpoint-1");
-    std::fs::create_dir_all(blocked.parent().unwrap()).unwrap();
-    std::fs::write(dir.join("out/three/.checkpoint-1.part"), "in the way").unwrap();
-    refused_or_failed(&dir, &format!("{TRAIN} --run_id three --max_steps 2 --save_steps 1"));
+    // An error is told with its words: here a picture that ends too early, some steps into the run.
+    let rows = std::fs::read_to_string(dir.join("shapes/train.jsonl")).unwrap();
+    let rows: Vec<&str> = rows.lines().take(6).collect();
+    let last: Value = serde_json::from_str(rows[5]).unwrap();
+    let picture = std::fs::read(dir.join("shapes").join(last["image"].as_str().unwrap())).unwrap();
+    std::fs::write(dir.join("shapes/half.png"), &picture[..picture.len() * 2 / 3]).unwrap();
+    let mut half = last.clone();
+    half["image"] = "half.png".into();
+    let rows = format!("{}\n{half}\n", rows[..5].join("\n"));
+    std::fs::write(dir.join("shapes/half.jsonl"), rows).unwrap();
+    let line = TRAIN.replace("train.jsonl", "half.jsonl");
+    let more = "--run_id three --max_steps 8 --strict_data --no_shuffle_dataset";
+    refused_or_failed(&dir, &format!("{line} {more}"));
     let (now, why) = state("three");
     assert_eq!(now, "failed");
-    assert!(why.contains("checkpoint"), "{why}");
+    assert!(why.contains("half.png"), "{why}");
     assert!(told(&dir, "runs logs three").contains("failed: "));
 }
 

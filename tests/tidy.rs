@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use grpo_rt::train::options::{Command, OPTIONS};
+use grpo_rt::train::options::{Command, FOREIGN, OPTIONS};
 
 /// Floors of src/, ground first. A file imports only from lower floors and from its own folder.
 const FLOORS: &[(&str, u32)] = &[
@@ -456,6 +456,7 @@ fn documented_commands_exist() {
                 let name = name.strip_prefix("no_").unwrap_or(&name);
                 let accepted = OPTIONS
                     .iter()
+                    .chain(FOREIGN.iter().map(|f| &f.opt))
                     .any(|o| (o.name == name || o.aliases.contains(&name)) && o.accepted_by(known));
                 if !accepted && name != "help" {
                     wrong.push(format!("{place}: `{}` has no --{name}", known.name()));

@@ -72,9 +72,9 @@ impl Remote {
         let failed = |e: ureq::Error| {
             let error = Error::data("cannot fetch the file").at(shown.clone()).found(e.to_string());
             match e {
-                ureq::Error::BodyExceedsLimit(most) => {
-                    error.expected(format!("at most {most} bytes")).hint("use a smaller picture")
-                }
+                ureq::Error::BodyExceedsLimit(_) => error
+                    .expected(format!("at most {} bytes", self.rules.bytes))
+                    .hint("use a smaller picture"),
                 ureq::Error::HostNotFound if !self.rules.private => {
                     error.hint("addresses of this machine and of private networks are not fetched")
                 }
@@ -82,7 +82,8 @@ impl Remote {
             }
         };
         let mut response = self.agent.get(url).call().map_err(failed)?;
-        let body = response.body_mut().with_config().limit(self.rules.bytes);
+        // The library refuses a body as soon as its limit is reached.
+        let body = response.body_mut().with_config().limit(self.rules.bytes + 1);
         body.read_to_vec().map_err(failed)
     }
 }

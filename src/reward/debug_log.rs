@@ -59,16 +59,20 @@ struct Place {
 }
 
 impl DebugLog {
-    /// Opens the files of these rewards at `path` to append to them.
+    /// Opens the files of these rewards at `path` to append to them. For answers in JSON they are named as
+    /// VLM-R1's branch for visual questions names them: `_format_vqa`, `_accuracy_vqa`, `_reasoning_vqa`.
     ///
     /// # Errors
     /// If one cannot be opened.
-    pub fn open(path: &Path, names: &[&str], method: &str) -> Result<Self> {
+    pub fn open(path: &Path, names: &[&str], method: &str, json: bool) -> Result<Self> {
         let place = |name: &&str| {
             let known = PLACES.iter().find(|(n, _, _)| n == name);
             let plain: String =
                 name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
             let (form, path) = match known {
+                _ if json => {
+                    (known.map_or(Form::Score, |k| k.1), beside(path, &format!("_{plain}_vqa")))
+                }
                 Some((_, form, suffix)) => (*form, beside(path, suffix)),
                 None => (Form::Score, beside(path, &format!("_{plain}"))),
             };
@@ -224,7 +228,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("debug_log.txt");
         let names = ["accuracy", "format", "repetition", "cosine_scaled", "my.py:f", "iou"];
-        let log = DebugLog::open(&path, &names, "default").unwrap();
+        let log = DebugLog::open(&path, &names, "default", false).unwrap();
         let mut columns = Map::new();
         columns.insert("image".into(), json!(["a.jpg", "it's.jpg"]));
         let first = Sample { prompt: "What?", ..test_sample("<x>\nred", "red", &[], &columns) };
@@ -274,7 +278,7 @@ mod tests {
     fn a_log_that_cannot_be_opened_is_an_error_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("no_such_folder").join("log.txt");
-        let error = DebugLog::open(&path, &["accuracy"], "default").unwrap_err().one_line();
+        let error = DebugLog::open(&path, &["accuracy"], "default", false).unwrap_err().one_line();
         assert!(error.contains("log.txt") && error.contains("LOG_PATH"), "{error}");
     }
 

@@ -3,7 +3,7 @@
 
 use super::debug_log::DebugLog;
 use super::process::{OwnReward, Source, unique_names};
-use super::{Aside, Progress, Reward, RewardSettings, Sample, reward_by_name};
+use super::{AnswerFormat, Aside, Progress, Reward, RewardSettings, Sample, reward_by_name};
 use crate::base::{Error, Result};
 use std::sync::{Mutex, PoisonError};
 
@@ -101,7 +101,8 @@ impl RewardSet {
     /// # Errors
     /// If it cannot be opened.
     pub fn logged(mut self, settings: &RewardSettings) -> Result<Self> {
-        let open = |p| DebugLog::open(p, &self.names(), &settings.accuracy_method);
+        let json = settings.answer_format == AnswerFormat::Json;
+        let open = |p| DebugLog::open(p, &self.names(), &settings.accuracy_method, json);
         self.log = settings.debug_log.as_deref().map(open).transpose()?;
         Ok(self)
     }

@@ -4,6 +4,7 @@
 use super::parts::{collect, files_of_folder, is_checkpoint, is_of_model, is_record};
 use super::{Run, State, final_model};
 use crate::base::{Error, Result};
+use crate::train::publish::is_card;
 use crate::train::run_file::{LOCK_FILE, Session};
 use std::path::{Path, PathBuf};
 
@@ -38,8 +39,11 @@ pub fn doomed(run: &Run) -> Result<Doomed> {
     let entries = std::fs::read_dir(&run.dir);
     let entries = entries.map_err(|e| Error::io("cannot read the run's folder", &run.dir, &e))?;
     let has_model = final_model(&run.dir).is_some();
-    // A page about the model is as likely its user's as its base's.
-    let of_model = |name: &str| has_model && is_of_model(name) && name != "README.md";
+    // A page about the model may be its user's own.
+    let of_model = |name: &str| match name {
+        "README.md" => is_card(&run.dir.join(name)),
+        _ => has_model && is_of_model(name),
+    };
     for entry in entries {
         let entry = entry.map_err(|e| Error::io("cannot read the run's folder", &run.dir, &e))?;
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());

@@ -153,11 +153,15 @@ pub fn finish(run_dir: &Path, hub: Option<&HubSettings>) -> Result<()> {
     push(&settings).map_err(later).map(|_| ())
 }
 
+/// Whether a README is a card of ours, and not somebody's own page.
+pub fn is_card(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.contains(card::MARK))
+}
+
 /// Writes README.md and its curves, unless the README is the user's own.
 fn write_card(folder: &Path, settings: &CardSettings) -> Result<()> {
     let file = folder.join(card::FILE);
-    let own = std::fs::read_to_string(&file).is_ok_and(|text| !text.contains(card::MARK));
-    if own {
+    if file.exists() && !is_card(&file) {
         return Ok(());
     }
     // A merged model is described by what merged it; only results and licence can be added.

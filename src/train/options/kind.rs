@@ -137,6 +137,10 @@ impl Kind {
             Kind::Float { .. } => "NUMBER".into(),
             Kind::Text => "TEXT".into(),
             Kind::Word => "NAME".into(),
+            // A long list would not fit the help's column; a wrong word is answered with all of it.
+            Kind::Choice(words) if words.iter().map(|w| w.len() + 1).sum::<usize>() > 80 => {
+                format!("{}|...", words[..3].join("|"))
+            }
             Kind::Choice(words) => words.join("|"),
             Kind::Path => "PATH".into(),
             Kind::PathOrUrl => "PATH|URL".into(),

@@ -26,7 +26,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "logging_first_step", kind: Bool, default: "false",
         help: "Log the first step, too.", ..of(LOGGING, TRAINS) },
     Opt { name: "report_to", kind: List(&Choice(&["tensorboard", "wandb", "jsonl", "none", "all"])), default: "tensorboard,jsonl",
-        help: "Where metrics go beside the console and metrics.jsonl, which only `none` leaves out; `all` takes wandb if its client is installed.", ..of(LOGGING, TRAINS) },
+        help: "Where metrics go beside the console and metrics.jsonl (none: not there either; all: wandb, too, if it is installed).", ..of(LOGGING, TRAINS) },
     Opt { name: "run_name", kind: Text,
         help: "Name of the run in the trackers (default: its folder's).", ..of(LOGGING, TRAINS) },
     Opt { name: "project", kind: Text,
