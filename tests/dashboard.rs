@@ -187,7 +187,8 @@ if act == "stop":
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process.send_signal(signal.SIGWINCH)
     # Lines that the first size did not have are drawn. A key in the same instant may wait for the next.
-    pump(lambda: gone() or re.search(rb"\x1b\[(2[5-9]|3\d|40);", seen))
+    resized = len(seen)
+    pump(lambda: gone() or re.search(rb"\x1b\[(2[5-9]|3\d|40);\d+H", seen[resized:]))
     os.write(master, b"\x03")
 if act == "twice":
     os.write(master, b"\x03\x03")
