@@ -390,7 +390,8 @@ fn a_run_leaves_the_documented_files() {
     let state: Value =
         serde_json::from_slice(&bytes("files/checkpoint-5/trainer_state.json")).unwrap();
     assert_eq!((&state["global_step"], &state["max_steps"]), (&json!(5), &json!(5)));
-    assert_eq!(state["log_history"].as_array().unwrap().len(), 5);
+    // Five steps, and the evaluation after the last.
+    assert_eq!(state["log_history"].as_array().unwrap().len(), 6);
     let html = String::from_utf8(bytes("files/report.html")).unwrap();
     assert!(html.contains("reward") && html.contains("data:image/png;base64"));
     let last = metrics("files").pop().unwrap();
