@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use grpo_rt::train::checkpoint::{Found, inspect, latest, list};
+use grpo_rt::io::checkpoints::list_checkpoints as list;
+use grpo_rt::train::checkpoint::{Found, inspect, latest};
 use serde_json::Value;
 
 mod program; // the program, as tests run it

@@ -11,7 +11,7 @@ use grpo_rt::model::config::VlmConfig;
 use grpo_rt::model::processor::VisualProcessor;
 use grpo_rt::model::processor::chat::ChatEncoder;
 use grpo_rt::model::processor::qwen_image::QwenImageProcessor;
-use grpo_rt::train::options::{Command as Known, help, overview};
+use grpo_rt::options::{Command as Known, help, overview};
 
 mod program; // the program, as tests run it
 

@@ -2,8 +2,8 @@
 //! given back whatever ends the run.
 
 use grpo_rt::io::completions::{CompletionRecord, PromptMessage, PromptPart};
-use grpo_rt::train::health::{Health, NON_FINITE};
-use grpo_rt::train::sinks::{CompletionTable, DashboardState, Event, Key, MetricRow};
+use grpo_rt::track::health::{Health, NON_FINITE};
+use grpo_rt::track::{CompletionTable, DashboardState, Event, Key, MetricRow};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use grpo_rt::io::dataset::{DatasetOptions, Row, load};
 use grpo_rt::model::config::VlmConfig;
-use grpo_rt::train::options::{Command as Known, Options};
+use grpo_rt::options::{Command as Known, Options};
+use grpo_rt::settings::InspectSettings;
 use grpo_rt::train::prompts::PromptEncoder;
-use grpo_rt::train::settings::InspectSettings;
 use serde_json::{Value, json};
 
 mod program; // the program, as tests run it

@@ -10,15 +10,15 @@ use grpo_rt::grpo::pack::{TrainCompletion, TrainGroup, pack};
 use grpo_rt::grpo::update::log_probs;
 use grpo_rt::model::prompt::Prompt;
 use grpo_rt::ops::sample::SamplingSettings;
+use grpo_rt::options::{Command as Known, Options};
 use grpo_rt::rollout::layout::Service;
 use grpo_rt::rollout::need::DrawShape;
 use grpo_rt::rollout::scheduler::GroupSize;
 use grpo_rt::rollout::{
     Completion, Engine, EngineSettings, Event, Finish, Generated, Request, head_settings,
 };
+use grpo_rt::settings::TrainSettings;
 use grpo_rt::train::evaluate::load_rows;
-use grpo_rt::train::options::{Command as Known, Options};
-use grpo_rt::train::settings::TrainSettings;
 use grpo_rt::train::workspace::Workspace;
 
 mod program; // the program, as tests run it

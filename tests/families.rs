@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use grpo_rt::io::text::SpecialTokens;
 use grpo_rt::model::families::FAMILIES;
-use grpo_rt::train::options::FAMILY_NAMES;
+use grpo_rt::options::FAMILY_NAMES;
 use serde_json::{Value, json};
 
 mod devices; // emulated and present devices

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use grpo_rt::base::{Error, Result};
-use grpo_rt::train::options::{Command, FOREIGN, OPTIONS, Options, Value, docs_markdown};
-use grpo_rt::train::settings::{LossType, TrainSettings};
+use grpo_rt::options::{Command, FOREIGN, OPTIONS, Options, Value, docs_markdown};
+use grpo_rt::settings::{LossType, TrainSettings};
 
 const NEEDED: &str = "--model_name_or_path m --dataset_name d.jsonl --output_dir o ";
 

@@ -10,7 +10,7 @@ use grpo_rt::model::config::VlmConfig;
 use grpo_rt::model::families::naming::{Naming, name_in};
 use grpo_rt::model::families::parameters;
 use grpo_rt::model::processor::{ImageBackend, ProcessorOptions};
-use grpo_rt::train::settings::{ModelSettings, TraceSettings, Trained};
+use grpo_rt::settings::{ModelSettings, TraceSettings, Trained};
 use grpo_rt::train::trace::trace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use grpo_rt::model::families::Family;
 use grpo_rt::model::families::naming::{Naming, name_in};
 use grpo_rt::model::families::qwen2_5_vl::Qwen25Vl;
 use grpo_rt::model::processor::{ImageBackend, ProcessorOptions};
-use grpo_rt::train::settings::{ModelSettings, TraceSettings, Trained};
+use grpo_rt::settings::{ModelSettings, TraceSettings, Trained};
 use grpo_rt::train::trace::trace;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,11 +7,11 @@ use grpo_rt::base::{Error, ErrorKind, Result};
 use grpo_rt::grpo::advantage::{Estimator, ScaleRewards};
 use grpo_rt::mem::Recompute;
 use grpo_rt::ops::grpo_loss::GrpoLoss;
-use grpo_rt::train::options::{
+use grpo_rt::options::{
     Command, GROUPS, Kind, OPTIONS, Options, Source, Value, docs_markdown, help, overview,
     wants_help,
 };
-use grpo_rt::train::settings::{
+use grpo_rt::settings::{
     ConvertSettings, DemoSettings, EvalSettings, InitSettings, InspectSettings, LossType,
     MakeShapesSettings, Resume, RunLength, SftSettings, TraceSettings, TrainSettings, Trained,
     TrainedParts, VideoSettings, Warmup, When, check_paths,

@@ -10,9 +10,9 @@ use grpo_rt::device::known::{KNOWN_DEVICES, KnownDevice};
 use grpo_rt::io::dataset::{DatasetOptions, load};
 use grpo_rt::model::config::VlmConfig;
 use grpo_rt::model::families::FAMILIES;
-use grpo_rt::train::options::{Command as Known, Options};
+use grpo_rt::options::{Command as Known, Options};
+use grpo_rt::settings::TrainSettings;
 use grpo_rt::train::prompts::PromptEncoder;
-use grpo_rt::train::settings::TrainSettings;
 use serde_json::{Value, json};
 
 mod devices; // emulated devices

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use grpo_rt::train::checkpoint::{Found, inspect, list};
+use grpo_rt::io::checkpoints::list_checkpoints as list;
+use grpo_rt::train::checkpoint::{Found, inspect};
 use serde_json::{Map, Value};
 
 mod program; // the program, as tests run it

@@ -6,7 +6,7 @@ use grpo_rt::io::completions::{
     CompletionRecord, PromptMessage, PromptPart, completions_path, write,
 };
 use grpo_rt::io::tfevents::EventWriter;
-use grpo_rt::train::sinks::{JsonlSink, MetricRow, Sink, Sinks, TensorBoardSink, read_metrics};
+use grpo_rt::track::{JsonlSink, MetricRow, Sink, Sinks, TensorBoardSink, read_metrics};
 use std::path::{Path, PathBuf};
 
 fn folder() -> PathBuf {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use grpo_rt::train::options::{Command, FOREIGN, OPTIONS};
+use grpo_rt::options::{Command, FOREIGN, OPTIONS};
 
 /// Floors of src/, ground first. A file imports only from lower floors and from its own folder.
 const FLOORS: &[(&str, u32)] = &[
@@ -18,10 +18,16 @@ const FLOORS: &[(&str, u32)] = &[
     ("rollout", 6),
     ("reward", 6),
     ("grpo", 7),
-    ("train", 8),
-    ("runs", 9),
-    ("web", 10),
-    ("cli", 11),
+    ("options", 8),
+    ("track", 9),
+    ("settings", 10),
+    ("publish", 11),
+    ("train", 12),
+    ("infer", 13),
+    ("inspect", 13),
+    ("runs", 13),
+    ("web", 14),
+    ("cli", 15),
 ];
 
 /// Most lines of a file, and of a file that is mostly a table.

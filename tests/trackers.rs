@@ -1,10 +1,9 @@
 //! What trackers are told of a run: event files read back by a reader of our own, Weights & Biases through
 //! a client that writes down its calls and misbehaves on demand, alerts in every place they belong.
 
-use grpo_rt::train::health::{Health, NON_FINITE};
-use grpo_rt::train::sinks::{
-    Event, MetricRow, Sink, TensorBoardSink, WandbSettings, WandbSink, read_alerts,
-};
+use grpo_rt::track::health::AlertLog;
+use grpo_rt::track::health::{Health, NON_FINITE};
+use grpo_rt::track::{Event, MetricRow, Sink, TensorBoardSink, WandbSettings, WandbSink};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ mod program; // the program, as tests run it
 
 use events::{Read, Shown, read_folder};
 use fake_wandb::FakeWandb;
-use grpo_rt::train::sinks::WandbLimits;
+use grpo_rt::track::WandbLimits;
 use program::{program, run_in};
 
 /// A folder with pictures and a new model.
@@ -324,7 +323,7 @@ fn alerts_are_in_every_place_and_can_stop_a_run() {
     let text = said(&line, &fake.python(), false);
     assert!(text.contains("stopped by the alert `truncation`"), "{text}");
     assert!(text.contains("docs/tuning.md#truncation"), "{text}");
-    let alerts = read_alerts(lab().join("alarmed")).unwrap();
+    let alerts = AlertLog::new(lab().join("alarmed")).read().unwrap();
     let alert = alerts.iter().find(|a| a.name == "truncation").unwrap();
     assert_eq!(alert.step, 5, "the window of the rule");
     assert!(lab().join("alarmed/checkpoint-5").is_dir());
@@ -341,7 +340,7 @@ fn alerts_are_in_every_place_and_can_stop_a_run() {
         .replace("--stop_on_alert truncation", "--resume_from_checkpoint true")
         .replace("--max_steps 30", "--max_steps 7");
     said(&more, &fake.python(), true);
-    let again = read_alerts(lab().join("alarmed")).unwrap();
+    let again = AlertLog::new(lab().join("alarmed")).read().unwrap();
     assert_eq!(again.iter().filter(|a| a.name == "truncation").count(), 1, "{again:?}");
 }
 

@@ -14,9 +14,9 @@ use grpo_rt::mem::Recompute;
 use grpo_rt::model::params::Param;
 use grpo_rt::ops::grpo_loss::GrpoLoss;
 use grpo_rt::ops::linear_logprob::HeadSettings;
+use grpo_rt::options::{Command as Known, Options};
+use grpo_rt::settings::TrainSettings;
 use grpo_rt::train::evaluate::load_rows;
-use grpo_rt::train::options::{Command as Known, Options};
-use grpo_rt::train::settings::TrainSettings;
 use grpo_rt::train::workspace::Workspace;
 use serde_json::{Value, json};
 

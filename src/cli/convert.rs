@@ -4,9 +4,9 @@ use super::Outcome;
 use super::output::{counted, print, print_warning, shell_word};
 use crate::base::{Error, Result};
 use crate::io::dataset::vivqa_x::{Converted, Source, convert};
+use crate::options::Options;
+use crate::settings::ConvertSettings;
 use crate::train::interrupt;
-use crate::train::options::Options;
-use crate::train::settings::ConvertSettings;
 use std::path::Path;
 
 /// Bad rows that are named.

@@ -11,8 +11,8 @@ use super::output::{check_output_dir, print, shell_word};
 use super::{Outcome, demo_report, execute};
 use crate::base::{Error, Result};
 use crate::io::atomic::write_atomic;
-use crate::train::options::{Command, OPTIONS, Options};
-use crate::train::settings::DemoSettings;
+use crate::options::{Command, OPTIONS, Options};
+use crate::settings::DemoSettings;
 
 /// One command of the demo.
 struct Step {
@@ -195,7 +195,7 @@ fn closing(results: &Results, seconds: f64, report: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::settings::{EvalSettings, InitSettings, SftSettings, TrainSettings};
+    use crate::settings::{EvalSettings, InitSettings, SftSettings, TrainSettings};
 
     fn settings(out: &str) -> DemoSettings {
         let (output_dir, overwrite) = (PathBuf::from(out), true);

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use crate::base::Result;
 use crate::io::atomic::write_atomic;
-use crate::train::options::{OPTIONS, Options};
-use crate::train::report::{ReportInput, SampleGroup, read_samples, render};
-use crate::train::sinks::{MetricRow, read_alerts, read_metrics};
+use crate::options::{OPTIONS, Options};
+use crate::track::health::AlertLog;
+use crate::track::report::{ReportInput, render};
+use crate::track::{MetricRow, SampleGroup, SampleLog, read_metrics};
 
 /// Groups of completions on the page.
 const GROUPS_SHOWN: usize = 12;
@@ -25,7 +26,7 @@ pub fn write(
     accuracy: &[(&str, f64)],
 ) -> Result<()> {
     let metrics = read_metrics(run_dir.join("metrics.jsonl"))?;
-    let groups = read_samples(run_dir)?;
+    let groups = SampleLog::new(run_dir).read()?;
     let mut rewards: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for group in &groups {
         let totals = group.completions.iter().filter_map(|c| c.total);
@@ -38,7 +39,7 @@ pub fn write(
         metrics,
         rewards: rewards.into_iter().collect(),
         groups: spread(groups),
-        alerts: read_alerts(run_dir)?,
+        alerts: AlertLog::new(run_dir).read()?,
     });
     write_atomic(file, page.as_bytes())
 }
@@ -75,8 +76,7 @@ fn spread(groups: Vec<SampleGroup>) -> Vec<SampleGroup> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::options::Command;
-    use crate::train::report::SampleLog;
+    use crate::options::Command;
 
     #[test]
     fn the_page_has_both_sides_of_the_run() {

@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::output::print;
 use crate::base::Result;
 use crate::ops::cpu::Isa;
-use crate::train::options::Options;
+use crate::options::Options;
 
 /// Memory below which even the demo may not fit, in bytes.
 const SMALL_MEMORY: u64 = 2 << 30;

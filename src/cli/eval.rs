@@ -6,12 +6,12 @@ use std::fmt::Write;
 use super::Outcome;
 use super::output::{counted, print};
 use crate::base::Result;
+use crate::options::Options;
 use crate::train::evaluate::paired::Comparison;
 use crate::train::evaluate::results::Results;
 use crate::train::evaluate::statistics::Summary;
 use crate::train::evaluate::tables::{ModelTable, Versus};
 use crate::train::evaluate::{EvalReport, evaluate};
-use crate::train::options::Options;
 
 /// Evaluates models.
 ///

@@ -5,11 +5,11 @@
 use super::output::{counted, print, print_warning};
 use super::{Outcome, tried};
 use crate::base::{Error, Result, utc};
+use crate::infer::chats::Chat;
+use crate::infer::{self as answering, Answer, Answers, Listener, Origin, Place};
+use crate::options::Options;
 use crate::runs::{self, Run};
-use crate::train::chats::Chat;
-use crate::train::infer::{self as answering, Answer, Answers, Listener, Origin, Place};
-use crate::train::options::Options;
-use crate::train::settings::{ChatSettings, InferSettings};
+use crate::settings::{ChatSettings, InferSettings};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

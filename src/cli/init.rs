@@ -15,8 +15,8 @@ use crate::model::config::VlmConfig;
 use crate::model::create::create_model;
 use crate::model::families::preset::PRESETS;
 use crate::model::families::{NewTokenizer, family_named, parameters};
-use crate::train::options::Options;
-use crate::train::settings::InitSettings;
+use crate::options::Options;
+use crate::settings::InitSettings;
 
 /// Columns of a data file whose texts a model reads or writes: those of the data loader.
 const TEXT_COLUMNS: [&str; 8] =

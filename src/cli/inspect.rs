@@ -6,9 +6,9 @@ mod text; // the report for people
 use super::Outcome;
 use super::output::print;
 use crate::base::{Error, Result};
-use crate::train::inspect::inspect as look;
-use crate::train::options::Options;
-use crate::train::settings::InspectSettings;
+use crate::inspect::inspect as look;
+use crate::options::Options;
+use crate::settings::InspectSettings;
 
 /// Inspects a data set.
 ///

@@ -4,8 +4,8 @@ use super::Outcome;
 use super::output::{check_output_dir, print};
 use crate::base::{Error, Result};
 use crate::io::dataset::shapes::{self, ShapesOptions};
-use crate::train::options::Options;
-use crate::train::settings::MakeShapesSettings;
+use crate::options::Options;
+use crate::settings::MakeShapesSettings;
 
 /// Draws the data set.
 ///

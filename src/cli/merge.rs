@@ -3,9 +3,9 @@
 use super::Outcome;
 use super::output::{check_output_dir, counted, print};
 use crate::base::Result;
-use crate::train::merging::merge_adapter;
-use crate::train::options::Options;
-use crate::train::settings::MergeSettings;
+use crate::options::Options;
+use crate::publish::merging::merge_adapter;
+use crate::settings::MergeSettings;
 
 /// Merges.
 ///

@@ -1,4 +1,4 @@
-//! Floor 9: the commands. Splits the command line, answers `--help` and `--version`, prints errors
+//! Floor 15: the commands. Splits the command line, answers `--help` and `--version`, prints errors
 //! and gives the exit code. What a command does beyond talking to the user is on lower floors.
 
 mod bench; // a second of measurement for `doctor`
@@ -30,9 +30,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::base::{Error, Result};
+use crate::options::{Command, Options, help, overview, wants_help};
+use crate::settings::{check_paths, resolve_data_sets, resolve_repositories};
 use crate::train::evaluate::EvalReport;
-use crate::train::options::{Command, Options, help, overview, wants_help};
-use crate::train::settings::{check_paths, resolve_data_sets, resolve_repositories};
 use output::{print, print_error};
 
 /// What a command came to.

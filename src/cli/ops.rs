@@ -11,9 +11,9 @@ use super::output::print;
 use crate::base::{DType, Error, Result};
 use crate::device::{self, Device, DeviceSpec, KnownDevice, MatmulImpl};
 use crate::ops::{Case, NO_KERNEL, OPS, OpSpec};
+use crate::options::Options;
 use crate::tape::conformance::agrees;
 use crate::tape::measure::{Measured, measure};
-use crate::train::options::Options;
 
 /// Seed of the cases' numbers.
 const SEED: u64 = 17;

@@ -10,11 +10,11 @@ use super::Outcome;
 use super::output::print;
 use crate::base::Result;
 use crate::grpo::update::MicroPlan;
+use crate::options::Options;
+use crate::settings::{PlanDevice, PlanSettings};
 use crate::tape::Purpose;
-use crate::train::options::Options;
 use crate::train::plan::largest::Fitting;
 use crate::train::plan::{Region, StepPlan};
-use crate::train::settings::{PlanDevice, PlanSettings};
 
 /// Plans a run.
 ///

@@ -3,9 +3,9 @@
 use super::Outcome;
 use super::output::print;
 use crate::base::Result;
-use crate::train::options::Options;
-use crate::train::publish::{Pushed, push as upload};
-use crate::train::settings::PushSettings;
+use crate::options::Options;
+use crate::publish::{Pushed, push as upload};
+use crate::settings::PushSettings;
 
 /// Uploads.
 ///

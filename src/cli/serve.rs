@@ -4,9 +4,9 @@
 use super::output::{print, print_warning};
 use super::{Outcome, tried};
 use crate::base::Result;
+use crate::options::Options;
 use crate::runs;
-use crate::train::options::Options;
-use crate::train::settings::ServeSettings;
+use crate::settings::ServeSettings;
 use crate::web::chat;
 
 /// Serves a model.

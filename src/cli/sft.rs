@@ -3,7 +3,7 @@
 
 use super::Outcome;
 use crate::base::Result;
-use crate::train::options::Options;
+use crate::options::Options;
 use crate::train::sft_run;
 
 /// Trains on given answers.

@@ -4,8 +4,8 @@
 use super::Outcome;
 use super::output::print;
 use crate::base::Result;
-use crate::train::options::Options;
-use crate::train::settings::TraceSettings;
+use crate::options::Options;
+use crate::settings::TraceSettings;
 use crate::train::trace::trace_to_file;
 
 /// Writes the tensors of one pass.

@@ -2,9 +2,9 @@
 
 use super::Outcome;
 use crate::base::Result;
+use crate::options::Options;
+use crate::settings::{RunLength, TrainSettings, Warmup};
 use crate::train::grpo_run;
-use crate::train::options::Options;
-use crate::train::settings::{RunLength, TrainSettings, Warmup};
 
 /// Trains with GRPO.
 ///

@@ -2,9 +2,9 @@
 //! answers unless the command line says otherwise. Answers nothing.
 
 use crate::base::{DType, Result};
+use crate::options::Options;
 use crate::runs::Run;
-use crate::train::options::Options;
-use crate::train::settings::ModelSettings;
+use crate::settings::ModelSettings;
 use serde_json::Value;
 
 /// The model of a run, seen as it was trained: type and limits of pixels are those of the run, unless the

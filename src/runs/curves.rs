@@ -3,7 +3,7 @@
 
 use super::Run;
 use crate::base::Result;
-use crate::train::sinks::MetricRow;
+use crate::track::MetricRow;
 use serde::Serialize;
 use std::collections::HashMap;
 

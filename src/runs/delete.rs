@@ -4,7 +4,7 @@
 use super::parts::{collect, files_of_folder, is_checkpoint, is_of_model, is_record};
 use super::{Run, State, final_model};
 use crate::base::{Error, Result};
-use crate::train::publish::is_card;
+use crate::publish::is_card;
 use crate::train::run_file::{LOCK_FILE, Session};
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Floor 9: runs as they lie on disk: which there are, in which state, how they compare. Trains nothing
+//! Floor 13: runs as they lie on disk: which there are, in which state, how they compare. Trains nothing
 //! and speaks no HTTP.
 
 pub mod checkpoints; // what of a run can be continued, tried out or copied
@@ -15,8 +15,8 @@ pub use registry::{find, list};
 
 use crate::base::{Error, Result, utc};
 use crate::io::safetensors::{ADAPTER_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE};
+use crate::track::{MetricRow, read_metrics};
 use crate::train::run_file::{self, Life, RunFile, Stage};
-use crate::train::sinks::{MetricRow, read_metrics};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

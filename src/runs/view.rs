@@ -6,7 +6,7 @@ use super::curves::Curves;
 use super::summary::{Course, course};
 use super::{Alert, Run};
 use crate::base::Result;
-use crate::train::options::{Command, Options};
+use crate::options::{Command, Options};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;

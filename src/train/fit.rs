@@ -21,13 +21,11 @@ use crate::model::prompt::Prompt;
 use crate::model::vision_store::feature_bytes;
 use crate::model::vlm;
 use crate::ops::linear_logprob::HeadSettings;
+use crate::options::Options;
 use crate::rollout::head_settings;
 use crate::rollout::need::{DrawShape, RolloutShape, least_bytes};
+use crate::settings::{DataSettings, MachineSettings, ModelSettings, SftSettings, TrainSettings};
 use crate::train::generation::drawn;
-use crate::train::options::Options;
-use crate::train::settings::{
-    DataSettings, MachineSettings, ModelSettings, SftSettings, TrainSettings,
-};
 use crate::train::step::{
     Moment, dropout, needs_frozen_copy, slices_per_generation, update_settings,
     updates_per_generation,

@@ -15,8 +15,8 @@ use crate::reward::{
 use crate::rollout::engine::GroupDone;
 use crate::rollout::scheduler::Counts;
 use crate::rollout::{Completion, Engine, EngineSettings, Generated, Request, head_settings};
+use crate::settings::{RewardSettings, SamplingSettings};
 use crate::train::interrupt;
-use crate::train::settings::{RewardSettings, SamplingSettings};
 use crate::train::workspace::Workspace;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};

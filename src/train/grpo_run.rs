@@ -15,8 +15,11 @@ use crate::grpo::schedule::Schedule;
 use crate::io::dataset::Row;
 use crate::model::params::{ParamStore, Training};
 use crate::model::prompt::Prompt;
+use crate::options::Options;
+use crate::publish;
 use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
+use crate::settings::{TrainSettings, check_paths};
 use crate::train::checkpoint::{self, Loaded, RunState, Window};
 use crate::train::evaluate::{load_rows, name_skipped, split_rows};
 use crate::train::fit;
@@ -24,13 +27,10 @@ use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
 };
 use crate::train::interrupt;
-use crate::train::options::Options;
-use crate::train::publish;
 use crate::train::record;
 use crate::train::run_dir::open_run_dir;
 use crate::train::run_file::{self, Session};
 use crate::train::runlog::RunLog;
-use crate::train::settings::{TrainSettings, check_paths};
 use crate::train::step::{
     check_rates, needs_frozen_copy, optimizer_settings, schedule, updates_per_generation,
 };

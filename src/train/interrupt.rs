@@ -2,8 +2,8 @@
 //! moment from which it can go on to the same bits, and to save; the second ends the program at once.
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::train::health::Alert;
-use crate::train::sinks::{restore_terminal, tell};
+use crate::track::health::Alert;
+use crate::track::terminal;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,11 +24,11 @@ pub fn watch() {
 /// Ctrl-C on as a key calls it, too.
 pub fn ask() {
     if ASKED.swap(true, Ordering::SeqCst) {
-        restore_terminal();
+        terminal::restore();
         crate::reward::process::end_all();
         std::process::exit(130);
     }
-    tell("\nstopping; once more to stop at once");
+    terminal::tell("\nstopping; once more to stop at once");
 }
 
 /// True once the user has asked to stop.

@@ -15,13 +15,11 @@ use crate::model::params::{ParamStore, Training};
 use crate::model::processor::{Visual, VisualProcessor};
 use crate::model::prompt::Prompt;
 use crate::model::vision_store::{encoding_bytes, feature_bytes, passes};
+use crate::options::Options;
 use crate::rollout::layout::{Layout, Rehearsal, Wanted, rehearse};
 use crate::rollout::scheduler::GroupSize;
+use crate::settings::{AssumedPrompt, ModelSettings, PlanDevice, PlanSettings, TrainSettings};
 use crate::train::fit::{self, Ground, Known, Need, Planned, Update};
-use crate::train::options::Options;
-use crate::train::settings::{
-    AssumedPrompt, ModelSettings, PlanDevice, PlanSettings, TrainSettings,
-};
 use crate::train::step::{needs_frozen_copy, optimizer_settings};
 use crate::train::workspace::{free_bytes, training_of};
 use largest::Largest;

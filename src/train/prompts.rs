@@ -13,7 +13,7 @@ use crate::model::positions::PositionRule;
 use crate::model::processor::chat::ChatEncoder;
 use crate::model::processor::{Clip, Visual, VisualProcessor, VisualText};
 use crate::model::prompt::Prompt;
-use crate::train::settings::{ModelSettings, VideoSettings};
+use crate::settings::{ModelSettings, VideoSettings};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

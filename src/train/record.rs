@@ -3,9 +3,8 @@
 
 use crate::io::completions::{CompletionRecord, PromptMessage, PromptPart, completions_path};
 use crate::io::dataset::{Part, Row};
+use crate::track::{CompletionTable, Event, Picture, SampleCompletion, SampleGroup};
 use crate::train::generation::{Scored, question};
-use crate::train::report::{SampleCompletion, SampleGroup};
-use crate::train::sinks::{CompletionTable, Event, Picture};
 use std::path::Path;
 
 /// A scored batch and where it belongs.

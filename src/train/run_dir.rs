@@ -3,11 +3,12 @@
 
 use crate::base::{Error, Result};
 use crate::io::atomic::clear_leftovers;
+use crate::io::checkpoints::list_checkpoints;
+use crate::options::Options;
+use crate::settings::{OutputSettings, Resume};
+use crate::track::SampleLog;
 use crate::train::checkpoint::{self, Found};
-use crate::train::options::Options;
-use crate::train::report::SampleLog;
 use crate::train::run_file::{LOCK_FILE, LOG_FILE, RUN_FILE, Session};
-use crate::train::settings::{OutputSettings, Resume};
 use std::path::{Path, PathBuf};
 
 /// The options with all defaults, as a run wrote them when it began.
@@ -124,7 +125,7 @@ fn entry<'t>(yaml: &'t str, key: &str) -> &'t str {
 
 /// Whether the folder has metrics or checkpoints of a run.
 pub fn holds_run(dir: &Path) -> Result<bool> {
-    let saved = checkpoint::list(dir)?.iter().any(|(_, path)| checkpoint::ours(path));
+    let saved = list_checkpoints(dir)?.iter().any(|(_, path)| checkpoint::ours(path));
     Ok(saved || dir.join("metrics.jsonl").exists())
 }
 
@@ -167,7 +168,7 @@ pub fn remove_run(dir: &Path) -> Result<()> {
         };
         gone.map_err(|e| Error::io("cannot remove what a former run left", &path, &e))
     };
-    for (_, path) in checkpoint::list(dir)?.into_iter().filter(|(_, path)| checkpoint::ours(path)) {
+    for (_, path) in list_checkpoints(dir)?.into_iter().filter(|(_, path)| checkpoint::ours(path)) {
         remove(path)?;
     }
     // The lock is held by the run that is about to begin.
@@ -196,7 +197,7 @@ pub fn clear(dir: &Path) -> Result<()> {
 /// # Errors
 /// If a file cannot be shortened or removed.
 pub fn cut_back(dir: &Path, step: usize) -> Result<()> {
-    SampleLog::new(dir).truncate_after(step as u64)?;
+    SampleLog::new(dir).cut_after(step as u64)?;
     let completions = dir.join("completions");
     let Ok(entries) = std::fs::read_dir(&completions) else { return Ok(()) };
     for path in entries.flatten().map(|e| e.path()) {

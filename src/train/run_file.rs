@@ -7,8 +7,8 @@ mod place; // whose lock counts: file system, process
 use crate::base::{Error, ErrorKind, Result, utc};
 use crate::io::atomic::write_atomic;
 use crate::io::tfevents::host_name;
-use crate::train::options::{OPTIONS, Options};
-use crate::train::sinks::{Event, Sink};
+use crate::options::{OPTIONS, Options};
+use crate::track::{Event, Sink};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;

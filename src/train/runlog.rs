@@ -5,20 +5,20 @@
 
 use crate::base::{Error, Result};
 use crate::io::atomic;
+use crate::options::Options;
+use crate::settings::LoggingSettings;
+use crate::track::health::{Alert, AlertLog, Health, NON_FINITE, Turn};
+use crate::track::report::write_report;
+use crate::track::writer::Writer;
+use crate::track::{
+    CompletionsSink, ConsoleOptions, ConsoleSink, DashboardSink, Event, JsonlSink, TensorBoardSink,
+    WandbSink,
+};
+use crate::track::{MetricRow, SampleLog, Sink, Sinks};
 use crate::train::checkpoint::{Exact, Figures, Loaded};
-use crate::train::health::{Alert, Health, NON_FINITE, Turn};
 use crate::train::interrupt;
-use crate::train::options::Options;
-use crate::train::report::{SampleLog, write_report};
 use crate::train::run_dir::{RESOLVED, clear, cut_back, holds_run, remove_run};
 use crate::train::run_file::{LOG_FILE, RunFileSink};
-use crate::train::settings::LoggingSettings;
-use crate::train::sinks::{
-    CompletionsSink, ConsoleOptions, ConsoleSink, DashboardSink, Event, HealthSink, JsonlSink,
-    TensorBoardSink, WandbSink,
-};
-use crate::train::sinks::{MetricRow, Sink, Sinks};
-use crate::train::writer::Writer;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl RunLog {
         }
         if logging.tui {
             let title = logging.run_name.clone().unwrap_or_else(|| name_of(dir));
-            let shown = DashboardSink::open(&title, total_steps as u64, &history)?;
+            let shown = DashboardSink::open(&title, total_steps as u64, &history, interrupt::ask)?;
             sinks.extend(shown.map(|s| Box::new(s) as Box<dyn Sink>));
         }
         let console = ConsoleOptions::detect(total_steps as u64, logging.quiet);
@@ -278,12 +278,12 @@ fn file_sinks(
     resumed: Option<&Loaded>,
 ) -> Result<Vec<Box<dyn Sink>>> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-    let alerts = HealthSink::new(dir);
+    let alerts = AlertLog::new(dir);
     let step = resumed.map(|loaded| loaded.state.step as u64);
     if let Some(loaded) = resumed {
         cut_back(dir, loaded.state.recorded())?;
         // Alerts are of rows of metrics, not of completions.
-        alerts.truncate_after(loaded.state.step as u64)?;
+        alerts.cut_after(loaded.state.step as u64)?;
     }
     if logging.jsonl {
         let mut sink = JsonlSink::open(dir.join("metrics.jsonl"))?;

@@ -9,16 +9,16 @@ use crate::grpo::update::{MicroResult, supervised_micro_batch};
 use crate::io::dataset::Row;
 use crate::model::params::Training;
 use crate::ops::linear_logprob::HeadSettings;
+use crate::options::Options;
+use crate::publish;
+use crate::settings::{SftSettings, check_paths};
 use crate::train::checkpoint::{self, RunState, Shelf};
 use crate::train::evaluate::{load_rows, name_skipped};
 use crate::train::fit;
 use crate::train::interrupt;
-use crate::train::options::Options;
-use crate::train::publish;
 use crate::train::run_dir::open_run_dir;
 use crate::train::run_file::{self, Session};
 use crate::train::runlog::RunLog;
-use crate::train::settings::{SftSettings, check_paths};
 use crate::train::step::{
     check_rates, dropout, memory_metrics, optimizer_settings, rate_metrics, schedule,
 };

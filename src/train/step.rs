@@ -11,7 +11,7 @@ use crate::model::params::{ParamStore, Training};
 use crate::model::spec::Part;
 use crate::model::vision_store::VisionWeights;
 use crate::ops::linear_logprob::HeadSettings;
-use crate::train::settings::{Scheduler, TrainSettings, TrainingSettings};
+use crate::settings::{Scheduler, TrainSettings, TrainingSettings};
 use crate::train::workspace::Workspace;
 use std::sync::Arc;
 

@@ -13,8 +13,8 @@ use crate::ops::attention::{Segment, Span};
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_logprob::{HeadSettings, LinearLogprob};
 use crate::ops::matmul::Matmul;
+use crate::settings::{MachineSettings, TraceSettings};
 use crate::train::prompts::read_messages;
-use crate::train::settings::{MachineSettings, TraceSettings};
 use crate::train::workspace::Prepared;
 use std::sync::Arc;
 

@@ -12,8 +12,8 @@ use crate::model::params::Training;
 use crate::model::spec::Part as ModelPart;
 use crate::model::vision_store::{VisionStore, VisionWeights};
 use crate::model::vlm::Vlm;
+use crate::settings::{MachineSettings, ModelSettings, Trained};
 use crate::train::prompts::PromptEncoder;
-use crate::train::settings::{MachineSettings, ModelSettings, Trained};
 use std::sync::Arc;
 
 /// Memory and model of a command.

@@ -1,4 +1,4 @@
-//! Floor 10: what is answered over HTTP: the chat endpoint and the pages of runs.
+//! Floor 14: what is answered over HTTP: the chat endpoint and the pages of runs.
 
 pub mod access; // who may ask
 pub mod chat; // OpenAI's chat completions on the engine of training

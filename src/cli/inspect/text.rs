@@ -1,7 +1,7 @@
 //! An inspection as text: one paragraph per matter, the most important numbers first. Texts of the data
 //! stand on one line and without control characters, so that they cannot command a terminal.
 
-use crate::train::inspect::{
+use crate::inspect::{
     Answers, Broken, BrokenRow, Column, Copies, Inspection, Pictures, Questions, Schema, Spread,
     Tokens, ValueCount, Videos,
 };

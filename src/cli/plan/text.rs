@@ -6,9 +6,9 @@ use crate::cli::output::counted;
 use crate::device::known::RESERVED;
 use crate::model::params::Training;
 use crate::rollout::pages::PAGE_ROWS;
+use crate::settings::PlanDevice;
 use crate::train::plan::largest::Fitting;
 use crate::train::plan::{AGAIN, FEATURES, Phase, Region, StepPlan};
-use crate::train::settings::PlanDevice;
 use crate::train::workspace::training_of;
 
 /// Columns of a bar from nothing to the budget.

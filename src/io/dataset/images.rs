@@ -277,45 +277,9 @@ pub(super) fn resolve(
     }
 }
 
-/// The bytes of base64 (RFC 4648, section 4), padded or not; line ends are passed over.
-pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3 + 3);
-    let (mut word, mut bits) = (0u32, 0);
-    for c in text.trim_end_matches(['=', '\n', '\r']).bytes() {
-        let digit = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'\n' | b'\r' => continue,
-            _ => return None,
-        };
-        word = word << 6 | u32::from(digit);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            out.push((word >> bits) as u8);
-            word &= (1 << bits) - 1;
-        }
-    }
-    // Six bits alone are half a letter.
-    (bits < 6).then_some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_of_rfc_4648() {
-        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zg", "f"), ("Zm9v\nYmFy", "foobar")] {
-            assert_eq!(decode_base64(text).unwrap(), bytes.as_bytes(), "{text}");
-        }
-        for text in ["Z", "Zg!=", "Z g="] {
-            assert_eq!(decode_base64(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn paths_stay_in_the_folder() {

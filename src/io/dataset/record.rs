@@ -8,9 +8,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::DatasetOptions;
-use super::images::{Blob, decode_base64};
+use super::images::Blob;
 use super::row_error::{RowResult, bad};
 use crate::base::{Error, Result};
+use crate::io::data_url::{data_of, decode_base64};
 
 /// The key of the object that stands for bytes, with their number among the row's. A JSON file cannot forge
 /// one: a number that the row has no bytes for is an error.
@@ -94,20 +95,13 @@ fn walk_urls(
     }
 }
 
-/// The base64 of a data URL (RFC 2397).
-fn data_of(text: &str) -> Option<&str> {
-    let rest = text.strip_prefix("data:")?;
-    let (kind, data) = rest.split_once(',')?;
-    (kind.len() < 100 && kind.ends_with(";base64")).then_some(data)
-}
-
 /// The bytes of a data URL.
 pub(super) fn bytes_of_url(text: &str) -> RowResult<Vec<u8>> {
     let data = data_of(text).unwrap_or(text);
-    decode_base64(data).ok_or_else(|| {
+    decode_base64(data).map_err(|e| {
         Error::data("an image is not base64")
             .expected("data:image/png;base64, and base64 without spaces")
-            .found(format!("{} characters that are not", data.len()))
+            .found(format!("{} characters: {e}", data.len()))
             .into()
     })
 }

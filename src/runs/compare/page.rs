@@ -2,7 +2,7 @@
 //! of all runs in one frame. Every text from outside is escaped.
 
 use super::{Comparison, Course};
-use crate::train::report::{SCRIPT, STYLE, Series, compact, escape, line_chart};
+use crate::io::html::{SCRIPT, STYLE, Series, compact, escape, line_chart};
 use std::fmt::Write;
 
 /// Figures whose curves open the page; the rest is folded away.

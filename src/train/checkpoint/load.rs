@@ -9,7 +9,7 @@ use crate::io::safetensors::Checkpoint;
 use crate::mem::Arena;
 use crate::model::params::{ParamStore, write_values};
 use crate::model::vlm::Vlm;
-use crate::train::sinks::{MetricRow, row_of_json};
+use crate::track::{MetricRow, row_of_json};
 use serde_json::Value;
 use std::path::Path;
 

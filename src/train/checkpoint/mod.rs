@@ -10,7 +10,7 @@ mod sums; // SHA256SUMS
 
 pub use load::{Loaded, load, load_model, load_reference};
 pub use save::{Shelf, save, save_model};
-pub use shelf::{Found, inspect, latest, list, ours, remove_oldest};
+pub use shelf::{Found, inspect, latest, ours, remove_oldest};
 pub use state::{Best, Exact, Figures, RunState, Window};
 pub use sums::{SUMS, summed, verify};
 

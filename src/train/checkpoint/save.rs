@@ -10,7 +10,7 @@ use crate::io::{atomic, safetensors};
 use crate::mem::{Arena, Region};
 use crate::model::params::{Param, ParamStore, streamed};
 use crate::model::vlm::Vlm;
-use crate::train::sinks::{MetricRow, json_row};
+use crate::track::{MetricRow, json_row};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 

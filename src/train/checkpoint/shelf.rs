@@ -5,6 +5,7 @@ use super::load::read_state;
 use super::sums::verify;
 use super::{STATE, SUMS, TRAINER};
 use crate::base::{Error, Result};
+use crate::io::checkpoints::list_checkpoints;
 use std::path::{Path, PathBuf};
 
 /// What was found out about a checkpoint that can be continued.
@@ -14,27 +15,6 @@ pub enum Found {
     Whole,
     /// It was saved by a version that wrote no checksums.
     Unsummed,
-}
-
-/// Folders `checkpoint-<step>` of a run, oldest first, whole or not.
-///
-/// # Errors
-/// If the folder cannot be read; a folder that does not exist has none.
-pub fn list(run_dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
-    if !run_dir.is_dir() {
-        return Ok(Vec::new());
-    }
-    let entries = std::fs::read_dir(run_dir).map_err(|e| Error::io("cannot read", run_dir, &e))?;
-    let mut all: Vec<(usize, PathBuf)> = entries
-        .flatten()
-        .filter_map(|e| {
-            let name = e.file_name().into_string().ok()?;
-            let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
-            e.path().is_dir().then(|| (step, e.path()))
-        })
-        .collect();
-    all.sort_unstable();
-    Ok(all)
 }
 
 /// Whether a folder was written by this program, so that it may be removed.
@@ -84,7 +64,7 @@ pub fn inspect(dir: &Path) -> Result<Found> {
 /// If there are checkpoints, but none that can be continued.
 pub fn latest(run_dir: &Path, mut warn: impl FnMut(String)) -> Result<Option<(PathBuf, Found)>> {
     let mut first = None;
-    for (_, path) in list(run_dir)?.into_iter().rev() {
+    for (_, path) in list_checkpoints(run_dir)?.into_iter().rev() {
         match inspect(&path) {
             Ok(found) => return Ok(Some((path, found))),
             Err(e) => {
@@ -108,7 +88,7 @@ pub fn latest(run_dir: &Path, mut warn: impl FnMut(String)) -> Result<Option<(Pa
 /// # Errors
 /// If a folder cannot be removed.
 pub fn remove_oldest(run_dir: &Path, keep: usize, last: usize, best: Option<usize>) -> Result<()> {
-    let mut all = list(run_dir)?;
+    let mut all = list_checkpoints(run_dir)?;
     all.retain(|(_, path)| ours(path));
     let surplus = all.len().saturating_sub(keep.max(1));
     let stays = |step: usize| step == last || best == Some(step);
@@ -144,7 +124,9 @@ mod tests {
                 std::fs::write(path.join(STATE), "{}").unwrap();
             }
         };
-        let steps = || list(dir.path()).unwrap().into_iter().map(|(s, _)| s).collect::<Vec<_>>();
+        let steps = || {
+            list_checkpoints(dir.path()).unwrap().into_iter().map(|(s, _)| s).collect::<Vec<_>>()
+        };
         make(&[2, 4, 6, 8, 10]);
         // Somebody else's, which is neither counted nor removed.
         std::fs::create_dir(dir.path().join("checkpoint-1")).unwrap();

@@ -4,7 +4,7 @@
 use super::answers::{Answer, read};
 use crate::base::{Error, Result};
 use crate::io::hub::repo_of_snapshot;
-use crate::train::settings::{BASE, EvalSettings, ModelSettings, adapter_in};
+use crate::settings::{BASE, EvalSettings, ModelSettings, adapter_in};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

@@ -7,9 +7,10 @@ use super::results::Results;
 use super::statistics::Summary;
 use super::tables::{ModelTable, Versus};
 use crate::base::Result;
+use crate::io::data_url::data_url;
 use crate::io::dataset::{ImageRef, Row};
+use crate::io::html::{STYLE, compact, escape};
 use crate::io::image::{Alpha, Filter, encode_jpeg, pillow_resize};
-use crate::train::report::{STYLE, base64, compact, escape};
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -357,7 +358,7 @@ fn picture(image: &ImageRef) -> String {
     let name = escape(&image.name());
     match small(image) {
         Ok(jpeg) => {
-            format!("<img alt=\"{name}\" src=\"data:image/jpeg;base64,{}\">", base64(&jpeg))
+            format!("<img alt=\"{name}\" src=\"{}\">", data_url("jpeg", &jpeg))
         }
         Err(_) => format!("<p class=\"note\">{name} cannot be shown</p>"),
     }

@@ -3,8 +3,8 @@
 
 use super::Need;
 use crate::base::Result;
-use crate::train::options::{Command, Options};
-use crate::train::settings::TrainSettings;
+use crate::options::{Command, Options};
+use crate::settings::TrainSettings;
 
 /// Plans the heaviest step under some options.
 pub type NeedOf<'a> = dyn Fn(&Options) -> Result<Need> + 'a;

@@ -3,9 +3,9 @@
 
 use super::GrpoRun;
 use crate::base::{Error, Result};
+use crate::settings::When;
 use crate::train::checkpoint::{self, Exact, Shelf, Window};
 use crate::train::runlog::RunLog;
-use crate::train::settings::When;
 use crate::train::step::updates_per_generation;
 
 impl GrpoRun<'_> {

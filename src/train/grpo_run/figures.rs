@@ -5,8 +5,8 @@ use super::resample::dead_groups;
 use crate::grpo::advantage::mean;
 use crate::reward::RewardSet;
 use crate::reward::set::mean_std;
+use crate::track::health::repeated_share;
 use crate::train::generation::Scored;
-use crate::train::health::repeated_share;
 
 /// Names and values in the order in which they are logged.
 pub(super) type Named = Vec<(String, f64)>;

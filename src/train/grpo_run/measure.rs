@@ -8,13 +8,13 @@ use super::resample::{Drawn, join};
 use crate::base::{Error, Result};
 use crate::io::dataset::Row;
 use crate::reward::{Progress, RewardSet};
+use crate::settings::{BestSettings, ValidationSettings};
+use crate::track::MetricRow;
 use crate::train::checkpoint::Best;
 use crate::train::evaluate::name_skipped;
 use crate::train::generation::{Draws, RolloutSettings, Scored, drawn, generate_scored};
 use crate::train::interrupt;
 use crate::train::runlog::RunLog;
-use crate::train::settings::{BestSettings, ValidationSettings};
-use crate::train::sinks::MetricRow;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use super::Rollout;
 use crate::grpo::pack::{TrainCompletion, TrainGroup};
 use crate::grpo::weigh::{Average, Counted, entropy_threshold, token_weights};
 use crate::rollout::Completion;
-use crate::train::settings::{GrpoSettings, TrainSettings};
+use crate::settings::{GrpoSettings, TrainSettings};
 use crate::train::step::slices_per_generation;
 use std::ops::Range;
 

@@ -11,10 +11,10 @@ use crate::grpo::stats::{TokenColumns, TokenStats, token_stats};
 use crate::grpo::update::{MicroResult, grpo_micro_batch, log_probs, reference_log_probs};
 use crate::model::prompt::Prompt;
 use crate::ops::grpo_loss::GrpoLoss;
+use crate::track::Event;
 use crate::train::generation::Scored;
 use crate::train::interrupt;
 use crate::train::runlog::RunLog;
-use crate::train::sinks::Event;
 use crate::train::step::{
     Moment, dropout, memory_metrics, rate_metrics, reference_version, slices_per_generation,
     update_settings,

@@ -1,8 +1,8 @@
 //! The run's file and its lock: one process at a time, and states that hold after every end.
 
 use super::*;
-use crate::train::options::Command;
-use crate::train::sinks::MetricRow;
+use crate::options::Command;
+use crate::track::MetricRow;
 
 fn options(id: &str) -> Options {
     let words =

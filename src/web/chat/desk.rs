@@ -3,11 +3,11 @@
 
 use super::gauges::{Gauges, add, set};
 use crate::base::Error;
+use crate::infer::speech::Speech;
 use crate::io::text::tokenizer::Tokenizer;
 use crate::model::prompt::Prompt;
 use crate::ops::sample::SamplingSettings;
 use crate::rollout::{Event, Finish, Request, Session};
-use crate::train::speech::Speech;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

@@ -6,6 +6,7 @@ use super::desk::{Question, Told};
 use super::gauges::{Gauges, Place, add};
 use super::reply::Reply;
 use crate::base::{Error, ErrorKind};
+use crate::io::data_url::decode_base64;
 use crate::io::remote::Remote;
 use crate::model::prompt::Prompt;
 use crate::train::prompts::PromptEncoder;
@@ -16,8 +17,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::mpsc::Sender;
@@ -140,9 +139,7 @@ impl Chat {
         let wrong = |message: String| Fault::of("messages", message);
         match (source, &self.remote) {
             (Source::Data(text), _) => {
-                let text: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-                let read = STANDARD.decode(&text).or_else(|_| STANDARD_NO_PAD.decode(&text));
-                read.map_err(|e| wrong(format!("an image is not base64: {e}")))
+                decode_base64(text).map_err(|e| wrong(format!("an image is not base64: {e}")))
             }
             (Source::Url(url), Some(remote)) => remote.get(url).map_err(|e| wrong(e.one_line())),
             (Source::Url(_), None) => Err(wrong(

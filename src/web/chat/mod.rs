@@ -15,7 +15,7 @@ use crate::ops::sample::SamplingSettings;
 use crate::rollout::layout::{Layout, Service};
 use crate::rollout::need::DrawShape;
 use crate::rollout::{Engine, EngineSettings, head_settings};
-use crate::train::settings::ServeSettings;
+use crate::settings::ServeSettings;
 use crate::train::workspace::{Prepared, Workspace};
 use crate::web::server::{Limits, Listen, Stop};
 use desk::Desk;

@@ -6,8 +6,8 @@ use crate::runs::curves::Curves;
 use crate::runs::summary::{Course, course};
 use crate::runs::view::{Entry, entry_with};
 use crate::runs::{METRICS, Run, list};
-use crate::train::report::{SampleGroup, read_samples};
-use crate::train::sinks::parse_row;
+use crate::track::parse_row;
+use crate::track::{SampleGroup, SampleLog};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -160,7 +160,7 @@ impl Shelf {
         {
             return Ok(groups.clone());
         }
-        let groups = Arc::new(read_samples(&run.dir)?);
+        let groups = Arc::new(SampleLog::new(&run.dir).read()?);
         *kept = Some((run.dir.clone(), now, groups.clone()));
         Ok(groups)
     }
