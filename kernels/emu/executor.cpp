@@ -68,11 +68,12 @@ static Pool& pool() {
     return *p;
 }
 
-static void take_blocks(Pool& p, Block* b) {
+// `launch` is the one that the thread joined: when its last block is taken, `p.launch` is null already.
+static void take_blocks(Pool& p, Block* b, const Launch& launch) {
     for (;;) {
         uint64_t i = p.taken.fetch_add(1);
         if (i >= p.num_blocks || p.stop) return;
-        block_run(b, *p.launch, i * p.stride % p.num_blocks);
+        block_run(b, launch, i * p.stride % p.num_blocks);
         if (b->failure.kind == FailureKind::NONE) continue;
         std::lock_guard<std::mutex> lock(p.mutex);
         p.stop = true;
@@ -85,13 +86,15 @@ static void helper(Pool& p) {
     Block* b = block_new();
     uint64_t seen = 0;
     for (;;) {
+        const Launch* joined;
         {
             std::unique_lock<std::mutex> lock(p.mutex);
             p.begin.wait(lock, [&] { return p.launch && p.generation != seen; });
             seen = p.generation;
+            joined = p.launch;
             p.working++;
         }
-        take_blocks(p, b);
+        take_blocks(p, b, *joined);
         std::lock_guard<std::mutex> lock(p.mutex);
         if (--p.working == 0) p.end.notify_one();
     }
@@ -160,7 +163,7 @@ Failure run(Launch launch) {
             std::thread([&p] { helper(p); }).detach();
     }
     if (many) p.begin.notify_all();
-    take_blocks(p, p.own);
+    take_blocks(p, p.own, launch);
     std::unique_lock<std::mutex> lock(p.mutex);
     p.launch = nullptr;
     p.end.wait(lock, [&] { return p.working == 0; });

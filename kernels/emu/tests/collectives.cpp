@@ -2,6 +2,10 @@
 // whatever the order of threads.
 #include "check.h"
 
+#include <stdlib.h>
+
+#include <algorithm>
+
 struct ShuffleArgs {
     const float* x;
     float* y;
@@ -255,7 +259,30 @@ static void test_copies() {
     free(x);
 }
 
+struct MarkArgs {
+    int* y;
+};
+GRT_KERNEL(marks, MarkArgs, 64) {
+    if (grt_tid() == 0) grt_store(a.y + grt_block_x(), grt_block_x() + 1);
+}
+
+// More OS threads than processors, so that one is often held up between taking a block and running it,
+// while the others end the launch.
+static void test_short_launches() {
+    const int blocks = 64;
+    std::vector<int> y(blocks);
+    for (int i = 0; i < 20000; i++) {
+        std::fill(y.begin(), y.end(), 0);
+        MarkArgs args = {y.data()};
+        std::string failed = launch("marks", {blocks}, 64, 0, args, {all(y)});
+        expect(failed.empty(), "marks: %s", failed.c_str());
+        for (int b = 0; b < blocks; b++) expect(y[b] == b + 1, "launch %d, block %d", i, b);
+    }
+}
+
 int main() {
+    setenv("GRT_EMU_THREADS", "8", 1);
+    test_short_launches();
     test_shuffles();
     test_sums();
     test_tiles();
