@@ -2,12 +2,13 @@
 //!
 //! The number beside a module is its floor: a file imports only from floors with smaller numbers
 //! (`tests/tidy.rs` enforces it). So `device` and `io` do not know each other, nor do `rollout` and
-//! `reward`, nor `infer`, `inspect` and `runs`.
+//! `reward`, nor `evaluate`, `infer`, `inspect` and `runs`.
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod base; // 0: error with hint, dtype, host tensor, Philox, tolerance
 pub mod cli; // 15: commands
 pub mod device; // 1: where bytes live and kernels run
+pub mod evaluate; // 13: models measured side by side
 pub mod grpo; // 7: groups, advantages, packing, loss, optimizer, schedule
 pub mod infer; // 13: answers to chats, without training
 pub mod inspect; // 13: what a data set holds and what a model sees of it

@@ -18,7 +18,7 @@ use grpo_rt::rollout::{
     Completion, Engine, EngineSettings, Event, Finish, Generated, Request, head_settings,
 };
 use grpo_rt::settings::TrainSettings;
-use grpo_rt::train::evaluate::load_rows;
+use grpo_rt::train::rows::load_rows;
 use grpo_rt::train::workspace::Workspace;
 
 mod program; // the program, as tests run it

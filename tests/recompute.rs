@@ -32,7 +32,7 @@ use grpo_rt::ops::{Emit, Slot};
 use grpo_rt::options::{Command as Known, Options};
 use grpo_rt::settings::TrainSettings;
 use grpo_rt::tape::{Tape, TapePlan};
-use grpo_rt::train::evaluate::load_rows;
+use grpo_rt::train::rows::load_rows;
 use grpo_rt::train::workspace::{Prepared, Workspace};
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("settings", 10),
     ("publish", 11),
     ("train", 12),
+    ("evaluate", 13),
     ("infer", 13),
     ("inspect", 13),
     ("runs", 13),

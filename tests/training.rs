@@ -16,7 +16,7 @@ use grpo_rt::ops::grpo_loss::GrpoLoss;
 use grpo_rt::ops::linear_logprob::HeadSettings;
 use grpo_rt::options::{Command as Known, Options};
 use grpo_rt::settings::TrainSettings;
-use grpo_rt::train::evaluate::load_rows;
+use grpo_rt::train::rows::load_rows;
 use grpo_rt::train::workspace::Workspace;
 use serde_json::{Value, json};
 

@@ -6,12 +6,13 @@ use std::fmt::Write;
 use super::Outcome;
 use super::output::{counted, print};
 use crate::base::Result;
+use crate::evaluate::evaluate;
+use crate::evaluate::paired::Comparison;
+use crate::evaluate::results::Results;
+use crate::evaluate::statistics::Summary;
+use crate::evaluate::tables::{ModelTable, Versus};
 use crate::options::Options;
-use crate::train::evaluate::paired::Comparison;
-use crate::train::evaluate::results::Results;
-use crate::train::evaluate::statistics::Summary;
-use crate::train::evaluate::tables::{ModelTable, Versus};
-use crate::train::evaluate::{EvalReport, evaluate};
+use crate::train::evaluation::EvalReport;
 
 /// Evaluates models.
 ///
@@ -134,8 +135,8 @@ fn versus(v: &Versus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::evaluate::statistics::Interval;
-    use crate::train::evaluate::tables::RewardTable;
+    use crate::evaluate::statistics::Interval;
+    use crate::evaluate::tables::RewardTable;
 
     #[test]
     fn rewards_stand_in_a_column() {

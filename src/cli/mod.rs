@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use crate::base::{Error, Result};
 use crate::options::{Command, Options, help, overview, wants_help};
 use crate::settings::{check_paths, resolve_data_sets, resolve_repositories};
-use crate::train::evaluate::EvalReport;
+use crate::train::evaluation::EvalReport;
 use output::{print, print_error};
 
 /// What a command came to.

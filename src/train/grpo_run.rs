@@ -21,13 +21,13 @@ use crate::reward::{Progress, RewardSet};
 use crate::rollout::Completion;
 use crate::settings::{TrainSettings, check_paths};
 use crate::train::checkpoint::{self, Loaded, RunState, Window};
-use crate::train::evaluate::{load_rows, name_skipped, split_rows};
 use crate::train::fit;
 use crate::train::generation::{
     Draws, RolloutSettings, Scored, generate_scored, reward_set, rollout_settings,
 };
 use crate::train::interrupt;
 use crate::train::record;
+use crate::train::rows::{load_rows, name_skipped, split_rows};
 use crate::train::run_dir::open_run_dir;
 use crate::train::run_file::{self, Session};
 use crate::train::runlog::RunLog;

@@ -1,27 +1,35 @@
-//! `grpo-rt eval`: asks every model of the line-up, writes answers as they come, and makes tables, results
+//! Floor 13: `grpo-rt eval`: asks every model of the line-up, writes answers as they come, and makes tables, results
 //! and the report of them. An evaluation that was interrupted goes on where its answers end, to the same
 //! answers: random keys count completions.
 
-use super::answers::{self, Answer};
-use super::candidates::{Candidate, Lineup, Source, earlier, lineup};
-use super::page;
-use super::results::{Logged, Results};
-use super::statistics::Precision;
-use super::tables::{self, Making};
-use super::{EvalReport, Evaluation, load_rows};
+pub mod answers; // lines of answers.jsonl
+mod candidates; // what is measured in one go
+mod page; // report.html
+pub mod paired; // two models on the same rows
+pub mod results; // results.json
+pub mod statistics; // means, intervals, pass@k
+pub mod tables; // from answers to figures
+
 use crate::base::{Error, ErrorKind, Result};
 use crate::io::atomic::write_atomic;
 use crate::io::dataset::{Loaded, Row};
 use crate::options::Options;
 use crate::settings::{EvalSettings, ModelSettings, check_paths};
+use crate::train::evaluation::{EvalReport, Evaluation};
 use crate::train::generation::{reward_set, rollout_settings};
 use crate::train::interrupt;
+use crate::train::rows::load_rows;
 use crate::train::workspace::Prepared;
+use answers::Answer;
+use candidates::{Candidate, Lineup, Source, earlier, lineup};
+use results::{Logged, Results};
 use serde_json::Value;
+use statistics::Precision;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use tables::Making;
 
 /// Options as they were, in the folder of an evaluation.
 const CONFIG: &str = "config.resolved.yaml";

@@ -119,7 +119,7 @@ mod tests {
     const P: Precision = Precision { level: 0.95, draws: 20_000, seed: 3 };
 
     fn golden(part: &str) -> Vec<Value> {
-        let text = include_str!("../../../tests/data/evaluation/statistics.json");
+        let text = include_str!("../../tests/data/evaluation/statistics.json");
         let all: Value = serde_json::from_str(text).unwrap();
         all[part].as_array().unwrap().clone()
     }

@@ -188,7 +188,7 @@ mod tests {
 
     /// Made by tools/golden/evaluation.py with scipy.
     fn golden(part: &str) -> Vec<Value> {
-        let text = include_str!("../../../tests/data/evaluation/statistics.json");
+        let text = include_str!("../../tests/data/evaluation/statistics.json");
         let all: Value = serde_json::from_str(text).unwrap();
         all[part].as_array().unwrap().clone()
     }
