@@ -512,7 +512,7 @@ fn wrong_inspections_are_refused() {
         ("data inspect --dataset_name good.jsonl --max_pixels 99", 2, &["--model_name_or_path"]),
         ("data inspect --dataset_name good.jsonl --model .", 4, &["config.json"]),
         ("data inspect --dataset_name good.jsonl --out no/p.html", 4, &["no/p.html", "key `out`"]),
-        ("data inspect --dataset_name good.jsonl --seed 1", 2, &["does not take `seed`"]),
+        ("data inspect --dataset_name good.jsonl --beta 1", 2, &["does not take `beta`"]),
     ] {
         fails(dir, line, code, parts);
     }

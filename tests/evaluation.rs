@@ -231,6 +231,35 @@ fn an_interrupted_evaluation_goes_on_to_the_same_answers() {
 }
 
 #[test]
+fn a_run_is_measured_as_it_was_trained() {
+    let folder = folder();
+    let dir = folder.path();
+    let told = "--reward_funcs r.py:odd format --reward_weights 2 1 --question_template Look:{question} --max_pixels 6272";
+    let data = "--dataset_name s/train.jsonl --max_completion_length 6 --quiet";
+    works(
+        dir,
+        &format!(
+            "train --model m {data} {told} --num_generations 2 --batch_size 4 --max_steps 2 --lr 3e-2 --use_peft \
+             --lora_dropout 0 --output_dir out --run_id g --save_steps 0"
+        ),
+    );
+    let short = format!("eval {data} --bootstrap_samples 500");
+    let by_name = works(dir, &format!("{short} --run_id g --output_dir out --out a.jsonl"));
+    let whole = format!("{short} --model m --adapter out/g {told} --out b.jsonl");
+    let figures = |said: &str| -> Vec<String> {
+        // The last line has the seconds.
+        said.lines().filter(|l| !l.contains("completions")).map(str::to_string).collect()
+    };
+    assert_eq!(figures(&by_name), figures(&works(dir, &whole)));
+    assert_eq!(lines(dir.join("a.jsonl")), lines(dir.join("b.jsonl")));
+    // What the command says itself holds, and rewards are taken together.
+    let own = works(dir, &format!("{short} --run_id g --output_dir out --reward_funcs format"));
+    assert!(own.contains("format") && !own.contains("odd"), "{own}");
+    refused(dir, &format!("{short} --run_id g --model m --output_dir out"), &["both name a model"]);
+    refused(dir, &short, &["`eval` needs a model", "--run_id"]);
+}
+
+#[test]
 fn wrong_measurements_are_refused_before_a_model_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();

@@ -12,6 +12,7 @@ use crate::evaluate::results::Results;
 use crate::evaluate::statistics::Summary;
 use crate::evaluate::tables::{ModelTable, Versus};
 use crate::options::Options;
+use crate::runs;
 use crate::train::evaluation::EvalReport;
 
 /// Evaluates models.
@@ -19,7 +20,14 @@ use crate::train::evaluation::EvalReport;
 /// # Errors
 /// What the evaluation returns.
 pub fn eval(options: &Options) -> Result<Outcome> {
-    let measured = evaluate(options)?;
+    let measured =
+        match options.text("run_id").filter(|_| options.path("model_name_or_path").is_none()) {
+            Some(id) => {
+                let root = options.path("output_dir").unwrap_or_default();
+                evaluate(&runs::as_trained(&runs::find(&root, id)?, options)?)?
+            }
+            None => evaluate(options)?,
+        };
     let mut text = String::new();
     let several = measured.results.models.len() > 1;
     for m in &measured.results.models {

@@ -2,14 +2,14 @@
 //! run, and names what could not be answered. Tokens and log-probabilities go to files, never to the
 //! screen.
 
+use super::Outcome;
 use super::output::{counted, print, print_warning};
-use super::{Outcome, tried};
 use crate::base::{Error, Result, utc};
 use crate::infer::chats::Chat;
 use crate::infer::{self as answering, Answer, Answers, Listener, Origin, Place};
 use crate::options::Options;
 use crate::runs::{self, Run};
-use crate::settings::{ChatSettings, InferSettings};
+use crate::settings::InferSettings;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -29,21 +29,16 @@ pub fn infer(options: &Options) -> Result<Outcome> {
         Some((name, root)) if name == "all" => all_runs(options, &s, root)?,
         Some((name, root)) => {
             let run = runs::find(root, name)?;
-            let answers = answer_as(&run, options, &s)?;
-            let kept = keep(&run, &answers, &origin(&s_of(&run, options, &s)?, Some(&run)))?;
+            let own = settings_of(&run, options)?;
+            let answers = answer(&own, Some(&run))?;
+            let kept = keep(&run, &answers, &origin(&own, Some(&run)))?;
             eprintln!("results are kept in {}", kept.display());
         }
         None => {
-            let answers = answering::infer(&s, &Screen::new(&s))?;
-            write_out(&s, &answers, &origin(&s, None))?;
-            print("\n");
+            answer(&s, None)?;
         }
     }
     Ok(Outcome::Done)
-}
-
-fn write_out(s: &InferSettings, answers: &Answers, origin: &Origin) -> Result<()> {
-    s.out.as_ref().map_or(Ok(()), |file| answering::write(file, answers, origin))
 }
 
 fn origin(s: &InferSettings, run: Option<&Run>) -> Origin {
@@ -55,27 +50,21 @@ fn origin(s: &InferSettings, run: Option<&Run>) -> Origin {
     }
 }
 
-/// The settings with the model of a run, and its system message.
-fn s_of(run: &Run, options: &Options, s: &InferSettings) -> Result<InferSettings> {
-    let mut own = s.clone();
-    own.model = tried::model_of(run, options, &s.model)?;
-    match &mut own.chat {
-        ChatSettings::Questions { system, .. } | ChatSettings::Rows { system, .. } => {
-            *system = tried::system_of(run, options);
-        }
-        ChatSettings::Messages(_) => {}
-    }
+/// The settings with the model of a run.
+fn settings_of(run: &Run, options: &Options) -> Result<InferSettings> {
+    let mut own = InferSettings::from_options(&runs::as_trained(run, options)?)?;
     // There is nothing to compare where a run has trained the model itself.
     own.compare &= own.model.adapter.is_some();
     Ok(own)
 }
 
-/// Answers with the model of a run.
-fn answer_as(run: &Run, options: &Options, s: &InferSettings) -> Result<Answers> {
-    let own = s_of(run, options, s)?;
-    let answers = answering::infer(&own, &Screen::new(&own))?;
+/// Answers the chats, on the screen and in the file that is asked for.
+fn answer(s: &InferSettings, run: Option<&Run>) -> Result<Answers> {
+    let answers = answering::infer(s, &Screen::new(s))?;
+    if let Some(file) = &s.out {
+        answering::write(file, &answers, &origin(s, run))?;
+    }
     print("\n");
-    write_out(&own, &answers, &origin(&own, Some(run)))?;
     Ok(answers)
 }
 
@@ -119,26 +108,21 @@ fn all_runs(options: &Options, s: &InferSettings, root: &Path) -> Result<()> {
     for run in &runs {
         print(&format!("## {}\n", run.run_id));
         let start = Instant::now();
-        // One file for all of them would keep only the last.
-        let alone = InferSettings { out: None, ..s.clone() };
-        let answered = answer_as(run, options, &alone).and_then(|answers| {
-            let own = s_of(run, options, s)?;
+        let answered = settings_of(run, options).and_then(|own| {
+            // One file for all of them would keep only the last.
+            let own = InferSettings { out: None, ..own };
+            let answers = answer(&own, Some(run))?;
             keep(run, &answers, &origin(&own, Some(run)))?;
-            Ok(answers)
+            Ok((answers, origin(&own, Some(run))))
         });
         let outcome = match answered {
-            Ok(all) => {
+            Ok((all, origin)) => {
                 let tokens = all.answers.iter().map(|a| a.completion.ids.len()).sum();
                 let first = all.answers.first().map_or("", |a| a.text.as_str());
                 let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
                 let seconds = start.elapsed().as_secs_f64();
                 if let Some(file) = &s.out {
-                    append(
-                        file,
-                        &all,
-                        &origin(&s_of(run, options, s)?, Some(run)),
-                        table.is_empty(),
-                    )?;
+                    append(file, &all, &origin, table.is_empty())?;
                 }
                 Ok((all.answers.len(), tokens, seconds, first))
             }

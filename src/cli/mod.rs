@@ -23,7 +23,6 @@ mod serve; // a chat endpoint
 mod sft; // supervised fine-tuning
 mod trace; // intermediate tensors of one pass
 mod train; // GRPO
-mod tried; // runs whose models are tried out
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! `grpo-rt serve`: answers chats over HTTP until it is stopped, and prints where. The tokens it is told never
 //! reach the screen.
 
+use super::Outcome;
 use super::output::{print, print_warning};
-use super::{Outcome, tried};
 use crate::base::Result;
 use crate::options::Options;
 use crate::runs;
@@ -16,8 +16,8 @@ use crate::web::chat;
 pub fn serve(options: &Options) -> Result<Outcome> {
     let mut s = ServeSettings::from_options(options)?;
     if let Some((id, root)) = &s.run {
-        let run = runs::find(root, id)?;
-        s.model = tried::model_of(&run, options, &s.model)?;
+        let trained = runs::as_trained(&runs::find(root, id)?, options)?;
+        s = ServeSettings { run: s.run, ..ServeSettings::from_options(&trained)? };
     }
     if !matches!(s.host.as_str(), "127.0.0.1" | "localhost" | "::1" | "[::1]") && s.token.is_some()
     {

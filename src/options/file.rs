@@ -80,7 +80,8 @@ fn blank(text: &str) -> bool {
     })
 }
 
-fn raw(value: &Json) -> Raw {
+/// A value as the texts that flags would give.
+pub fn raw(value: &Json) -> Raw {
     let scalar = |v: &Json| match v {
         Json::String(s) => Some(s.clone()),
         Json::Bool(b) => Some(b.to_string()),

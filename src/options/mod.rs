@@ -10,17 +10,18 @@ mod file;
 mod foreign;
 mod help;
 mod kind;
+mod source;
 mod suggest;
 mod table;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use command::Command;
 pub use foreign::{FOREIGN, Foreign};
 pub use help::{docs_markdown, help, overview};
 pub use kind::{Kind, Value};
-pub use table::{FAMILY_NAMES, GROUPS, OPTIONS, Opt, TASK_NAMES};
+pub use source::Source;
+pub use table::{FAMILY_NAMES, GROUPS, OPTIONS, Opt, REWARDS, TASK_NAMES};
 
 use crate::base::{Error, Result};
 use crate::device::images::BUILD_VARIABLES;
@@ -32,43 +33,6 @@ pub const ENV_PREFIX: &str = "GRPO_RT_";
 /// Variables with this beginning belong to the tests, not to options; nor are those of the build options,
 /// nor the one that names ffmpeg.
 pub const ENV_OF_TESTS: &str = "GRPO_RT_TEST_";
-
-/// Where the value of an option came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The table.
-    Default,
-    /// A configuration file and the line in it.
-    File(PathBuf, Option<usize>),
-    /// An environment variable, by its full name.
-    Env(String),
-    /// The command line, as it was typed.
-    Flag(String),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Default => f.write_str("default"),
-            Source::File(path, Some(line)) => write!(f, "{}, line {line}", path.display()),
-            Source::File(path, None) => write!(f, "{}", path.display()),
-            Source::Env(name) => write!(f, "environment variable {name}"),
-            Source::Flag(flag) => write!(f, "command line, {flag}"),
-        }
-    }
-}
-
-impl Source {
-    /// Adds this place to an error about the option `name`.
-    fn blame(&self, error: Error, name: &str) -> Error {
-        match self {
-            Source::Default => error.at(format!("option `{name}`, its default")),
-            Source::File(path, Some(line)) => error.file(path).line(*line).key(name),
-            Source::File(path, None) => error.file(path).key(name),
-            Source::Env(_) | Source::Flag(_) => error.at(self.to_string()),
-        }
-    }
-}
 
 /// The options of one command, every one with its value and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,10 +126,10 @@ impl Options {
     pub fn source(&self, name: &str) -> &Source {
         &self.values[index(name)].1
     }
-    /// Whether the value was given and differs from the default.
+    /// Whether the value was given for this command and differs from the default.
     pub fn changed(&self, name: &str) -> bool {
         let i = index(name);
-        self.values[i].1 != Source::Default
+        !matches!(self.values[i].1, Source::Default | Source::Run(_))
             && self.values[i].0 != Options::defaults(self.command).values[i].0
     }
     /// A [`Kind::Bool`] option; unset is false.
@@ -253,6 +217,23 @@ impl Options {
     /// These options with another value for one of them, as if it had stood where the old one did.
     pub fn replaced(mut self, name: &str, value: Value) -> Options {
         self.values[index(name)].0 = value;
+        self
+    }
+
+    /// These options with a value of a run's resolved options (what [`Options::to_yaml`] wrote into `file`).
+    /// One that is null there, or is no value any more, leaves the option as it is.
+    pub fn inherited(mut self, name: &str, value: &serde_json::Value, file: &Path) -> Options {
+        let kind = OPTIONS[index(name)].kind;
+        let read = match file::raw(value) {
+            file::Raw::One(text) => kind.read(&text),
+            file::Raw::Many(texts) => {
+                texts.iter().map(|t| kind.read(t)).collect::<Option<_>>().map(Value::List)
+            }
+            file::Raw::Null | file::Raw::Nested => None,
+        };
+        if let Some(value) = read {
+            self.values[index(name)] = (value, Source::Run(file.to_path_buf()));
+        }
         self
     }
 

@@ -118,7 +118,8 @@ const MODEL: &str = "Model";
 const DATA: &str = "Data";
 const GENERATION: &str = "Generation";
 const GRPO: &str = "GRPO";
-const REWARDS: &str = "Rewards";
+/// The group of options of rewards.
+pub const REWARDS: &str = "Rewards";
 const TRAINING: &str = "Training";
 const OUTPUT: &str = "Output and checkpoints";
 const LOGGING: &str = "Logging";
@@ -137,7 +138,7 @@ const TRAINS: &[Command] = &[Train, Sft];
 const TUNES: &[Command] = &[Train, Sft, Plan];
 const GROUPED: &[Command] = &[Train, Plan];
 /// Commands to which no run can name a model.
-const NEEDS_MODEL: &[Command] = &[Train, Sft, Eval, Plan, Trace];
+const NEEDS_MODEL: &[Command] = &[Train, Sft, Plan, Trace];
 /// Commands that read a model folder.
 const NAMED: &[Command] = &[Train, Sft, Eval, Infer, Plan, Trace, Inspect, Merge, Serve];
 /// Commands that read an adapter.
@@ -175,6 +176,7 @@ const WRITES: &[Command] = &[
     RunsFetch,
     RunsServe,
     Infer,
+    Eval,
     Serve,
 ];
 /// Commands that name runs.
@@ -192,6 +194,7 @@ const NAMED_RUNS: &[Command] = &[
     RunsCheckpoints,
     RunsFetch,
     Infer,
+    Eval,
     Serve,
 ];
 const FILES: &[Command] =

@@ -1,6 +1,7 @@
 //! Floor 13: runs as they lie on disk: which there are, in which state, how they compare. Trains nothing
 //! and speaks no HTTP.
 
+mod as_trained; // options with what a run was trained with
 pub mod checkpoints; // what of a run can be continued, tried out or copied
 pub mod compare; // several runs side by side
 pub mod curves; // figures as columns, thinned
@@ -11,6 +12,7 @@ pub mod registry; // the runs below a folder, and one of them by name
 pub mod summary; // step and reward of a run without reading every figure
 pub mod view; // what is told of a run, as data
 
+pub use as_trained::as_trained;
 pub use registry::{find, list};
 
 use crate::base::{Error, Result, utc};

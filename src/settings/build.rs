@@ -72,7 +72,7 @@ impl EvalSettings {
     pub fn from_options(o: &Options) -> Result<Self> {
         assert_eq!(o.command(), Command::Eval);
         Ok(EvalSettings {
-            model: model(o)?,
+            model: model_or_run(o)?,
             data: data(o)?,
             sampling: sampling(o)?,
             rewards: rewards(o)?,
@@ -185,6 +185,11 @@ fn path(o: &Options, name: &str) -> PathBuf {
 }
 fn seed(o: &Options) -> u64 {
     count(o, "seed") as u64
+}
+
+/// What the order of rows and drawn shares of them follow from.
+fn data_seed(o: &Options) -> u64 {
+    o.count("data_seed").map_or(seed(o), |n| n as u64)
 }
 
 /// Refuses options that were changed but would do nothing, because `why`.
@@ -373,7 +378,7 @@ fn training(o: &Options) -> Result<TrainingSettings> {
             Value::Bool(false) => Recompute::Never,
             _ => Recompute::Auto,
         },
-        data_seed: o.count("data_seed").map_or(seed(o), |n| n as u64),
+        data_seed: data_seed(o),
         seed: seed(o),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::io::dataset::Filter;
+use crate::io::dataset::{Filter, Share};
 use crate::settings::tasks::Task;
 
 /// Rows of data files.
@@ -22,6 +22,10 @@ pub struct DataSettings {
     pub columns: Vec<(String, String)>,
     /// Which rows are taken.
     pub filter: Filter,
+    /// Of those, a share: none (all of them), one for all files, or one per file.
+    pub shares: Vec<Share>,
+    /// Decides which rows a share draws.
+    pub seed: u64,
     /// Whose prompts are used where the two below are unset.
     pub task: Option<&'static Task>,
     /// Share of the rows that is measured and not trained on, below 1.

@@ -3,6 +3,7 @@
 //! anything else looks at them; a path that exists always wins. Reads no row.
 
 use crate::base::{Error, Result};
+use crate::io::dataset::Share;
 use crate::options::{OPTIONS, Options, Source, Value};
 use serde_json::Value as Json;
 use std::path::Path;
@@ -10,9 +11,22 @@ use std::path::Path;
 /// One name or list, as paths.
 #[derive(Debug, Default, PartialEq)]
 struct Found {
-    files: Vec<String>,
+    files: Vec<File>,
     /// Where its pictures are, if the registry says so.
     folder: Option<String>,
+}
+
+#[derive(Debug, PartialEq)]
+struct File {
+    path: String,
+    /// Which rows of it are taken, as `dataset_shares` has it; `None` is not said.
+    share: Option<String>,
+}
+
+impl File {
+    fn whole(path: &str) -> File {
+        File { path: path.to_string(), share: None }
+    }
 }
 
 /// The options with every name of a data set replaced by its file, and every list by its files. Image
@@ -28,21 +42,28 @@ pub fn resolve_data_sets(options: &Options) -> Result<Options> {
     }
     let names = options.texts("dataset_name");
     let found: Vec<Found> = names.iter().map(|n| find(options, n)).collect::<Result<_>>()?;
-    let unchanged = found.iter().zip(&names).all(|(f, n)| f.files[..] == [n.clone()]);
+    let unchanged = found.iter().zip(&names).all(|(f, n)| f.files[..] == [File::whole(n)]);
     if unchanged && found.iter().all(|f| f.folder.is_none()) {
         return Ok(options.clone());
     }
     let list = |texts: Vec<String>| Value::List(texts.into_iter().map(Value::Text).collect());
     let folders: Option<Vec<String>> =
         found.iter().flat_map(|f| f.files.iter().map(|_| f.folder.clone())).collect();
-    let files: Vec<String> = found.into_iter().flat_map(|f| f.files).collect();
-    let resolved = options.clone().replaced("dataset_name", list(files));
-    Ok(match folders {
-        Some(folders) if options.paths("image_folders").is_empty() => {
-            resolved.replaced("image_folders", list(folders))
+    let files: Vec<File> = found.into_iter().flat_map(|f| f.files).collect();
+    let mut resolved = options.clone();
+    if let Some(folders) = folders.filter(|_| options.paths("image_folders").is_empty()) {
+        resolved = resolved.replaced("image_folders", list(folders));
+    }
+    if files.iter().any(|f| f.share.is_some()) {
+        if !options.texts("dataset_shares").is_empty() {
+            return Err(options
+                .wrong("dataset_shares", "the names of the data sets say shares of their own")
+                .hint("give the shares in one of the two places"));
         }
-        _ => resolved,
-    })
+        let share = |f: &File| f.share.clone().unwrap_or_else(|| "all".into());
+        resolved = resolved.replaced("dataset_shares", list(files.iter().map(share).collect()));
+    }
+    Ok(resolved.replaced("dataset_name", list(files.into_iter().map(|f| f.path).collect())))
 }
 
 /// What one text of `dataset_name` stands for.
@@ -52,7 +73,7 @@ fn find(o: &Options, text: &str) -> Result<Found> {
     if path.is_file() && matches!(ending, Some("yaml" | "yml")) {
         return listed(path);
     }
-    let itself = Found { files: vec![text.to_string()], folder: None };
+    let itself = Found { files: vec![File::whole(text)], folder: None };
     let registry = o.text("dataset_registry").unwrap_or_default();
     let named = *o.source("dataset_registry") != Source::Default;
     if path.exists() || text.contains('/') || (!named && !Path::new(registry).is_file()) {
@@ -65,15 +86,15 @@ fn find(o: &Options, text: &str) -> Result<Found> {
 }
 
 /// A data set of the registry: `{name: {annotation_path, data_path}}`, the fields of Qwen-VL's
-/// `data_dict`. `None` if it has not the name and the name may be a path.
+/// `data_dict`; `name%50` draws half of its rows, as there. `None` if it has not the name and the name
+/// may be a path.
 fn registered(o: &Options, registry: &Path, name: &str) -> Result<Option<Found>> {
     let table = read(registry)?;
     let place = |e: Error| e.file(registry).key(name);
-    if let Some((name, _)) = name.split_once('%') {
-        return Err(place(Error::usage("a share of a data set cannot be taken by its name"))
-            .expected(name)
-            .hint("use --max_rows, or --val_split_ratio for rows that are not trained on"));
-    }
+    let (name, share) = match name.split_once('%') {
+        Some((name, percent)) => (name, Some(format!("random:{percent}%"))),
+        None => (name, None),
+    };
     let Some(entry) = table.get(name) else {
         let names: Vec<&String> = table.as_object().into_iter().flat_map(|t| t.keys()).collect();
         if names.is_empty() || Path::new(name).extension().is_some() {
@@ -91,10 +112,12 @@ fn registered(o: &Options, registry: &Path, name: &str) -> Result<Option<Found>>
             "annotation_path: the file of its rows, and data_path: their folder of images",
         )
     })?;
-    Ok(Some(Found { files: vec![file], folder: text("data_path").filter(|p| !p.is_empty()) }))
+    let folder = text("data_path").filter(|p| !p.is_empty());
+    Ok(Some(Found { files: vec![File { path: file, share }], folder }))
 }
 
-/// A list of files: `datasets: [{json_path: ...}]`, as VLM-R1's data_config has it.
+/// A list of files: `datasets: [{json_path: ..., sampling_strategy: random:50%}]`, as VLM-R1's data_config
+/// has it.
 fn listed(file: &Path) -> Result<Found> {
     let list = read(file)?;
     let wrong = |what: &str| Error::usage(what.to_string()).file(file).key("datasets");
@@ -103,15 +126,13 @@ fn listed(file: &Path) -> Result<Found> {
     let entries =
         entries.ok_or_else(|| wrong("this is no list of data sets").expected(expected))?;
     let one = |entry: &Json| {
-        let strategy = entry["sampling_strategy"].as_str().unwrap_or("all");
-        if strategy != "all" {
-            return Err(wrong("a share of a file cannot be taken by a list")
-                .expected("sampling_strategy all")
-                .found(strategy)
-                .hint("use --max_rows or --filter"));
+        let share = entry["sampling_strategy"].as_str().filter(|s| *s != "all");
+        if let Some(share) = share {
+            Share::parse(share).map_err(|e| e.file(file).key("sampling_strategy"))?;
         }
         let path = entry["json_path"].as_str();
-        path.map(str::to_string).ok_or_else(|| wrong("an entry has no file").expected(expected))
+        let path = path.ok_or_else(|| wrong("an entry has no file").expected(expected))?;
+        Ok(File { path: path.to_string(), share: share.map(str::to_string) })
     };
     Ok(Found { files: entries.iter().map(one).collect::<Result<_>>()?, folder: None })
 }
@@ -134,12 +155,8 @@ mod tests {
     use super::*;
     use crate::options::Command;
 
-    /// What `dataset_name` and `image_folders` become, with files in a folder.
-    fn resolved(
-        files: &[(&str, &str)],
-        names: &str,
-        more: &str,
-    ) -> Result<(Vec<String>, Vec<String>)> {
+    /// What the options become, with files in a folder.
+    fn options(files: &[(&str, &str)], names: &str, more: &str) -> Result<Options> {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         files.iter().for_each(|(name, text)| std::fs::write(at(name), text).unwrap());
@@ -147,7 +164,16 @@ mod tests {
         let words: Vec<String> = line.replace("HERE", &at("")).split(' ').map(Into::into).collect();
         let words = words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>();
         let o = Options::resolve(Command::Train, &words, std::iter::empty())?;
-        let o = resolve_data_sets(&o)?;
+        resolve_data_sets(&o)
+    }
+
+    /// What `dataset_name` and `image_folders` become.
+    fn resolved(
+        files: &[(&str, &str)],
+        names: &str,
+        more: &str,
+    ) -> Result<(Vec<String>, Vec<String>)> {
+        let o = options(files, names, more)?;
         Ok((o.texts("dataset_name"), o.texts("image_folders")))
     }
 
@@ -176,10 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_say_how_many_of_a_hundred() {
+        let o = options(&[REGISTRY], "a b%50", "--dataset_registry HEREr.yaml").unwrap();
+        assert_eq!(o.texts("dataset_name"), ["a.jsonl", "b.json"]);
+        assert_eq!(o.texts("dataset_shares"), ["all", "random:50%"]);
+        assert_eq!(o.texts("image_folders"), ["clips", "more"]);
+    }
+
+    #[test]
     fn wrong_names_are_told_with_the_right_ones() {
         let registry = "--dataset_registry HEREr.yaml";
         for (name, part) in
-            [("d", "one of: a, b, c"), ("c", "annotation_path"), ("a%50", "--max_rows")]
+            [("d", "one of: a, b, c"), ("c", "annotation_path"), ("d%50", "`d` is neither")]
         {
             let error = resolved(&[REGISTRY], name, registry).unwrap_err();
             assert!(error.to_string().contains(part), "{name}: {error}");
@@ -193,9 +227,22 @@ mod tests {
         let list = "datasets:\n  - json_path: x.jsonl\n    sampling_strategy: all\n  - json_path: y.json\n";
         let (files, _) = resolved(&[("rec.yaml", list)], "HERErec.yaml", "").unwrap();
         assert_eq!(files, ["x.jsonl", "y.json"]);
-        let some = "datasets:\n  - json_path: x.jsonl\n    sampling_strategy: random:30%\n";
-        let error = resolved(&[("rec.yaml", some)], "HERErec.yaml", "").unwrap_err();
-        assert!(error.to_string().contains("random:30%") && error.hint_text().is_some());
+        let some = |share: &str| {
+            format!(
+                "datasets:\n  - json_path: x.jsonl\n    sampling_strategy: {share}\n  - json_path: y.json\n"
+            )
+        };
+        let of =
+            |share: &str, more: &str| options(&[("rec.yaml", &some(share))], "HERErec.yaml", more);
+        let o = of("random:30%", "").unwrap();
+        assert_eq!(o.texts("dataset_name"), ["x.jsonl", "y.json"]);
+        assert_eq!(o.texts("dataset_shares"), ["random:30%", "all"]);
+        let error = of("half", "").unwrap_err();
+        assert!(
+            error.to_string().contains("rec.yaml") && error.to_string().contains("random:N"),
+            "{error}"
+        );
+        assert!(of("first:5", "--dataset_shares end:1").is_err(), "two places say shares");
         assert!(resolved(&[("rec.yaml", "a: 1\n")], "HERErec.yaml", "").is_err());
     }
 }

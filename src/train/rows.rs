@@ -40,6 +40,8 @@ pub fn read_rows(s: &DataSettings) -> Result<Loaded> {
             saved_by_datasets: s.saved_by_datasets,
             columns: s.columns.clone(),
             filter: s.filter.clone(),
+            shares: s.shares.clone(),
+            seed: s.seed,
             unanswered: false,
         },
     )

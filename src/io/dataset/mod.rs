@@ -14,6 +14,7 @@ mod parquet; // Parquet files
 mod record; // a row as a file has it
 mod row_error; // what is wrong with a row
 pub mod shapes; // a generated data set that needs no download
+mod share; // which rows of a file are taken
 mod source; // files, folders and splits
 mod table; // records of tables
 mod template; // what stands around a question
@@ -28,6 +29,7 @@ use serde_json::{Map, Value};
 
 pub use filter::Filter;
 pub use images::{Embedded, ImageRef};
+pub use share::{Amount, SHARES, Share};
 pub use template::QUESTION_PLACES;
 pub use videos::{VideoMeta, VideoRef, video_of_part};
 
@@ -122,6 +124,10 @@ pub struct DatasetOptions {
     pub columns: Vec<(String, String)>,
     /// Which rows are taken.
     pub filter: Filter,
+    /// Of the good rows that the filter takes, those that are taken: of all files, one for all, or one per file.
+    pub shares: Vec<Share>,
+    /// Decides which rows a share draws.
+    pub seed: u64,
     /// Rows need no reference answer: they are asked, not trained on.
     pub unanswered: bool,
 }
@@ -140,6 +146,12 @@ impl DatasetOptions {
                 .expected(format!("one folder for all files, or {files} (one per file)"))
                 .found(format!("{folders} folders"))
                 .hint("join the folders by ':' in the order of the files"));
+        }
+        if self.shares.len() > 1 && self.shares.len() != files {
+            return Err(Error::usage("the shares do not match the data files")
+                .key("dataset_shares")
+                .expected(format!("one share for all files, or {files} (one per file)"))
+                .found(format!("{} shares", self.shares.len())));
         }
         let marker = |t: &String| t.contains("{question}") || t.contains("{Question}");
         if let Some(template) = self.question_template.as_ref().filter(|t| !marker(t)) {
@@ -177,8 +189,12 @@ pub fn load(spec: &str, options: &DatasetOptions) -> Result<Loaded> {
     let mut loaded =
         Loaded { rows: Vec::new(), skipped: Vec::new(), skipped_rows: 0, filtered_rows: 0 };
     let mut keys = Vec::new();
-    each_record(spec, options, &mut |file, folder, number, record| {
-        if options.max_rows.is_some_and(|most| loaded.rows.len() >= most) {
+    // Good rows of each of the paths.
+    let mut counts: Vec<usize> = Vec::new();
+    // A share is one of the whole file.
+    let most = options.max_rows.filter(|_| options.shares.is_empty());
+    each_record(spec, options, &mut |Place { path, file, folder, number }, record| {
+        if most.is_some_and(|most| loaded.rows.len() >= most) {
             return Ok(ControlFlow::Break(()));
         }
         let row = record.and_then(|record| {
@@ -189,7 +205,11 @@ pub fn load(spec: &str, options: &DatasetOptions) -> Result<Loaded> {
             }
         });
         match row {
-            Ok(Some(row)) => loaded.rows.push(row),
+            Ok(Some(row)) => {
+                counts.resize(path + 1, 0);
+                counts[path] += 1;
+                loaded.rows.push(row);
+            }
             Ok(None) => loaded.filtered_rows += 1,
             Err(e) => {
                 let e = e.in_row(file, number);
@@ -207,10 +227,25 @@ pub fn load(spec: &str, options: &DatasetOptions) -> Result<Loaded> {
     if !keys.is_empty() {
         record::check_columns(Path::new(spec), keys.iter().map(String::as_str), options)?;
     }
+    take_shares(&mut loaded.rows, &counts, options);
+    loaded.rows.truncate(options.max_rows.unwrap_or(usize::MAX));
     match loaded.rows.is_empty() {
         true => Err(nothing(spec, &loaded)),
         false => Ok(loaded),
     }
+}
+
+/// Leaves the rows that the shares take; `counts` says how many there are of each path.
+fn take_shares(rows: &mut Vec<Row>, counts: &[usize], options: &DatasetOptions) {
+    let share = |path: usize| match options.shares.as_slice() {
+        [] => Share::All,
+        [one] => *one,
+        many => many[path],
+    };
+    let of_path = |(path, count): (usize, &usize)| share(path).of(*count, options.seed, path);
+    let taken: Vec<bool> = counts.iter().enumerate().flat_map(of_path).collect();
+    let mut taken = taken.into_iter();
+    rows.retain(|_| taken.next().unwrap_or(true));
 }
 
 /// Hands the columns of every row to `take`, under the names that the options give them, and whatever their
@@ -224,7 +259,7 @@ pub fn each_row(
     take: &mut dyn FnMut(Map<String, Value>),
 ) -> Result<usize> {
     let mut bad = 0;
-    each_record(spec, options, &mut |_, _, _, record| {
+    each_record(spec, options, &mut |_, record| {
         match record {
             Ok(mut record) if options.filter.holds(&record.columns) => {
                 record.columns.values_mut().for_each(record::without_bytes);
@@ -238,13 +273,19 @@ pub fn each_row(
     Ok(bad)
 }
 
-/// Takes a record with its file, the folder of its images and its number.
-type Take<'a> = &'a mut dyn FnMut(
-    &Arc<Path>,
-    &MediaFolder,
-    usize,
-    RowResult<Record>,
-) -> Result<ControlFlow<()>>;
+/// Where a record is.
+struct Place<'a> {
+    /// Which of the paths that were given.
+    path: usize,
+    file: &'a Arc<Path>,
+    /// Of its images.
+    folder: &'a MediaFolder,
+    /// Line or row of the file.
+    number: usize,
+}
+
+/// Takes a record.
+type Take<'a> = &'a mut dyn FnMut(Place<'_>, RowResult<Record>) -> Result<ControlFlow<()>>;
 
 /// Walks the records of all files.
 fn each_record(spec: &str, options: &DatasetOptions, take: Take) -> Result<()> {
@@ -284,7 +325,8 @@ fn each_record(spec: &str, options: &DatasetOptions, take: Take) -> Result<()> {
                 r.rename(&options.columns);
                 r
             });
-            let flow = take(&path, &folder, number, record)?;
+            let place = Place { path: i, file: &path, folder: &folder, number };
+            let flow = take(place, record)?;
             ended = flow.is_break();
             Ok(flow)
         };

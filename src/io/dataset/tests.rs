@@ -149,6 +149,37 @@ fn bad_rows_are_collected_and_reading_goes_on() {
 }
 
 #[test]
+fn shares_are_of_the_good_rows_of_a_file() {
+    let row =
+        |i: usize| format!(r#"{{"image": "a.png", "question": "{i}?", "answer": "{}"}}"#, i % 2);
+    let mut lines: Vec<String> = (0..10).map(row).collect();
+    lines[0] = "{".into();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let (_dir, spec) = folder(&lines);
+    let both = format!("{spec}:{spec}");
+    let share = |text: &str| Share::parse(text).unwrap();
+    let numbers = |spec: &str, options: &DatasetOptions| -> Vec<usize> {
+        load(spec, options).unwrap().rows.iter().map(|r| r.row).collect()
+    };
+    let first_and_last =
+        DatasetOptions { shares: vec![share("first:2"), share("end:1")], ..Default::default() };
+    assert_eq!(numbers(&both, &first_and_last), [2, 3, 10]);
+    let most = DatasetOptions { max_rows: Some(2), ..first_and_last.clone() };
+    assert_eq!(numbers(&both, &most), [2, 3], "the limit is one of all");
+    let odd = Filter::parse(&["answer=1".into()]).unwrap();
+    let filtered = DatasetOptions { filter: odd, ..first_and_last.clone() };
+    assert_eq!(numbers(&both, &filtered), [2, 4, 10], "of those that the filter takes");
+    let third = DatasetOptions { shares: vec![share("random:33%")], ..Default::default() };
+    let drawn = numbers(&both, &third);
+    assert_eq!(drawn.len(), 6);
+    assert_eq!(drawn, numbers(&both, &third));
+    assert_ne!(drawn, numbers(&both, &DatasetOptions { seed: 1, ..third.clone() }));
+    let three = vec![Share::All; 3];
+    let error = load(&both, &DatasetOptions { shares: three, ..Default::default() }).unwrap_err();
+    assert!(error.to_string().contains("2 (one per file)"), "{error}");
+}
+
+#[test]
 fn files_folders_and_options_must_agree() {
     let good = r#"{"image": "a.png", "question": "?", "answer": "x"}"#;
     let (images, _) = folder(&[]);

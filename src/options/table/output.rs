@@ -2,8 +2,8 @@
 
 use super::{COUNT, MAKES, NAMED_RUNS, NATURAL, OUTPUT, Opt, TRAINS, WRITES, of};
 use crate::options::Command::{
-    Demo, Infer, Init, MakeShapes, Merge, RunsCheckpoints, RunsCompare, RunsDelete, RunsFetch,
-    RunsList, RunsLogs, RunsReport, RunsServe, RunsShow, Serve, Sft, Train,
+    Demo, Eval, Infer, Init, MakeShapes, Merge, RunsCheckpoints, RunsCompare, RunsDelete,
+    RunsFetch, RunsList, RunsLogs, RunsReport, RunsServe, RunsShow, Serve, Sft, Train,
 };
 use crate::options::Kind::{Bool, BoolOrPath, Choice, Path, Word};
 
@@ -12,13 +12,13 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "output_dir", kind: Path, first: true,
         default_of: &[(Demo, "grpo-rt-demo"), (RunsList, "."), (RunsShow, "."), (RunsCompare, "."), (RunsReport, "."),
             (RunsDelete, "."), (RunsLogs, "."), (RunsCheckpoints, "."), (RunsFetch, "."), (RunsServe, "."),
-            (Infer, "."), (Serve, ".")],
+            (Infer, "."), (Eval, "."), (Serve, ".")],
         required: &[Train, Sft, Init, MakeShapes, Merge],
         help: "Folder for everything the command writes; of runs: the folder that they are looked for in, three deep.", ..of(OUTPUT, WRITES) },
     Opt { name: "overwrite_output_dir", kind: Bool, default: "false",
         help: "Write into a folder that is not empty.", ..of(OUTPUT, MAKES) },
     Opt { name: "run_id", kind: Word,
-        help: "Subfolder of output_dir for this run, and its name for `runs`, `infer` (there also all) and `serve`.", ..of(OUTPUT, NAMED_RUNS) },
+        help: "Subfolder of output_dir for this run, and its name for `runs`, `infer` (there also all), `eval`, `serve`.", ..of(OUTPUT, NAMED_RUNS) },
     Opt { name: "save_strategy", kind: Choice(&["steps", "epoch", "best", "no"]), default: "steps",
         help: "When checkpoints are saved: every save_steps, every epoch, at every best evaluation; never.",
         ..of(OUTPUT, TRAINS) },

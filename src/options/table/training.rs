@@ -1,7 +1,9 @@
 //! Options: batches, length of the run, optimizer. Data, no logic.
 
-use super::{COUNT, NATURAL, Opt, POSITIVE, RATIO, TRAINING, TRAINS, TUNES, of};
-use crate::options::Command::{Demo, Eval, Infer, Init, MakeShapes, Plan, Serve, Sft, Train};
+use super::{COUNT, NATURAL, Opt, POSITIVE, RATIO, READS, TRAINING, TRAINS, TUNES, of};
+use crate::options::Command::{
+    Demo, Eval, Infer, Init, Inspect, MakeShapes, Plan, Serve, Sft, Train,
+};
 use crate::options::Kind::{Choice, Int};
 
 #[rustfmt::skip] // one option is one paragraph; a field per line would triple the file
@@ -40,8 +42,8 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt { name: "max_grad_norm", kind: POSITIVE, default: "1.0",
         help: "Longer gradients are scaled down to this norm (0: never).", ..of(TRAINING, TRAINS) },
     Opt { name: "data_seed", kind: NATURAL,
-        help: "Seed of the order of rows alone (default: seed).", ..of(TRAINING, TRAINS) },
+        help: "Seed of the order of rows and of drawn dataset_shares alone (default: seed).", ..of(TRAINING, READS) },
     Opt { name: "seed", kind: NATURAL, default: "42", first: true,
         help: "Everything random follows from it: order, sampling, dropout, new weights.",
-        ..of(TRAINING, &[Demo, Train, Sft, Eval, Infer, Serve, Init, MakeShapes]) },
+        ..of(TRAINING, &[Demo, Train, Sft, Eval, Infer, Serve, Init, MakeShapes, Inspect]) },
 ];

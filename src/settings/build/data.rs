@@ -1,7 +1,7 @@
 //! Options of rows. Opens no file.
 
 use super::*;
-use crate::io::dataset::{Filter, QUESTION_PLACES};
+use crate::io::dataset::{Filter, QUESTION_PLACES, Share};
 use crate::settings::tasks::{names_a_file, task_named};
 
 pub(super) fn data(o: &Options) -> Result<DataSettings> {
@@ -13,6 +13,13 @@ pub(super) fn data(o: &Options) -> Result<DataSettings> {
         return Err(o
             .wrong("image_folders", "the numbers of image folders and data files differ")
             .expected(format!("1 or {} folders", files.len())));
+    }
+    let shares = o.texts("dataset_shares");
+    let shares: Vec<Share> = shares.iter().map(|t| Share::parse(t)).collect::<Result<_>>()?;
+    if shares.len() > 1 && shares.len() != files.len() {
+        return Err(o
+            .wrong("dataset_shares", "the numbers of shares and data files differ")
+            .expected(format!("1 or {} shares", files.len())));
     }
     let question_template = o.text("question_template").map(str::to_string);
     let placeless =
@@ -30,6 +37,8 @@ pub(super) fn data(o: &Options) -> Result<DataSettings> {
         saved_by_datasets: o.flag("use_huggingface_dataset"),
         columns: columns(o)?,
         filter: Filter::parse(&o.texts("filter"))?,
+        shares,
+        seed: data_seed(o),
         task: o.text("task_type").and_then(task_named),
         val_split_ratio: ratio(o)?,
         question_template,
@@ -92,5 +101,5 @@ pub(super) fn eval_data(o: &Options) -> Result<Option<DataSettings>> {
     }
     let split = o.text("eval_split").map(str::to_string);
     let own = DataSettings { files, split, measures: true, val_split_ratio: 0.0, ..data };
-    Ok(Some(DataSettings { shuffle: false, max_rows: None, ..own }))
+    Ok(Some(DataSettings { shuffle: false, max_rows: None, shares: Vec::new(), ..own }))
 }
