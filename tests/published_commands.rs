@@ -215,7 +215,7 @@ grpo-rt train \
     says: &[
         "--deepspeed: in place of ZeRO stage 2 with optimizer on cpu",
         "--attn_implementation: attention is one op",
-        "--is_reward_customized_from_vlm_module: rewards follow --task_type",
+        "--is_reward_customized_from_vlm_module: with --task_type rec accuracy is iou",
     ],
     resolved: &["gradient_checkpointing: false", "max_anyres_num: 2", "data_seed: 42"],
 };
@@ -469,6 +469,11 @@ fn vlm_r1_by_its_script() {
 #[test]
 fn internvl() {
     runs(&INTERNVL);
+    // `accuracy` of this task is not about texts.
+    let metrics = std::fs::read_to_string(lab().join(INTERNVL.run).join("metrics.jsonl")).unwrap();
+    for name in ["rewards/iou/mean", "rewards/box_format/mean"] {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
 }
 
 #[test]

@@ -18,7 +18,11 @@ pub fn answer(text: &str, format: AnswerFormat) -> Option<Cow<'_, str>> {
     }
     match json_object(text)?.get("answer")? {
         Value::String(said) => Some(Cow::Owned(said.trim().to_string())),
-        said @ (Value::Number(_) | Value::Bool(_)) => Some(Cow::Owned(said.to_string())),
+        Value::Array(items) if items.is_empty() || !items.iter().all(Value::is_number) => None,
+        // A list of numbers is a box.
+        said @ (Value::Number(_) | Value::Bool(_) | Value::Array(_)) => {
+            Some(Cow::Owned(said.to_string()))
+        }
         _ => None,
     }
 }
@@ -134,6 +138,8 @@ mod tests {
         assert_eq!(said(r#"{"answer": 1} then {"answer": 2.50}"#).unwrap(), "2.5");
         assert_eq!(said(r#"<think>{"answer": "x"}</think>{"answer": "y"}"#).unwrap(), "y");
         assert_eq!(said(r#"{"answer": ["x"]}"#), None);
+        assert_eq!(said(r#"{"answer": []}"#), None);
+        assert_eq!(said(r#"{"answer": [1, 2.5, 3, 4]}"#).unwrap(), "[1,2.5,3,4]");
         assert_eq!(said(r#"{"answer": "x"#), None);
         assert_eq!(said(&"{".repeat(100_000)), None);
         assert_eq!(steps(one, JSON), ["a {b}", "c"]);

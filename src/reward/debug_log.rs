@@ -28,11 +28,12 @@ enum Form {
 
 /// Rewards of VLM-R1 and where it writes them: the form, and what stands behind the path, or goes before
 /// its `.txt` if it begins so. Rewards that are not here write their name before the `.txt`.
-const PLACES: [(&str, Form, &str); 7] = [
+const PLACES: [(&str, Form, &str); 8] = [
     ("accuracy", Form::Method, ""),
     ("detection", Form::Method, ""),
     ("iou", Form::Score, ""),
     ("format", Form::Format, "_format"),
+    ("box_format", Form::Format, "_format"),
     ("repetition", Form::Punished, ".txt_repetition.txt"),
     ("length", Form::Score, ".txt_cosine.txt"),
     ("cosine_scaled", Form::Score, ".txt_cosine.txt"),

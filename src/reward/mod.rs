@@ -114,6 +114,11 @@ pub static REWARDS: &[RewardEntry] = &[
         build: |s| Ok(Box::new(builtin::ActionIou::new(s.answer_format)?)),
     },
     RewardEntry {
+        name: "box_format",
+        doc: "1 if the completion is reasoning and answer in the answer_format, with a box in the answer, else 0",
+        build: |s| Ok(Box::new(builtin::BoxFormat::new(s)?)),
+    },
+    RewardEntry {
         name: "correctness",
         doc: "2 if the last <answer> after the reasoning is the reference answer, else 0",
         build: |s| Ok(Box::new(builtin::Correctness::new(s)?)),

@@ -18,6 +18,8 @@ pub struct Task {
     pub answer_format: AnswerFormat,
     /// Rewards, without `--reward_funcs`.
     pub rewards: &'static [(&'static str, f64)],
+    /// What general names mean in `--reward_funcs` of this task, as in VLM-R1's modules of models.
+    pub meanings: &'static [(&'static str, &'static str)],
 }
 
 /// Every task, in the order of the names of the option table. The forms of answers are those of the projects
@@ -29,13 +31,15 @@ pub static TASKS: [Task; 5] = [
         system: include_str!("../../configs/tasks/vqa/system.txt"),
         answer_format: AnswerFormat::Json,
         rewards: &[("format", 1.0), ("accuracy", 1.0), ("reasoning", 1.0)],
+        meanings: &[],
     },
     Task {
         name: "rec",
         question: include_str!("../../configs/tasks/rec/question.txt"),
         system: include_str!("../../configs/tasks/rec/system.txt"),
         answer_format: AnswerFormat::ThinkAnswer,
-        rewards: &[("iou", 1.0), ("format", 1.0)],
+        rewards: &[("iou", 1.0), ("box_format", 1.0)],
+        meanings: &[("accuracy", "iou"), ("format", "box_format")],
     },
     Task {
         name: "vqa_nle",
@@ -43,6 +47,7 @@ pub static TASKS: [Task; 5] = [
         system: include_str!("../../configs/tasks/vqa_nle/system.txt"),
         answer_format: AnswerFormat::AnswerExplain,
         rewards: &[("format", 1.0), ("accuracy", 1.0), ("explanation", 1.0)],
+        meanings: &[],
     },
     Task {
         name: "video_actions",
@@ -50,6 +55,7 @@ pub static TASKS: [Task; 5] = [
         system: include_str!("../../configs/tasks/video_actions/system.txt"),
         answer_format: AnswerFormat::ThinkAnswer,
         rewards: &[("think_answer_graded", 0.3), ("action_iou", 0.7)],
+        meanings: &[],
     },
     Task {
         name: "math",
@@ -62,6 +68,7 @@ pub static TASKS: [Task; 5] = [
             ("strict_format", 1.0),
             ("correctness", 1.0),
         ],
+        meanings: &[],
     },
 ];
 

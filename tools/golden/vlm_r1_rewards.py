@@ -169,6 +169,23 @@ def overlaps(checkout):
         yield row | {"solution": SOLUTION, "iou": score}
 
 
+def box_formats(checkout):
+    modules = checkout / SOURCE / "vlm_modules"
+    said = [
+        functions(modules / f"{name}_module.py", ["format_reward_rec"], {})["format_reward_rec"]
+        for name in ("qwen", "internvl")
+    ]
+    answers = ["", "none", "[1,2,3,4]", "{[1, 2, 3, 4]}", "{[1 ,2,3,4]}", "{[1,\u00a02,\x1c3,\n4]}", "} [1,2,3,4] {",
+               "{[1,2,3,4] {}", "[1,2,3,4]}", "{[1.0, 2, 3, 4]}", "{[1, 2, 3]} {[1, 2, 3, 4]}", "{[\u0661, 2, 3, 4]}"]
+    texts = BOXES + [answered(a) for a in answers]
+    texts += ["<think>a</think> b <answer>{[1,2,3,4]}</answer>", "x <think></think><answer>{[1,2,3,4]}</answer> y",
+              "<answer>{[1,2,3,4]}</answer>", "<think>a</think><answer>x</answer> {[1,2,3,4]} </answer>",
+              "<think>a</think><answer>{[1,2,3,4]}", "<think><think>a</think>\x1f<answer>\n{\n[1,2,3,4]\n}\n</answer>"]
+    for text in texts:
+        qwen, internvl = [reward([[{"content": text}]])[0] for reward in said]
+        yield {"completion": text, "qwen": qwen, "internvl": internvl}
+
+
 def detections(scope):
     for said, reference in DETECTIONS:
         for method in METHODS:
@@ -216,6 +233,7 @@ def main():
     ]
     scope = functions(told.vlm_r1 / SOURCE / "grpo_jsonl.py", names, given)
     write(told.out / "iou_compat.jsonl", overlaps(told.vlm_r1))
+    write(told.out / "box_format_compat.jsonl", box_formats(told.vlm_r1))
     write(told.out / "detection_compat.jsonl", detections(scope))
     repeated = ({"completion": t, "repetition": scope["repetition_reward"](t)} for t in REPEATED)
     write(told.out / "repetition_vlm_r1.jsonl", repeated)

@@ -145,7 +145,7 @@ pub static FOREIGN: &[Foreign] = &[
     Foreign { opt: Opt { name: "data_file_paths", kind: List(&Path), help: "Data files (VLM-R1): as dataset_name, and it wins over it.", ..of(GROUP, &[Train, Sft, Eval, Init, Inspect]) },
         rules: &[(Any, Win("dataset_name", "{}"))] },
     Foreign { opt: Opt { name: "is_reward_customized_from_vlm_module", kind: Bool, help: "Rewards of the model's module (VLM-R1).", ..TRAINING },
-        rules: &[(Is("true"), Say("rewards follow --task_type and --reward_funcs, whatever the model"))] },
+        rules: &[(Is("true"), Say("with --task_type rec accuracy is iou and format is box_format, for every family"))] },
     Foreign { opt: Opt { name: "dataset_use", kind: List(&Word), help: "Data of Qwen-VL's video trainer with GRPO, and what else it takes for granted.", ..TRAINING },
         rules: &[(Any, Set("dataset_name", "{}")),
             (Any, Imply("task_type", "video_actions")),

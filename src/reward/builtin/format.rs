@@ -64,7 +64,8 @@ impl Format {
         Ok(Format { rule })
     }
 
-    fn holds(&self, text: &str) -> bool {
+    /// Whether a completion has the form.
+    pub(super) fn holds(&self, text: &str) -> bool {
         match &self.rule {
             Rule::Ours(AnswerFormat::ThinkAnswer) => two_blocks(text, ["think", "answer"]),
             Rule::Ours(AnswerFormat::ReasoningAnswer) => two_blocks(text, ["reasoning", "answer"]),

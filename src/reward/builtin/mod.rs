@@ -5,6 +5,7 @@ pub mod accuracy;
 mod action_iou;
 #[cfg(test)]
 mod answer_table;
+mod box_format;
 mod correctness;
 mod cosine_scaled;
 mod detection;
@@ -25,6 +26,7 @@ mod yes_no;
 
 pub use accuracy::Accuracy;
 pub use action_iou::ActionIou;
+pub use box_format::BoxFormat;
 pub use correctness::Correctness;
 pub use cosine_scaled::CosineScaled;
 pub use detection::{Detection, DetectionMethod};

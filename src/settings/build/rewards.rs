@@ -9,7 +9,7 @@ use crate::reward::boxes::BOX_SPACES;
 use crate::reward::settings::{
     ANSWER_FORMATS, COMPATS, JudgeSettings, LengthSettings, ProcessSettings, StepSettings,
 };
-use crate::settings::tasks::task_named;
+use crate::settings::tasks::{Task, task_named};
 
 pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
     let task = o.text("task_type").and_then(task_named);
@@ -21,6 +21,7 @@ pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
         [] => (o.texts("reward_funcs"), Vec::new()),
         rewards => rewards.iter().map(|(name, weight)| (name.to_string(), *weight)).unzip(),
     };
+    let names: Vec<String> = names.into_iter().map(|name| meant(o, task, name)).collect();
     if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
         let what = format!("the reward `{}` stands twice", twice.1);
         return Err(o.wrong("reward_funcs", what).hint("use reward_weights to weigh it"));
@@ -48,9 +49,23 @@ pub(super) fn rewards(o: &Options) -> Result<RewardSettings> {
     Ok(RewardSettings { names, weights, told: told(o)? })
 }
 
+/// The reward that a name means in a task; a method of comparison keeps `accuracy` what it is.
+fn meant(o: &Options, task: Option<&Task>, name: String) -> String {
+    let general = name == "accuracy" && o.changed("accu_reward_method");
+    let meaning = task.filter(|_| !general).and_then(|t| t.meanings.iter().find(|m| m.0 == name));
+    meaning.map_or(name, |(_, means)| means.to_string())
+}
+
 /// Rewards that pay the form of an answer; every other pays what it says.
-const FORMS: [&str; 6] =
-    ["format", "think_answer_graded", "soft_format", "strict_format", "xmlcount", "repetition"];
+const FORMS: [&str; 7] = [
+    "format",
+    "box_format",
+    "think_answer_graded",
+    "soft_format",
+    "strict_format",
+    "xmlcount",
+    "repetition",
+];
 
 /// Takes over a weight that names no reward but its part: the form of an answer, or the answer.
 fn weigh(
