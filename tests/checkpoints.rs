@@ -23,17 +23,7 @@ const GRPO: &str = "train --model new --dataset_name shapes/train.jsonl --reward
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
     LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("checkpoints");
-        // What a former run of the tests left.
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        let shapes = "data make-shapes --num_rows 10 --image_size 56 --quiet";
-        program::run_in(&dir, &format!("{shapes} --seed 1 --output_dir shapes"));
-        program::run_in(
-            &dir,
-            "init --preset tiny --vocab_size 300 --dataset_name shapes/train.jsonl --seed 1 \
-             --output_dir new --quiet",
-        );
+        let dir = program::lab_with_model("checkpoints", "--num_rows 10 --image_size 56", 300);
         program::run_in(&dir, &format!("{SFT} --output_dir run"));
         dir
     })

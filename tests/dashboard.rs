@@ -13,8 +13,6 @@ use std::sync::OnceLock;
 
 mod program; // the program, as tests run it
 
-use program::run_in;
-
 /// A run of a hundred steps, at step 40.
 fn run(colour: bool) -> DashboardState {
     let mut state = DashboardState::new("easy-vqa", 100, colour);
@@ -219,19 +217,7 @@ print(json.dumps({
 
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
-    LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dashboard");
-        // What a former run of the tests left.
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        run_in(&dir, "data make-shapes --output_dir shapes --num_rows 8 --seed 1 --quiet");
-        run_in(
-            &dir,
-            "init --preset tiny --vocab_size 320 --dataset_name shapes/train.jsonl --seed 1 \
-             --output_dir new --quiet",
-        );
-        dir
-    })
+    LAB.get_or_init(|| program::lab_with_model("dashboard", "--num_rows 8", 320))
 }
 
 /// A run in the pseudo-terminal; what the script says of it.

@@ -24,20 +24,7 @@ const KILLS_OF_A_RUN: usize = 25;
 /// A folder with data (12 rows) and a new model.
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
-    LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("resume");
-        // What a former run of the tests left.
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        let shapes = "data make-shapes --num_rows 12 --image_size 56 --quiet";
-        program::run_in(&dir, &format!("{shapes} --seed 1 --output_dir shapes"));
-        program::run_in(
-            &dir,
-            "init --preset tiny --vocab_size 300 --dataset_name shapes/train.jsonl --seed 1 \
-             --output_dir new --quiet",
-        );
-        dir
-    })
+    LAB.get_or_init(|| program::lab_with_model("resume", "--num_rows 12 --image_size 56", 300))
 }
 
 /// Several updates on each rollout, each of several micro-batches; coefficients that follow; lines of

@@ -49,16 +49,7 @@ def forever(completions, **kwargs):
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
     LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("reward_runs");
-        // What a former run of the tests left.
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        run_in(&dir, "data make-shapes --output_dir shapes --num_rows 8 --seed 1 --quiet");
-        run_in(
-            &dir,
-            "init --preset tiny --vocab_size 320 --dataset_name shapes/train.jsonl --seed 1 \
-             --output_dir new --quiet",
-        );
+        let dir = program::lab_with_model("reward_runs", "--num_rows 8", 320);
         std::fs::write(dir.join("rewards.py"), REWARDS).unwrap();
         dir
     })

@@ -18,24 +18,12 @@ mod program; // the program, as tests run it
 use events::{Read, Shown, read_folder};
 use fake_wandb::FakeWandb;
 use grpo_rt::track::WandbLimits;
-use program::{program, run_in};
+use program::program;
 
 /// A folder with pictures and a new model.
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
-    LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("trackers");
-        // What a former run of the tests left.
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        run_in(&dir, "data make-shapes --output_dir shapes --num_rows 8 --seed 1 --quiet");
-        run_in(
-            &dir,
-            "init --preset tiny --vocab_size 320 --dataset_name shapes/train.jsonl --seed 1 \
-             --output_dir new --quiet",
-        );
-        dir
-    })
+    LAB.get_or_init(|| program::lab_with_model("trackers", "--num_rows 8", 320))
 }
 
 const TRAIN: &str = "train --model new --dataset_name shapes/train.jsonl --num_generations 2 \

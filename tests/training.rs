@@ -46,10 +46,7 @@ fn run(line: &str) -> String {
 fn lab() -> &'static Path {
     static LAB: OnceLock<PathBuf> = OnceLock::new();
     LAB.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("training");
-        // What a former run of the tests left.
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = program::empty_lab("training");
         let go = |line: &str| {
             let output = command(&dir, line).output().unwrap();
             assert!(output.status.success(), "{line}: {}", stderr(&output));

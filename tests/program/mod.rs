@@ -1,6 +1,6 @@
 //! The program as tests run it: without options from the environment of whoever runs the tests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The program, with no variable that it would take for an option.
@@ -21,6 +21,31 @@ pub fn run_in(dir: &Path, line: &str) {
     let done = program().args(line.split_whitespace()).current_dir(dir).output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{line}: {}: {said}", done.status);
+}
+
+/// An empty folder for a file of tests: what a former run of them left is gone.
+#[allow(dead_code)] // not every test file needs it
+pub fn empty_lab(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// Such a folder with rows of drawn shapes, made with the options of `shapes`, in `shapes` and a new tiny model
+/// in `new`.
+#[allow(dead_code)] // not every test file needs it
+pub fn lab_with_model(name: &str, shapes: &str, vocabulary: usize) -> PathBuf {
+    let dir = empty_lab(name);
+    run_in(&dir, &format!("data make-shapes {shapes} --output_dir shapes --seed 1 --quiet"));
+    run_in(
+        &dir,
+        &format!(
+            "init --preset tiny --vocab_size {vocabulary} --dataset_name shapes/train.jsonl --seed 1 \
+             --output_dir new --quiet"
+        ),
+    );
+    dir
 }
 
 /// Fills the second factors of an adapter in single precision, which are 0 as long as nothing was learned:

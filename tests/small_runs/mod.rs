@@ -1,7 +1,7 @@
 //! Two small real runs in a folder, for tests that look at runs: `alpha` trains an adapter, `beta` all
 //! weights; both keep checkpoints.
 
-use super::program::run_in;
+use super::program::{lab_with_model, run_in};
 use std::path::{Path, PathBuf};
 
 /// Options of every run of these tests; `--model` and data are in the folder of [`lab`].
@@ -11,17 +11,7 @@ pub const TRAIN: &str = "train --model new --dataset_name shapes/train.jsonl --r
 
 /// An empty folder with pictures and a new model.
 pub fn lab(name: &str) -> PathBuf {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    // What a former run of the tests left.
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    run_in(&dir, "data make-shapes --output_dir shapes --num_rows 8 --seed 1 --quiet");
-    run_in(
-        &dir,
-        "init --preset tiny --vocab_size 320 --dataset_name shapes/train.jsonl --seed 1 \
-         --output_dir new --quiet",
-    );
-    dir
+    lab_with_model(name, "--num_rows 8", 320)
 }
 
 /// The two runs, below `out` in the folder.
