@@ -46,8 +46,8 @@ pub struct DebugLog {
     places: Vec<Place>,
     /// The option `accu_reward_method`, where a row has none of its own.
     method: String,
-    /// Groups are scored side by side; a block is written whole.
-    writer: Mutex<()>,
+    /// Groups are scored side by side; a block is written whole. Holds what is to be told.
+    writer: Mutex<Vec<String>>,
     lost: AtomicU64,
 }
 
@@ -86,7 +86,7 @@ impl DebugLog {
         Ok(DebugLog {
             places: names.iter().map(place).collect::<Result<_>>()?,
             method: method.to_string(),
-            writer: Mutex::new(()),
+            writer: Mutex::default(),
             lost: AtomicU64::new(0),
         })
     }
@@ -97,12 +97,12 @@ impl DebugLog {
         let time = stamp(SystemTime::now());
         for (place, column) in self.places.iter().zip(scores) {
             let text = self.blocks(place, samples, column, &time);
-            let _turn = self.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut told = self.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Err(e) = (&place.file).write_all(text.as_bytes())
                 && self.lost.fetch_add(1, Ordering::Relaxed) == 0
             {
                 let at = place.path.display();
-                eprintln!("warning: the debug log is not complete: {at}: {e}");
+                told.push(format!("warning: the debug log is not complete: {at}: {e}"));
             }
         }
     }
@@ -110,6 +110,11 @@ impl DebugLog {
     /// Batches of a reward that could not be written.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Lines for the person who watches, since the last call.
+    pub fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut *self.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     fn blocks(
@@ -281,6 +286,19 @@ mod tests {
         let path = folder.path().join("no_such_folder").join("log.txt");
         let error = DebugLog::open(&path, &["accuracy"], "default", false).unwrap_err().one_line();
         assert!(error.contains("log.txt") && error.contains("LOG_PATH"), "{error}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_counted_and_told_once() {
+        let log = DebugLog::open(Path::new("/dev/full"), &["iou"], "default", false).unwrap();
+        let columns = serde_json::Map::new();
+        let samples = [test_sample("a", "b", &[], &columns)];
+        log.write(&samples, &[vec![Some(1.0)]]);
+        log.write(&samples, &[vec![Some(0.0)]]);
+        let told = log.notices();
+        assert!(matches!(&told[..], [line] if line.contains("/dev/full")), "{told:?}");
+        assert_eq!((log.lost(), log.notices().len()), (2, 0));
     }
 
     #[test]

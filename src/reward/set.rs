@@ -150,7 +150,8 @@ impl RewardSet {
             let line = |text: String| format!("{}: {text}", r.name());
             r.notices().into_iter().map(line).collect::<Vec<_>>()
         };
-        self.rewards.iter().flat_map(|r| named(r.as_ref())).collect()
+        let of_log = self.log.iter().flat_map(DebugLog::notices);
+        self.rewards.iter().flat_map(|r| named(r.as_ref())).chain(of_log).collect()
     }
 
     /// Names in order.
