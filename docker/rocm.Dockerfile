@@ -2,7 +2,10 @@
 # nothing else of ROCm is needed.
 #   docker build -f docker/rocm.Dockerfile -t grpo-rt:rocm .
 #   docker run --rm --device=/dev/kfd --device=/dev/dri --group-add video -v "$PWD:/runs" grpo-rt:rocm doctor
-FROM rust:1.95-slim-trixie AS build
+# --build-arg ROCM=<tag of rocm/rocm-terminal> chooses the version of ROCm.
+ARG ROCM=latest
+# AMD's images are older systems: what is built here needs a C library of 2.34, theirs are of 2.35 and later.
+FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
@@ -10,7 +13,7 @@ COPY . .
 RUN tools/setup/kernel_compilers.sh --only clang
 RUN cargo build --locked --release && strip target/release/grpo-rt
 
-FROM rocm/rocm-terminal:latest
+FROM rocm/rocm-terminal:${ROCM}
 USER root
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates ffmpeg python3 \
     && rm -rf /var/lib/apt/lists/*
