@@ -118,6 +118,24 @@ impl Rescale {
         Ok(Rescale { factors: Some(([factor(0), factor(1)], original)) })
     }
 
+    /// Sees that a reference box can be in pixels of the file.
+    ///
+    /// # Errors
+    /// If it lies beyond the image: then it is in other coordinates, and every score would be wrong.
+    pub fn check(&self, reference: &Rect) -> Result<()> {
+        let Some((_, [width, height])) = self.factors else { return Ok(()) };
+        let [_, _, right, bottom] = reference.sides;
+        // Annotations overhang an image by rounding, not by more.
+        let beyond = |at: f64, size: usize| at > size as f64 * 1.02 + 1.0;
+        if beyond(right, width) || beyond(bottom, height) {
+            return Err(Error::data("the reference box leaves the image")
+                .expected(format!("pixels of the image's file, {width} x {height}"))
+                .found(format!("{:?}", reference.sides))
+                .hint("--box_space reference, if references are in 0 to 1000 as VLM-R1's files for InternVL are"));
+        }
+        Ok(())
+    }
+
     /// The box in pixels of the file, cut to the image; None if nothing of it is on the image.
     pub fn apply(&self, rect: Rect) -> Option<Rect> {
         let Some(([x, y], original)) = self.factors else { return Some(rect) };

@@ -46,6 +46,7 @@ impl Iou {
             return self.original(s, reference, patterns).map(Some);
         }
         let rescale = Rescale::of(s, &self.settings)?;
+        rescale.check(&reference)?;
         let said = completion::answer(s.completion, self.settings.answer_format);
         let lists = said.map(|t| four_number_lists(&t)).unwrap_or_default();
         let [only] = lists[..] else { return Ok(Some(0.0)) };

@@ -92,13 +92,17 @@ impl Detection {
             return Ok(Some(f64::from(same_answer(&answer, reference))));
         }
         let truth = truth(reference)?;
+        let rescale = Rescale::of(s, &self.settings);
+        if let Ok(rescale) = &rescale {
+            truth.iter().try_for_each(|b| rescale.check(&b.rect))?;
+        }
         let named = match items::said(&answer) {
             Said::Nothing => return Ok(Some(f64::from(truth.is_empty()))),
             Said::Boxes(_) if truth.is_empty() => return Ok(Some(0.0)),
             Said::Boxes(boxes) => boxes,
             Said::Unreadable => return Ok(Some(0.0)),
         };
-        let rescale = Rescale::of(s, &self.settings)?;
+        let rescale = rescale?;
         let all = named.len();
         let moved = |b: Labelled| Some(Labelled { rect: rescale.apply(b.rect)?, ..b });
         let boxes: Vec<Labelled> = named.into_iter().flatten().filter_map(moved).collect();
